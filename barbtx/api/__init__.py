@@ -1,0 +1,1 @@
+"""The Key Manager API v1 over HTTP."""

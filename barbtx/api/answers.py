@@ -1,0 +1,70 @@
+"""What goes back to the client: one function renders success, one renders failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from barbtx.errors import Fault
+
+
+@attrs.frozen
+class Answer:
+    """A success.
+
+    :ivar document: to be sent as JSON, unless there is ``content``; with neither there is no body.
+    """
+
+    status: int = 200
+    document: Any = None
+    content: bytes | None = attrs.field(default=None, repr=False)
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def apply_answer(request: Any, answer: Answer) -> bytes:
+    """Set a request's status and headers; the body to be written."""
+    body = answer.content
+    if body is None:
+        body = b"" if answer.document is None else json.dumps(answer.document).encode()
+    _apply(request, answer.status, answer.headers, body, answer.content_type)
+    return body
+
+
+def render_fault(fault: Fault) -> bytes:
+    """A failure as the contract shapes it (section 1.7)."""
+    return json.dumps({"code": fault.status, "title": fault.title, "description": fault.description}).encode()
+
+
+def apply_fault(request: Any, fault: Fault) -> bytes:
+    """As :func:`apply_answer`, for a failure."""
+    body = render_fault(fault)
+    _apply(request, fault.status, fault.headers, body, "application/json")
+    return body
+
+
+def apply_early_fault(request: Any, fault: Fault) -> bytes:
+    """As :func:`apply_fault`, for the steps before the application: plain text for who does not ask for JSON.
+
+    So clients know it of the reference, which leaves these answers to its framework.
+    """
+    accept = request.getHeader(b"accept") or b""
+    if b"application/json" in accept or b"*/*" in accept:
+        return apply_fault(request, fault)
+    body = f"{fault.status} {fault.title}\n\n{fault.description or ''}\n".encode()
+    _apply(request, fault.status, fault.headers, body, "text/plain; charset=utf-8")
+    return body
+
+
+def _apply(request: Any, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
+    request.setResponseCode(status)
+    for name, value in headers.items():
+        request.setHeader(name.encode(), value.encode())
+    if status == 204:
+        return
+    request.setHeader(b"content-length", b"%d" % len(body))
+    if body:
+        request.setHeader(b"content-type", content_type.encode())

@@ -1,0 +1,71 @@
+"""The applications behind the pipelines: routes, and the Klein app that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from klein import Klein
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from barbtx.api.answers import apply_fault
+from barbtx.api.controllers.orders import OrderController, OrdersController
+from barbtx.api.controllers.secrets import SecretController, SecretPayloadController, SecretsController
+from barbtx.api.controllers.versions import VersionController, VersionsController
+from barbtx.api.dispatch import Controller, Endpoint
+from barbtx.api.front import Builder
+from barbtx.api.services import Services
+from barbtx.errors import NotFound, describe
+
+ROOT_ROUTES: Mapping[str, type[Controller]] = {
+    "/": VersionsController,
+}
+
+V1_ROUTES: Mapping[str, type[Controller]] = {
+    "/v1": VersionController,
+    "/v1/secrets": SecretsController,
+    "/v1/secrets/<secret_id>": SecretController,
+    "/v1/secrets/<secret_id>/payload": SecretPayloadController,
+    "/v1/orders": OrdersController,
+    "/v1/orders/<order_id>": OrderController,
+}
+
+
+def make_app(routes: Mapping[str, type[Controller]], services: Services) -> Klein:
+    """A Klein app of some routes. Every method goes to the route's controller; no error leaves it as HTML."""
+    app = Klein()
+    for path, controller in routes.items():
+        app.route(path, endpoint=controller.__name__)(_named(Endpoint(controller(), services)))
+
+    # Only routing raises here: endpoints answer for whatever happens in them.
+    @app.handle_errors(Exception)
+    def not_found(request: Any, failure: Failure) -> bytes:
+        return apply_fault(request, describe(NotFound("There is no such resource."), "Request"))
+
+    return app
+
+
+def _named(endpoint: Endpoint) -> Any:
+    """Klein sets attributes on what it is given, which a frozen object does not take."""
+    def answer(request: Any, **ids: str) -> Any:
+        return endpoint(request, **ids)
+
+    return answer
+
+
+def _builder(routes: Mapping[str, type[Controller]]) -> Builder:
+    def build(services: Services) -> IResource:
+        return make_app(routes, services).resource()
+
+    return build
+
+
+def versions_app_factory(global_conf: object) -> Builder:
+    """PasteDeploy application factory for ``/``."""
+    return _builder(ROOT_ROUTES)
+
+
+def v1_app_factory(global_conf: object) -> Builder:
+    """PasteDeploy application factory for ``/v1``."""
+    return _builder(V1_ROUTES)

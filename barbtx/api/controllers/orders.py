@@ -1,0 +1,106 @@
+"""Orders: have a key made. Source: the contract, section 9."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from barbtx.api.answers import Answer
+from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.negotiation import accepts_anything
+from barbtx.api.paging import Paging
+from barbtx.api.schemas.orders import ORDER, read_meta
+from barbtx.errors import MethodNotAllowed, NotFound
+from barbtx.identity.targets import order_target
+from barbtx.model.records import Order, Task
+from barbtx.queue.transport import Refused
+from barbtx.times import utcnow
+
+log = Logger()
+
+
+def order_document(call: Call, order: Order) -> dict[str, Any]:
+    """An order as clients see it; what is not set is left out."""
+    optional = {
+        "creator_id": order.creator_id,
+        "sub_status": order.sub_status,
+        "sub_status_message": order.sub_status_message,
+        "error_status_code": order.error_status_code,
+        "error_reason": order.error_reason,
+        "secret_ref": call.ref("secrets", order.secret_id) if order.secret_id else None,
+    }
+    return {
+        "created": order.created.isoformat(),
+        "updated": order.updated.isoformat(),
+        "status": order.status,
+        "type": order.type,
+        "meta": json.loads(order.meta),
+        "order_ref": call.ref("orders", order.id),
+    } | {key: value for key, value in optional.items() if value is not None}
+
+
+def _not_sent(failure: Failure, request_id: str) -> None:
+    failure.trap(Refused)
+    log.info("an order waits for the scheduler: {reason}", reason=str(failure.value), request_id=request_id)
+
+
+class OrdersController(Controller):
+    """``/v1/orders``"""
+
+    name = "Order(s) retrieval"
+
+    @operation(name, "orders:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        paging = Paging.from_query(call.query, call.services.conf)
+        page = await call.services.orders.list(
+            call.context.project_id, call.query.get("meta"), paging.limit, paging.offset)
+        items = [order_document(call, order) for order in page.items]
+        return Answer(document=paging.document("orders", items, page, f"{call.base}/v1/orders", call.query))
+
+    @operation("Order creation", "orders:post", body=ORDER)
+    async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        services, context = call.services, call.context
+        meta = read_meta(document, utcnow(services.clock))
+        order_id = str(uuid.uuid4())
+        ref = call.ref("orders", order_id)
+        task = Task(order_id, "process_type_order",
+                    {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
+        await services.orders.create(order_id, context.project_id, document["type"], meta, context.user_id, task,
+                                     services.conf.retry_scheduler.first_publish_seconds)
+        sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
+        # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
+        sent.addErrback(_not_sent, context.request_id)
+        patience = services.task_client.patience
+        if patience:
+            await sent.addTimeout(patience, services.clock, lambda outcome, timeout: None)
+        return Answer(202, {"order_ref": ref}, headers={"Location": ref})
+
+    @operation("Order update", "orders:put")
+    async def on_put(self, call: Call, found: Found) -> Answer:
+        raise MethodNotAllowed
+
+
+class OrderController(Controller):
+    """``/v1/orders/{id}``"""
+
+    name = "Order retrieval"
+
+    async def find(self, call: Call) -> Found:
+        order = await call.services.orders.get(call.ids["order_id"], call.context.project_id)
+        if order is None:
+            raise NotFound("Order not found.")
+        return Found(order, order_target(order))
+
+    @operation(name, "order:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return Answer(document=order_document(call, found.object))
+
+    @operation("Order deletion", "order:delete", accepts=accepts_anything)
+    async def on_delete(self, call: Call, found: Found) -> Answer:
+        await call.services.orders.delete(found.object.id, call.context.project_id)
+        return Answer(204)

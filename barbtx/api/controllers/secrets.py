@@ -1,0 +1,220 @@
+"""Secrets: list, create, read, add the payload, delete. Source: the contract, section 3."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from barbtx.api.answers import Answer
+from barbtx.api.controllers.ids import require_uuid4
+from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.negotiation import accepts_anything
+from barbtx.api.paging import Paging
+from barbtx.api.schemas.secret_list import read_conditions, read_sort
+from barbtx.api.schemas.secrets import (
+    OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
+)
+from barbtx.errors import BadRequest, Conflict, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.identity.targets import secret_target
+from barbtx.model.records import NewSecret, Secret
+from barbtx.plugin import resources
+from barbtx.times import utcnow
+
+_TEXT_UTF8 = "text/plain; charset=utf-8"
+_TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
+
+#: From this microversion on a secret shows its consumers.
+_SHOWS_CONSUMERS = (1, 1)
+
+
+def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
+    """A secret's metadata as clients see it."""
+    document = {
+        "created": secret.created.isoformat(),
+        "updated": secret.updated.isoformat(),
+        "status": secret.status,
+        "name": secret.name,
+        "secret_type": secret.secret_type,
+        "expiration": secret.expiration.isoformat() if secret.expiration else None,
+        "algorithm": secret.algorithm,
+        "bit_length": secret.bit_length,
+        "mode": secret.mode,
+        "creator_id": secret.creator_id,
+        "secret_ref": call.ref("secrets", secret.id),
+    }
+    if secret.content_type is not None:
+        document["content_types"] = {"default": secret.content_type}
+    if call.microversion >= _SHOWS_CONSUMERS:
+        document["consumers"] = []
+    return document
+
+
+def _refuse_transport_key(parameters: Mapping[str, Any]) -> None:
+    if parameters.get("transport_key_id"):
+        raise BadRequest("The transport key id is not known.")
+
+
+class SecretsController(Controller):
+    """``/v1/secrets``"""
+
+    name = "Secret(s) retrieval"
+
+    @operation(name, "secrets:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        query = call.query
+        paging = Paging.from_query(query, call.services.conf)
+        page = await call.services.secrets.list(
+            call.context.project_id, read_conditions(query), read_sort(query), paging.limit, paging.offset)
+        items = [secret_document(call, secret) for secret in page.items]
+        return Answer(document=paging.document("secrets", items, page, f"{call.base}/v1/secrets", query))
+
+    @operation("Secret creation", "secrets:post", body=SECRET)
+    async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        services, context = call.services, call.context
+        expiration = read_expiration(document, utcnow(services.clock), SECRET.name)
+        payload = read_payload(document, services.conf.max_allowed_secret_in_bytes)
+        secret = NewSecret(
+            id=str(uuid.uuid4()), project_id=context.project_id, name=document.get("name"),
+            secret_type=document.get("secret_type", "opaque"), expiration=expiration,
+            algorithm=document.get("algorithm"), bit_length=_whole(document.get("bit_length")),
+            mode=document.get("mode"), creator_id=context.user_id,
+        )
+        ref = call.ref("secrets", secret.id)
+        if payload is not None:
+            _refuse_transport_key(document)
+            stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type)
+            secret = attrs.evolve(secret, payload=stored)
+        elif document.get("transport_key_needed") == "true":
+            raise BadRequest("No secret store here has a transport key.")
+        await services.secrets.create(secret)
+        return Answer(201, {"secret_ref": ref}, headers={"Location": ref})
+
+
+def _whole(number: float | None) -> int | None:
+    """JSON has no integers of its own: 128.0 is one too."""
+    return None if number is None else int(number)
+
+
+class _OneSecret(Controller):
+    """What the resources below one secret's path have in common."""
+
+    name = "Secret retrieval"
+
+    async def find(self, call: Call) -> Found:
+        secret_id = require_uuid4(call.ids["secret_id"], "secret")
+        secret = await call.services.secrets.get(secret_id, with_payload=self.needs_payload(call))
+        if secret is None:
+            raise NotFound("Secret not found.")
+        return Found(secret, secret_target(secret))
+
+    def needs_payload(self, call: Call) -> bool:
+        """Whether the operation is going to look at where the payload is."""
+        return False
+
+
+async def _read_payload(call: Call, secret: Secret) -> Answer:
+    query = call.query
+    if secret.payload is None:
+        raise NotFound("Not Found. Sorry but your secret has no payload.")
+    if query.get("trans_wrapped_session_key") is not None:
+        if not query.get("transport_key_id"):
+            raise BadRequest("trans_wrapped_session_key needs the transport_key_id that it belongs to.")
+        raise BadRequest("The transport key id is not known.")
+    accept = call.header("accept")
+    label = _label(accept, secret.payload.content_type)
+    content = await resources.get_secret(call.services.stores, secret)
+    if label == _TEXT_UTF8 and not _is_text(content):
+        if accept == "*/*":
+            label = OCTETS
+        else:
+            raise _unacceptable()
+    # An empty payload cannot be stored any more, but may come from elsewhere; 204 says so without a body.
+    return Answer(200 if content else 204, content=content, content_type=label)
+
+
+def _label(accept: str | None, stored: str) -> str:
+    wanted = (accept or "").strip().lower()
+    if not wanted:
+        return OCTETS
+    if wanted == "*/*":
+        return _TEXT_UTF8 if stored == TEXT else stored
+    if wanted in _TEXT_SPELLINGS:
+        return _TEXT_UTF8
+    if wanted in (OCTETS, PKCS8):
+        return wanted
+    raise _unacceptable()
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unacceptable() -> NotAcceptable:
+    return NotAcceptable("Secret payload retrieval issue seen - the payload can be had as application/octet-stream, "
+                         "application/pkcs8 or, if it is UTF-8, text/plain.")
+
+
+class SecretController(_OneSecret):
+    """``/v1/secrets/{id}``"""
+
+    def operation_for(self, call: Call) -> Operation | None:
+        return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
+
+    def needs_payload(self, call: Call) -> bool:
+        return call.method == "DELETE" or self._wants_payload(call)
+
+    @staticmethod
+    def _wants_payload(call: Call) -> bool:
+        return call.method == "GET" and call.header("accept") not in (None, "application/json", "*/*")
+
+    @operation("Secret retrieval", "secret:get", accepts=accepts_anything)
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return Answer(document=secret_document(call, found.object))
+
+    @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything)
+    async def on_get_payload(self, call: Call, found: Found) -> Answer:
+        return await _read_payload(call, found.object)
+
+    @operation("Secret update", "secret:put", accepts=accepts_anything, body=RawBody((TEXT, OCTETS)))
+    async def on_put(self, call: Call, found: Found) -> Answer:
+        secret: Secret = found.object
+        payload = read_put_payload(
+            call.body, call.body_too_large, call.header("content-type"), call.header("content-encoding"),
+            call.services.conf.max_allowed_secret_in_bytes,
+        )
+        if secret.content_type is not None:
+            raise Conflict("Secret already has data, cannot modify it.")
+        _refuse_transport_key(call.query)
+        stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type)
+        await call.services.secrets.add_payload(secret.id, stored)
+        return Answer(204)
+
+    @operation("Secret deletion", "secret:delete", accepts=accepts_anything)
+    async def on_delete(self, call: Call, found: Found) -> Answer:
+        await resources.delete_secret(call.services.stores, found.object)
+        await call.services.secrets.delete(found.object.id)
+        return Answer(204)
+
+
+class SecretPayloadController(_OneSecret):
+    """``/v1/secrets/{id}/payload``"""
+
+    name = "Secret payload retrieval"
+
+    def needs_payload(self, call: Call) -> bool:
+        return call.method == "GET"
+
+    @operation(name, "secret:decrypt", accepts=accepts_anything)
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return await _read_payload(call, found.object)
+
+    @operation(name, "secret:decrypt", accepts=accepts_anything)
+    async def on_other(self, call: Call, found: Found) -> Answer:
+        raise MethodNotAllowed

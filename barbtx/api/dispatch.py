@@ -1,0 +1,219 @@
+"""From a route to an answer: the order of checks that every request goes through, so that no handler can forget one.
+
+The order is the contract's (section 1.2): the object is there (404), the method is known (405), Accept (406), policy (403),
+Content-Type (415), the body (400, 413), and only then the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from barbtx.api import hrefs
+from barbtx.api.answers import Answer, apply_answer, apply_fault
+from barbtx.api.bodies import Schema, read_json
+from barbtx.api.middleware.microversion import Version
+from barbtx.api.negotiation import JSON, accepts_json, media_type
+from barbtx.api.services import Services
+from barbtx.errors import (
+    BarbtxError, Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
+)
+from barbtx.identity.context import RequestContext
+
+log = Logger()
+
+READS = frozenset({"GET", "HEAD"})
+
+
+@attrs.define(slots=False)
+class Call:
+    """A request as handlers see it.
+
+    :ivar ids: what the route took from the path.
+    """
+
+    request: Any
+    services: Services
+    ids: Mapping[str, str]
+
+    @property
+    def context(self) -> RequestContext:
+        return self.request.context
+
+    @property
+    def method(self) -> str:
+        return self.request.method.decode("ascii", "replace")
+
+    @property
+    def microversion(self) -> Version:
+        return self.request.microversion
+
+    @property
+    def body(self) -> bytes:
+        return self.request.content.getvalue()
+
+    @property
+    def body_too_large(self) -> bool:
+        return self.request.too_large
+
+    @cached_property
+    def base(self) -> str:
+        """Where references in the answer start."""
+        return hrefs.base_of(self.request, self.services.conf)
+
+    @cached_property
+    def query(self) -> Mapping[str, str]:
+        """Query parameters; of a repeated one the first.
+
+        :raises InvalidQuery: they are not UTF-8.
+        """
+        try:
+            return {name.decode(): values[0].decode() for name, values in self.request.args.items()}
+        except UnicodeDecodeError:
+            raise InvalidQuery from None
+
+    def header(self, name: str) -> str | None:
+        """A request header, if it is there; several of one name are joined as one list."""
+        values = self.request.requestHeaders.getRawHeaders(name.encode())
+        return b",".join(values).decode("utf-8", "replace") if values else None
+
+    def ref(self, collection: str, id: str) -> str:
+        return f"{self.base}/v1/{collection}/{id}"
+
+
+@attrs.frozen
+class Found:
+    """What a path leads to.
+
+    :ivar target: what policy may know of it.
+    """
+
+    object: Any = None
+    target: Mapping[str, object] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class RawBody:
+    """A body that is taken as it is, if it has one of these media types (exactly, parameters aside)."""
+
+    media_types: tuple[str, ...]
+
+
+@attrs.frozen
+class Operation:
+    """What one method does on one kind of resource.
+
+    :ivar name: in texts for clients.
+    :ivar rule: the policy rule that decides; None only where everybody who is authenticated may.
+    :ivar body: a schema for a JSON body, a :class:`RawBody`, or None for whatever comes to be ignored.
+    """
+
+    handler: Callable[..., Awaitable[Answer]]
+    name: str
+    rule: str | None
+    accepts: Callable[[str | None], bool] = accepts_json
+    body: Schema | RawBody | None = None
+
+
+def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
+              body: Schema | RawBody | None = None) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+    """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
+    return lambda handler: Operation(handler, name, rule, accepts, body)
+
+
+class Controller:
+    """One kind of resource; its ``on_get``, ``on_post``… are operations.
+
+    ``on_other``, if there is one, takes the methods that have none.
+    """
+
+    #: Name of what is done here, in texts about requests that get no further.
+    name = "Request"
+    on_other: Operation | None = None
+
+    async def find(self, call: Call) -> Found:
+        """What the path leads to.
+
+        :raises NotFound: nothing.
+        """
+        return Found()
+
+    def operation_for(self, call: Call) -> Operation | None:
+        method = call.method
+        known = getattr(self, f"on_{method.lower()}", None) if method.isupper() else None
+        return known if isinstance(known, Operation) else self.on_other
+
+    @property
+    def allow(self) -> tuple[str, ...]:
+        return tuple(method for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+                     if isinstance(getattr(self, f"on_{method.lower()}", None), Operation))
+
+
+@attrs.frozen
+class Endpoint:
+    """What Klein calls: a controller with everything around it."""
+
+    controller: Controller
+    services: Services
+
+    def __call__(self, request: Any, **ids: str) -> Deferred[bytes]:
+        """Answer a request.
+
+        A client that goes away cancels reading only: what has begun to change something is not left half done.
+        """
+        running = Deferred.fromCoroutine(self._answer(request, ids))
+        if request.method.decode("ascii", "replace") in READS:
+            return running
+        answer: Deferred[bytes] = Deferred()
+        running.addBoth(lambda body: None if answer.called else answer.callback(body))
+        return answer
+
+    async def _answer(self, request: Any, ids: Mapping[str, str]) -> bytes:
+        call = Call(request, self.services, ids)
+        operation = self.controller.operation_for(call)
+        try:
+            return apply_answer(request, await self._perform(call, operation))
+        except CancelledError:
+            return b""
+        except Exception as problem:
+            name = operation.name if operation else self.controller.name
+            return _fail(request, problem, name)
+
+    async def _perform(self, call: Call, operation: Operation | None) -> Answer:
+        found = await self.controller.find(call)
+        if operation is None:
+            raise MethodNotAllowed(self.controller.allow)
+        if not operation.accepts(call.header("accept")):
+            raise NotAcceptable("There is no representation of this resource that the Accept header admits.")
+        if operation.rule is not None:
+            if not self.services.policy.allows(operation.rule, call.context, found.target):
+                raise Forbidden
+        if isinstance(operation.body, RawBody):
+            kind = (call.header("content-type") or "").partition(";")[0].strip()
+            if kind not in operation.body.media_types:
+                raise UnsupportedMediaType(operation.body.media_types)
+        elif operation.body is not None:
+            if media_type(call.header("content-type") or "") != JSON:
+                raise UnsupportedMediaType((JSON,))
+            limit = self.services.conf.max_allowed_request_size_in_bytes
+            document = read_json(call.body, call.body_too_large, limit)
+            operation.body.check(document)
+            return await operation.handler(self.controller, call, found, document)
+        return await operation.handler(self.controller, call, found)
+
+
+def _fail(request: Any, problem: Exception, operation: str) -> bytes:
+    fault = describe(problem, operation)
+    if fault.status == 500:
+        log.failure("{operation} failed", failure=Failure(problem), operation=operation,
+                    request_id=request.request_id)
+    elif isinstance(problem, BarbtxError) and problem.debug:
+        log.info("{operation}: {status}", operation=operation, status=fault.status, request_id=request.request_id,
+                 debug={name: str(value) for name, value in problem.debug.items()})
+    return apply_fault(request, fault)

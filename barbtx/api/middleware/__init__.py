@@ -1,0 +1,1 @@
+"""The steps before the application, each a PasteDeploy filter around the next resource."""

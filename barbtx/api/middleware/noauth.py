@@ -1,0 +1,82 @@
+"""Takes the caller's word for who they are: for laptops, never for a network."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.logger import Logger
+
+from barbtx.api.front import Builder
+from barbtx.api.middleware.base import Filter
+from barbtx.api.services import Services
+from barbtx.errors import BadRequest, ConfigurationError
+from barbtx.identity.context import RequestContext
+
+log = Logger()
+
+
+@attrs.frozen(eq=False)
+class NoAuthContext(Filter):
+    """Makes the context from ``X-Project-Id``, ``X-User-Id`` and ``X-Roles``.
+
+    :ivar admin_role: the role of a request that names none.
+    """
+
+    admin_role: str
+
+    def before(self, request: Any) -> None:
+        project_id = _header(request, b"X-Project-Id")
+        if not project_id:
+            raise BadRequest("Without authentication, the header X-Project-Id must say which project is meant.")
+        roles = {role.strip().lower() for role in (_header(request, b"X-Roles") or "").split(",")} - {""}
+        request.context = RequestContext(
+            project_id=project_id,
+            user_id=_header(request, b"X-User-Id"),
+            roles=frozenset(roles or {self.admin_role.lower()}),
+            request_id=request.request_id,
+            domain_id=_header(request, b"X-Domain-Id"),
+            user_domain_id=_header(request, b"X-User-Domain-Id"),
+            project_domain_id=_header(request, b"X-Project-Domain-Id"),
+        )
+
+
+def _header(request: Any, name: bytes) -> str | None:
+    value = request.getHeader(name)
+    if not value:
+        return None
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"The header {name.decode()} is not UTF-8.") from None
+    if name != b"X-Roles" and len(text) > 255:
+        raise BadRequest(f"The header {name.decode()} is longer than 255 characters.")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
+    """PasteDeploy filter factory.
+
+    :raises ConfigurationError: (when built) others than this machine's users could reach the service.
+    """
+    def build_filter(build: Builder, services: Services) -> NoAuthContext:
+        api = services.conf.api
+        if not _is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
+            raise ConfigurationError(
+                f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: whoever reaches it may "
+                "read every secret. Bind to 127.0.0.1, or set [api] allow_unauthenticated_remote if you mean it"
+            )
+        log.warn("no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of whoever "
+                 "connects, so it listens on {host} only", host=api.bind_host)
+        return NoAuthContext(build(services), services.conf.admin_role)
+
+    return lambda build: lambda services: build_filter(build, services)

@@ -1,0 +1,28 @@
+"""Loading the pipeline that an ini file describes, with PasteDeploy."""
+
+from __future__ import annotations
+
+import os
+
+from oslo_config import cfg
+from paste.deploy import loadapp
+from twisted.web.resource import IResource
+
+from barbtx.api.services import Services
+from barbtx.errors import ConfigurationError
+
+
+def load_pipeline(services: Services) -> IResource:
+    """The resource that ``[DEFAULT] api_paste_config`` describes.
+
+    :raises ConfigurationError: the file is missing or does not describe one.
+    """
+    conf: cfg.ConfigOpts = services.conf
+    path = conf.find_file(conf.api_paste_config)
+    if path is None:
+        raise ConfigurationError(f"api_paste_config: there is no file {conf.api_paste_config}")
+    try:
+        build = loadapp(f"config:{os.path.abspath(path)}")
+    except (LookupError, ImportError, ValueError, TypeError, OSError) as problem:
+        raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
+    return build(services)

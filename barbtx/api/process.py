@@ -1,0 +1,46 @@
+"""The API process: the listening service, and what it needs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oslo_config import cfg
+from twisted.application.service import Service
+
+from barbtx.api.pipeline import load_pipeline
+from barbtx.api.service import ApiService
+from barbtx.api.services import Services
+from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, end_process
+from barbtx.identity.policy import Policy
+from barbtx.model.repositories.orders import OrderRepo
+from barbtx.queue.amqp.publisher import AMQPTransport
+from barbtx.queue.client import TaskClient
+from barbtx.queue.local import LocalService, LocalTransport
+
+
+def make_api(reactor: Any, foundation: Foundation,
+             make_scheduler: Callable[[Any, cfg.ConfigOpts, OrderRepo, TaskClient], Service]) -> Service:
+    """An API process. Without a broker it runs the tasks as well.
+
+    :param make_scheduler: makes the service that sends again what was not done.
+    :raises ConfigurationError: something is not as it should be.
+    """
+    conf = foundation.conf
+    serving = Stack()
+    if conf.queue.enable:
+        transport = AMQPTransport.from_config(reactor, conf)
+        transport.setServiceParent(serving)
+        client = TaskClient(transport)
+    else:
+        transport = LocalTransport(foundation.tasks(), conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
+        LocalService(transport).setServiceParent(serving)
+        client = TaskClient(transport, conf.queue.local_wait_seconds)
+    make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
+    services = Services(conf, reactor, Policy.from_config(conf), foundation.secrets, foundation.orders,
+                        foundation.stores, client)
+    ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
+    stack = Stack()
+    DatabaseService(foundation.database).setServiceParent(stack)
+    CheckedStart(foundation, serving, lambda: end_process(reactor)).setServiceParent(stack)
+    return stack

@@ -1,0 +1,55 @@
+"""Bodies of orders. Source: the contract, section 9."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from barbtx.api.bodies import Schema
+from barbtx.api.schemas.secrets import METADATA_PROPERTIES, read_content_type, read_expiration
+from barbtx.errors import SchemaMismatch
+
+ORDER = Schema("Order", {
+    "type": "object",
+    "required": ["type", "meta"],
+    "properties": {
+        "type": {"type": "string", "enum": ["key"]},
+        "meta": {"type": "object"},
+    },
+})
+
+META = Schema("Secret' within 'Order", {
+    "type": "object",
+    "required": ["algorithm", "bit_length"],
+    "properties": METADATA_PROPERTIES | {
+        "algorithm": {"type": "string", "minLength": 1, "maxLength": 255},
+        "payload_content_type": {"type": ["string", "null"], "maxLength": 255},
+    },
+})
+
+
+def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> str:
+    """An order's meta as it is kept and shown: what was sent, with ``name`` and ``expiration`` filled in, as JSON.
+
+    :raises SchemaMismatch: it does not describe something that can be ordered.
+    """
+    meta = document["meta"]
+    if "payload" in meta:
+        raise _mismatch("'payload' not allowed for order creation", "payload")
+    META.check(meta)
+    if meta["bit_length"] % 8:
+        raise _mismatch("'bit_length' must be a multiple of 8", "bit_length")
+    if meta.get("payload_content_type") is not None:
+        try:
+            read_content_type(meta["payload_content_type"])
+        except ValueError:
+            raise _mismatch("payload_content_type is not supported", "payload_content_type") from None
+    expiration = read_expiration(meta, now, META.name)
+    shown = expiration.isoformat(timespec="microseconds") if expiration else None
+    return json.dumps({**meta, "name": meta.get("name"), "expiration": shown}, ensure_ascii=False)
+
+
+def _mismatch(reason: str, prop: str) -> SchemaMismatch:
+    return SchemaMismatch(META.name, reason, prop)

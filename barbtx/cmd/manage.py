@@ -1,0 +1,73 @@
+"""``barbtx-manage``: the schema and the master key."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from alembic import command
+from sqlalchemy import exc
+
+from barbtx.config import load
+from barbtx.errors import ConfigurationError
+from barbtx.model.migration import alembic_config
+from barbtx.plugin.crypto.simple_crypto import generate_master_key
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ConfigurationError, OSError, exc.DBAPIError) as problem:
+        text = getattr(problem, "orig", None) or problem
+        print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__)
+    parser.add_argument("--config-file", action="append", default=[], help="a configuration file")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.OPTION=VALUE",
+                        help="an option; it wins over the files")
+    categories = parser.add_subparsers(required=True, metavar="category")
+
+    database = categories.add_parser("db", help="the database schema").add_subparsers(required=True, metavar="action")
+    upgrade = database.add_parser("upgrade", help="bring the schema to a version")
+    upgrade.add_argument("-v", "--version", default="head", help="the version (default: this release's)")
+    upgrade.add_argument("-d", "--db-url", help="the database, instead of the configured one")
+    upgrade.set_defaults(run=_upgrade)
+    current = database.add_parser("current", help="show the schema's version")
+    current.add_argument("-d", "--db-url", help="the database, instead of the configured one")
+    current.set_defaults(run=_current)
+
+    crypto = categories.add_parser("simple_crypto", help="keys of the simple_crypto plugin")
+    crypto = crypto.add_subparsers(required=True, metavar="action")
+    generate = crypto.add_parser("gen_mkek", help="make a master key in a new file that only its owner may read")
+    generate.add_argument("file", help="where to write it; must not exist")
+    generate.set_defaults(run=_generate)
+    return parser
+
+
+def _alembic(options: argparse.Namespace):
+    conf = load(options.config_file, options.set)
+    return alembic_config(options.db_url or conf.database.connection)
+
+
+def _upgrade(options: argparse.Namespace) -> None:
+    command.upgrade(_alembic(options), options.version)
+
+
+def _current(options: argparse.Namespace) -> None:
+    command.current(_alembic(options))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as file:
+        file.write(generate_master_key() + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,161 @@
+"""Every failure that a client may be told of, and the one place that puts it into words.
+
+An error is data: an HTTP status, a title and a description that is safe to show. Whatever else helps the operator goes
+into ``debug`` and from there into the log, never into an answer. The shape of the answer and the texts that clients
+match on are those of the Key Manager API v1, section 1.7 of the contract.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import attrs
+
+TITLES = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}
+
+
+class BarbtxError(Exception):
+    """A failure with an HTTP status.
+
+    :param description: what is wrong and how to mend it; shown to the client.
+    :param headers: response headers that go with it.
+    :param debug: for the log only; never a payload, key, token or password.
+    """
+
+    status = 500
+    #: Whether the description is a reason to be embedded in "<Operation> issue seen - <reason>."
+    is_reason = False
+
+    def __init__(self, description: str | None = None, *, headers: dict[str, str] | None = None, **debug: object):
+        super().__init__(description)
+        self.description = description
+        self.headers = headers or {}
+        self.debug = debug
+
+
+class BadRequest(BarbtxError):
+    status = 400
+
+
+class MalformedJSON(BadRequest):
+    def __init__(self, hint: str = "") -> None:
+        super().__init__("Malformed JSON" + (f": {hint}" if hint else ""))
+
+
+class InvalidQuery(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("URI provided invalid query string parameters.")
+
+
+class SchemaMismatch(BadRequest):
+    """A body that is JSON, but not of the right shape."""
+
+    def __init__(self, schema: str, reason: str, prop: str) -> None:
+        super().__init__(
+            f"Provided object does not match schema '{schema}': {reason}. Invalid property: '{prop}'"
+        )
+
+
+class Reason(BarbtxError):
+    """Base of the errors whose description is only the reason, to be framed with the operation's name."""
+
+    is_reason = True
+
+
+class NotSupported(Reason):
+    """No plugin can do what was asked, or it was asked for in a form that no plugin takes."""
+
+    status = 400
+
+
+class Unauthorized(BarbtxError):
+    status = 401
+
+
+class Forbidden(BarbtxError):
+    """Policy says no. The description is made from the operation."""
+
+    status = 403
+
+
+class QuotaReached(Reason):
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("Creation not allowed because a quota has been reached")
+
+
+class NotFound(BarbtxError):
+    status = 404
+
+
+class MethodNotAllowed(BarbtxError):
+    status = 405
+
+    def __init__(self, allow: tuple[str, ...] = ()) -> None:
+        super().__init__("The method is not allowed for this resource.",
+                         headers={"Allow": ", ".join(sorted(allow))} if allow else None)
+
+
+class NotAcceptable(BarbtxError):
+    status = 406
+
+
+class Conflict(BarbtxError):
+    status = 409
+
+
+class TooLarge(BarbtxError):
+    status = 413
+
+
+class UnsupportedMediaType(BarbtxError):
+    status = 415
+
+    def __init__(self, expected: tuple[str, ...]) -> None:
+        super().__init__(f"Unexpected content type. Expected content types are: {list(expected)!r}")
+
+
+class ServiceUnavailable(BarbtxError):
+    """Something that barbtx depends on is down or has no room; nothing was changed or lost.
+
+    :param retry_after: seconds after which to try again.
+    """
+
+    status = 503
+
+    def __init__(self, description: str, *, retry_after: int = 2, **debug: object) -> None:
+        super().__init__(description, headers={"Retry-After": str(retry_after)}, **debug)
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the text is one clear line for the operator."""
+
+
+@attrs.frozen
+class Fault:
+    """What a client is told of a failure."""
+
+    status: int
+    description: str | None
+    headers: dict[str, str] = attrs.field(factory=dict)
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.status]
+
+
+def describe(error: BaseException, operation: str) -> Fault:
+    """Put a failure of an operation into words that are safe to show.
+
+    :param operation: the operation's name in client-facing texts, such as ``Secret creation``.
+    """
+    if isinstance(error, Forbidden):
+        text = error.description or (
+            f"{operation} attempt not allowed - please review your user/project privileges"
+        )
+        return Fault(403, text)
+    if isinstance(error, BarbtxError) and error.status < 500 or isinstance(error, ServiceUnavailable):
+        text = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
+        return Fault(error.status, text, dict(error.headers))
+    return Fault(500, f"{operation} failure seen - please contact site administrator.")

@@ -1,0 +1,149 @@
+"""What every process of barbtx stands on: database, repositories, secret stores; and the checks before it serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from oslo_config import cfg
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.model.database import Database
+from barbtx.model.migration import check_schema
+from barbtx.model.repositories.keks import KEKRepo
+from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.secrets import SecretRepo
+from barbtx.plugin.interface.crypto import DecryptionFailed
+from barbtx.plugin.manager import PluginContext, StoreManager
+from barbtx.queue.server import Tasks
+from barbtx.tasks.type_order import BeginTypeOrder
+
+log = Logger()
+
+_CHECK_AGAIN_SECONDS = 2.0
+
+
+@attrs.frozen
+class Foundation:
+    conf: cfg.ConfigOpts
+    reactor: Any
+    database: Database
+    secrets: SecretRepo
+    orders: OrderRepo
+    stores: StoreManager
+
+    @classmethod
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> Foundation:
+        """Make everything; nothing is connected yet.
+
+        :raises ConfigurationError: something is not as it should be.
+        """
+        database = Database.from_config(reactor, conf)
+        context = PluginContext(conf, reactor, KEKRepo(database, reactor))
+        return cls(conf, reactor, database, SecretRepo(database, reactor), OrderRepo(database, reactor),
+                   StoreManager.from_config(context))
+
+    def tasks(self) -> Tasks:
+        """The task methods, as the configuration wants them to work."""
+        queue = self.conf.queue
+        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, queue.lease_seconds,
+                                            queue.max_attempts))
+
+    async def check(self) -> None:
+        """Make sure that database and keys belong to this release and configuration.
+
+        :raises ConfigurationError: they do not; serving would do harm.
+        :raises ServiceUnavailable: the database is down, so that nothing can be said yet.
+        """
+        await self.database.interact(check_schema, write=False)
+        for store in self.stores.stores:
+            try:
+                await maybeDeferred(getattr(store, "check", lambda: None))
+            except DecryptionFailed:
+                raise ConfigurationError(
+                    "the configured master key does not open the project keys in this database; "
+                    "is it another database's, or is an old master key missing?"
+                ) from None
+
+
+class DatabaseService(Service):
+    """Runs the database's threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def startService(self) -> None:
+        super().startService()
+        self._database.start()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._database.stop()
+
+
+class Stack(MultiService):
+    """Services that stand on each other: each stops completely before the one below it does."""
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            try:
+                await maybeDeferred(service.stopService)
+            except Exception:
+                log.failure("{service} did not stop as it should", service=type(service).__name__)
+
+
+class CheckedStart(Service):
+    """Starts a service once the checks allow it, and ends the process if they never will.
+
+    A database that is down is no reason not to start: requests are answered with 503 until it is there. It is then
+    checked, and nothing is served before that is done.
+    """
+
+    def __init__(self, foundation: Foundation, service: Service, end: Callable[[], None]) -> None:
+        self._foundation = foundation
+        self._service = service
+        self._end = end
+        self._checking: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._checking = Deferred.fromCoroutine(self._check())
+        self._checking.addErrback(lambda failure: failure.trap(CancelledError))
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self._checking.cancel()
+        return maybeDeferred(self._service.stopService) if self._service.running else None
+
+    async def _check(self) -> None:
+        while True:
+            try:
+                await self._foundation.check()
+                break
+            except ServiceUnavailable as problem:
+                if not self._service.running:
+                    log.warn("starting although the database cannot be reached: {reason}", reason=problem.description)
+                    self._service.startService()
+                await deferLater(self._foundation.reactor, _CHECK_AGAIN_SECONDS, lambda: None)
+            except ConfigurationError as problem:
+                log.critical("barbtx: {reason}", reason=str(problem))
+                self._end()
+                return
+        if not self._service.running:
+            self._service.startService()
+
+
+def end_process(reactor: Any) -> None:
+    """Stop in good order, but let the exit status tell that something was wrong."""
+    reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+    reactor.stop()

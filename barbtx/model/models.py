@@ -1,0 +1,164 @@
+"""The tables. Models stay inside ``barbtx.model``; what leaves it are the frozen records of ``barbtx.model.records``.
+
+Nothing is deleted softly: a row that is gone is gone, and with a secret its ciphertext in the same transaction.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import (
+    Boolean, DateTime, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# MariaDB compares text without regard to case, and keeps whole seconds, unless told otherwise.
+_Time = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_Id = String(36)
+
+
+class _FreeText(TypeDecorator[str]):
+    """Text of at most 255 characters, any of them: PostgreSQL has no NUL in text, so it is written in two others.
+
+    The escape character is of the private use area, hence rare; itself it is written twice as long too.
+    """
+
+    impl = String(510)
+    cache_ok = True
+    _ESCAPE, _NUL, _SELF = "\uf8fe", "\uf8fe0", "\uf8fe1"
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        if value is None or value.isascii() and "\0" not in value:
+            return value
+        return value.replace(self._ESCAPE, self._SELF).replace("\0", self._NUL)
+
+    def process_result_value(self, value: str | None, dialect: object) -> str | None:
+        if value is None or value.isascii():
+            return value
+        return value.replace(self._NUL, "\0").replace(self._SELF, self._ESCAPE)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    })
+    __table_args__: tuple = ({"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"},)
+
+
+_MYSQL = Base.__table_args__[0]
+
+
+class Project(Base):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    external_id: Mapped[str] = mapped_column(String(255), unique=True)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class Secret(Base):
+    """A secret's metadata. ``content_type`` and what follows it are set once a payload is there."""
+
+    __tablename__ = "secrets"
+    __table_args__ = (
+        Index("ix_secrets_project_id_created_at_id", "project_id", "created_at", "id"),
+        _MYSQL,
+    )
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str | None] = mapped_column(_FreeText)
+    secret_type: Mapped[str] = mapped_column(String(36))
+    expiration: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    algorithm: Mapped[str | None] = mapped_column(_FreeText)
+    bit_length: Mapped[int | None] = mapped_column(Integer)
+    mode: Mapped[str | None] = mapped_column(_FreeText)
+    creator_id: Mapped[str | None] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(20))
+    content_type: Mapped[str | None] = mapped_column(String(255))
+    store_plugin: Mapped[str | None] = mapped_column(String(255))
+    store_metadata: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class KEK(Base):
+    """A project's key encryption key, wrapped by a crypto plugin.
+
+    ``active`` is true or null, never false, so that the unique constraint allows one active key per plugin and any
+    number of retired ones.
+    """
+
+    __tablename__ = "kek_data"
+    __table_args__ = (UniqueConstraint("project_id", "plugin_name", "active"), _MYSQL)
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    plugin_name: Mapped[str] = mapped_column(String(255))
+    kek_label: Mapped[str] = mapped_column(String(255))
+    active: Mapped[bool | None] = mapped_column(Boolean)
+    algorithm: Mapped[str] = mapped_column(String(255))
+    bit_length: Mapped[int] = mapped_column(Integer)
+    mode: Mapped[str] = mapped_column(String(255))
+    plugin_meta: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class EncryptedDatum(Base):
+    """The ciphertext of a secret whose store keeps it in this database."""
+
+    __tablename__ = "encrypted_data"
+
+    secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True)
+    kek_id: Mapped[str] = mapped_column(ForeignKey("kek_data.id"), index=True)
+    cypher_text: Mapped[bytes] = mapped_column(LargeBinary(2**24 - 1))
+    kek_meta_extended: Mapped[str | None] = mapped_column(Text)
+
+
+class Order(Base):
+    """An order. What it made may be deleted later, hence no foreign key on ``secret_id``."""
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        Index("ix_orders_project_id_created_at_id", "project_id", "created_at", "id"),
+        _MYSQL,
+    )
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    type: Mapped[str] = mapped_column(String(36))
+    meta: Mapped[str] = mapped_column(Text)
+    creator_id: Mapped[str | None] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(20))
+    sub_status: Mapped[str | None] = mapped_column(String(36))
+    sub_status_message: Mapped[str | None] = mapped_column(String(255))
+    error_status_code: Mapped[str | None] = mapped_column(String(16))
+    error_reason: Mapped[str | None] = mapped_column(String(255))
+    secret_id: Mapped[str | None] = mapped_column(_Id)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class OrderRetryTask(Base):
+    """What is still to be done for an order: its first task as well as any later one.
+
+    The row is the promise, a queue message only a wake-up. It is made with its order, carries the lease of the worker
+    that is at it, and goes when the order reaches a final state. ``retry_at`` is when the scheduler publishes it again
+    if nothing happens before.
+    """
+
+    __tablename__ = "order_retry_tasks"
+
+    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    retry_task: Mapped[str] = mapped_column(String(255))
+    retry_kwargs: Mapped[str] = mapped_column(Text)
+    retry_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
+    retry_count: Mapped[int] = mapped_column(Integer)
+    lease: Mapped[str | None] = mapped_column(_Id)
+    leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)

@@ -1,0 +1,58 @@
+"""Filters and orders of lists, the same on every database."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+
+import attrs
+from sqlalchemy import ColumnElement, Select, String, TypeDecorator
+from sqlalchemy.orm import Session
+
+_COMPARISONS = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+@attrs.frozen
+class Condition:
+    """A comparison of a column with a value.
+
+    :ivar column: name of the column, as the API calls it.
+    :ivar comparison: ``eq``, ``gt``, ``gte``, ``lt``, ``lte``, or ``like`` (SQL LIKE without regard to case, with a
+        backslash to escape ``%`` and ``_``).
+    """
+
+    column: str
+    comparison: str
+    value: object
+
+
+def apply_conditions(query: Select, conditions: Iterable[Condition], columns: Mapping[str, ColumnElement]) -> Select:
+    for condition in conditions:
+        column = columns[condition.column]
+        if condition.comparison == "like":
+            query = query.where(column.ilike(_whole_escapes(condition.value), escape="\\"))
+        else:
+            query = query.where(_COMPARISONS[condition.comparison](column, condition.value))
+    return query
+
+
+def _whole_escapes(pattern: str) -> str:
+    """A pattern that ends in a lone escape is an error on PostgreSQL only; it shall mean a backslash everywhere."""
+    trailing = len(pattern) - len(pattern.rstrip("\\"))
+    return pattern + "\\" * (trailing % 2)
+
+
+def ordering(session: Session, sort: Iterable[tuple[ColumnElement, bool]],
+             ties: Iterable[ColumnElement]) -> list[ColumnElement]:
+    """ORDER BY terms: nulls are smallest, text compares by code point, and what is equal is told apart by ``ties``."""
+    on_postgresql = session.get_bind().dialect.name == "postgresql"
+    terms = []
+    for column, descending in sort:
+        nullable = getattr(column, "nullable", True)
+        if on_postgresql and isinstance(column.type, (String, TypeDecorator)):
+            column = column.collate("C")
+        term = column.desc() if descending else column.asc()
+        if on_postgresql and nullable:
+            term = term.nulls_last() if descending else term.nulls_first()
+        terms.append(term)
+    return [*terms, *(column.asc() for column in ties)]

@@ -1,0 +1,25 @@
+"""The one list of every option that barbtx has; each is declared in the module that uses it."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from barbtx import limits
+from barbtx.api import options as api
+from barbtx.identity import options as identity
+from barbtx.model import database
+from barbtx.plugin import manager
+from barbtx.plugin.crypto import simple_crypto
+from barbtx.plugin.stores import store_crypto
+from barbtx.queue import options as queue
+
+_MODULES = (limits, api, identity, database, manager, simple_crypto, store_crypto, queue)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """All options by section, in the form that ``oslo-config-generator`` expects."""
+    sections: dict[str, list[cfg.Opt]] = {}
+    for module in _MODULES:
+        for section, opts in module.OPTIONS.items():
+            sections.setdefault(section, []).extend(opts)
+    return list(sections.items())

@@ -1,0 +1,1 @@
+"""Crypto plugins that come with barbtx."""

@@ -1,0 +1,175 @@
+"""Envelope encryption in software: payloads under a key of their project, that key under a master key.
+
+Master keys come from the configuration: the first one wraps, all of them unwrap, so that a new one is put in front of
+the old ones. A project key is unwrapped when it is needed and kept in memory for a limited time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterable
+
+import attrs
+from cachetools import TTLCache
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from oslo_config import cfg
+from zope.interface import implementer
+
+from barbtx.errors import ConfigurationError
+from barbtx.model.records import KEKMeta
+from barbtx.plugin.crypto.envelope import KEY_BYTES, KEY_ID_BYTES, key_id_of, open_sealed, seal
+from barbtx.plugin.interface.crypto import (
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, ICryptoPlugin, ResponseDTO, SupportType,
+)
+from barbtx.plugin.manager import PluginContext
+
+OPTIONS = {
+    "simple_crypto_plugin": [
+        cfg.MultiStrOpt("kek", default=[], secret=True,
+                        help="Master keys, each 32 bytes in url-safe base64. The first one encrypts, all decrypt."),
+        cfg.StrOpt("kek_file",
+                   help="A file of further master keys, one a line, that only its owner may read."),
+        cfg.StrOpt("plugin_name", default="Software Only Crypto", help="Friendly name."),
+        cfg.IntOpt("pkek_cache_limit", default=1000, min=1, help="Project keys kept unwrapped in memory, at most."),
+        cfg.FloatOpt("pkek_cache_ttl", default=900.0, min=0, help="Seconds for which one is kept."),
+    ],
+}
+
+_SYMMETRIC = frozenset({"aes", "des", "3des", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
+_BITS = frozenset({64, 128, 192, 256})
+_XTS_BITS = frozenset({128, 256, 384, 512})
+
+
+def generate_master_key() -> str:
+    """A new master key in the form that the configuration takes."""
+    return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
+
+
+def from_config(context: PluginContext) -> SimpleCrypto:
+    """Make the plugin that ``[simple_crypto_plugin]`` describes.
+
+    :raises ConfigurationError: there is no master key, or one is malformed or readable by others.
+    """
+    options = context.conf.simple_crypto_plugin
+    texts = list(options.kek)
+    if options.kek_file:
+        texts += _read_private(options.kek_file).split()
+    if not texts:
+        raise ConfigurationError(
+            "[simple_crypto_plugin] has no master key: set kek_file (barbtx-manage simple_crypto gen_mkek makes one)"
+        )
+    cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
+    return SimpleCrypto(options.plugin_name, tuple(_master_keys(texts)), cache)
+
+
+def _read_private(path: str) -> str:
+    try:
+        with open(path) as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigurationError(f"{path}: others may read the master keys in it; chmod 600 it")
+            return file.read()
+    except OSError as problem:
+        raise ConfigurationError(f"[simple_crypto_plugin] kek_file {path}: {problem.strerror}") from None
+
+
+@attrs.frozen
+class _Key:
+    id: bytes
+    cipher: AESGCM = attrs.field(repr=False)
+
+
+def _master_keys(texts: Iterable[str]) -> Iterable[_Key]:
+    for number, text in enumerate(texts, 1):
+        try:
+            key = base64.b64decode(text, altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ConfigurationError(
+                f"[simple_crypto_plugin] master key number {number} is not 32 bytes in url-safe base64"
+            )
+        # The id lets the right key be found at once; it must not help to guess the key.
+        yield _Key(hashlib.sha256(b"barbtx master key id\0" + key).digest()[:KEY_ID_BYTES], AESGCM(key))
+
+
+@implementer(ICryptoPlugin)
+@attrs.frozen
+class SimpleCrypto:
+    """See the module's text.
+
+    :ivar name: friendly name.
+    :ivar masters: master keys, the one that wraps first.
+    :ivar cache: unwrapped project keys, by id.
+    """
+
+    name: str
+    masters: tuple[_Key, ...]
+    cache: TTLCache = attrs.field(repr=False)
+    random: Callable[[int], bytes] = os.urandom
+
+    def get_plugin_name(self) -> str:
+        return self.name
+
+    def supports(self, type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None,
+                 mode: str | None = None) -> bool:
+        if type_enum is SupportType.ENCRYPT_DECRYPT:
+            return True
+        if type_enum is SupportType.SYMMETRIC_KEY_GENERATION:
+            lengths = _XTS_BITS if (mode or "").lower() == "xts" else _BITS
+            return (algorithm or "").lower() in _SYMMETRIC and bit_length in lengths
+        return False
+
+    def bind_kek_metadata(self, kek_meta: KEKMeta, project_id: str) -> KEKMeta:
+        if kek_meta.plugin_meta:
+            return kek_meta
+        master = self.masters[0]
+        wrapped = seal(master.cipher, master.id, self.random(KEY_BYTES), _kek_context(kek_meta.id, project_id))
+        return attrs.evolve(kek_meta, algorithm="aes", bit_length=KEY_BYTES * 8, mode="gcm",
+                            plugin_meta=base64.b64encode(wrapped).decode())
+
+    def check_kek(self, kek_meta: KEKMeta, project_id: str) -> None:
+        self._unwrap(kek_meta, project_id)
+
+    def encrypt(self, dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
+        kek = self._kek(kek_meta, project_id)
+        return ResponseDTO(seal(kek.cipher, kek.id, dto.unencrypted, _payload_context(dto.secret_id, project_id)))
+
+    def decrypt(self, dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
+        kek = self._kek(kek_meta, project_id)
+        return open_sealed(kek.cipher, kek.id, dto.encrypted, _payload_context(dto.secret_id, project_id))
+
+    def generate_symmetric(self, dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
+        return self.encrypt(EncryptDTO(self.random(dto.bit_length // 8), dto.secret_id), kek_meta, project_id)
+
+    def _kek(self, kek_meta: KEKMeta, project_id: str) -> _Key:
+        # The project is part of the key's context: cached under the id alone, it would not be checked again.
+        slot = (kek_meta.id, project_id)
+        kek = self.cache.get(slot)
+        if kek is None:
+            kek = self.cache[slot] = self._unwrap(kek_meta, project_id)
+        return kek
+
+    def _unwrap(self, kek_meta: KEKMeta, project_id: str) -> _Key:
+        try:
+            wrapped = base64.b64decode(kek_meta.plugin_meta, validate=True)
+        except binascii.Error:
+            raise DecryptionFailed from None
+        wanted = key_id_of(wrapped)
+        for master in self.masters:
+            if master.id == wanted:
+                key = open_sealed(master.cipher, master.id, wrapped, _kek_context(kek_meta.id, project_id))
+                return _Key(uuid.UUID(kek_meta.id).bytes, AESGCM(key))
+        raise DecryptionFailed
+
+
+def _kek_context(kek_id: str, project_id: str) -> tuple[str, ...]:
+    return ("barbtx project key", kek_id, project_id)
+
+
+def _payload_context(secret_id: str, project_id: str) -> tuple[str, ...]:
+    return ("barbtx payload", secret_id, project_id)

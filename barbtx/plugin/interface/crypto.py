@@ -1,0 +1,96 @@
+"""What a crypto plugin is: it encrypts and decrypts, and the database keeps the ciphertext.
+
+A crypto plugin is found through the entry point group ``barbtx.crypto`` and named in ``[crypto]
+enabled_crypto_plugins``. The entry point is a factory that takes a
+:class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ICryptoPlugin`. A crypto plugin never
+sees the database.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+from zope.interface import Interface
+
+from barbtx.model.records import KEKMeta
+
+
+class SupportType(enum.Enum):
+    """What a plugin may be able to do."""
+
+    ENCRYPT_DECRYPT = "encrypt and decrypt"
+    SYMMETRIC_KEY_GENERATION = "generate symmetric keys"
+
+
+@attrs.frozen
+class EncryptDTO:
+    """Bytes to be encrypted for a secret."""
+
+    unencrypted: bytes = attrs.field(repr=False)
+    secret_id: str
+
+
+@attrs.frozen
+class DecryptDTO:
+    """What :meth:`ICryptoPlugin.encrypt` made for a secret."""
+
+    encrypted: bytes = attrs.field(repr=False)
+    secret_id: str
+    kek_meta_extended: str | None = None
+
+
+@attrs.frozen
+class GenerateDTO:
+    """A key to be made; ``bit_length`` in bits."""
+
+    algorithm: str
+    bit_length: int
+    mode: str | None
+    secret_id: str
+
+
+@attrs.frozen
+class ResponseDTO:
+    """Ciphertext, and a text of the plugin's own that is kept with it."""
+
+    cypher_text: bytes = attrs.field(repr=False)
+    kek_meta_extended: str | None = None
+
+
+class ICryptoPlugin(Interface):
+    """Encryption under keys that only the plugin can unwrap. Every method but ``supports`` may return a Deferred.
+
+    A plugin must bind a ciphertext to its secret and project, so that it does not decrypt as another's; must fail, with
+    one and the same exception, on anything that is not intact; must not block the reactor; must never log, or put into
+    an exception, plaintext or keys.
+    """
+
+    def get_plugin_name() -> str:
+        """A friendly name, unique in the deployment."""
+
+    def supports(type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None,
+                 mode: str | None = None) -> bool:
+        """Whether it can do something; the names compare without regard to case."""
+
+    def bind_kek_metadata(kek_meta: KEKMeta, project_id: str) -> KEKMeta:
+        """Make a key for a project and return the record with it, wrapped, in ``plugin_meta``; once bound, as it is."""
+
+    def check_kek(kek_meta: KEKMeta, project_id: str) -> None:
+        """Raise if the plugin cannot unwrap a project's key, as with a wrong master key."""
+
+    def encrypt(dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
+        """Encrypt under a project's key."""
+
+    def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
+        """Decrypt what was encrypted for this secret of this project.
+
+        :raises DecryptionFailed: it is anything else.
+        """
+
+    def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
+        """Make a key and encrypt it under a project's key."""
+
+
+class DecryptionFailed(Exception):
+    """The ciphertext is not intact, not this secret's or not under this key; it does not say which."""

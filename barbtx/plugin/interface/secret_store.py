@@ -1,0 +1,89 @@
+"""What a secret store is: the place where payloads are kept and keys are made.
+
+A store is found through the entry point group ``barbtx.secretstore`` and named in ``[secretstore]
+enabled_secretstore_plugins``. The entry point is a factory that takes a
+:class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ISecretStore`. A store never sees HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from zope.interface import Interface
+
+from barbtx.model.records import EncryptedDatum
+
+SYMMETRIC_ALGORITHMS = frozenset({"aes", "des", "desede", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
+
+
+@attrs.frozen
+class KeySpec:
+    """A kind of key. ``bit_length`` in bits; names compare without regard to case."""
+
+    alg: str | None = None
+    bit_length: int | None = None
+    mode: str | None = None
+
+
+@attrs.frozen
+class SecretDTO:
+    """A payload and what it belongs to.
+
+    :ivar secret: the payload's bytes.
+    :ivar project_id: external id.
+    """
+
+    secret_id: str
+    project_id: str
+    type: str
+    secret: bytes = attrs.field(repr=False)
+    key_spec: KeySpec = KeySpec()
+    content_type: str = "application/octet-stream"
+
+
+@attrs.frozen
+class Kept:
+    """A store's receipt for a payload.
+
+    :ivar metadata: what the store wants to be given again on reading and deleting; values of at most 255 characters,
+        nothing secret.
+    :ivar datum: the ciphertext, if the store leaves it to the database. It is written in the same transaction as the
+        secret it belongs to, so that neither is ever there without the other.
+    """
+
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    datum: EncryptedDatum | None = None
+
+
+class ISecretStore(Interface):
+    """A place for payloads. Every method but the two questions may return a Deferred.
+
+    A store must either keep what it is given or raise; it must not block the reactor; it must never log, or put into
+    an exception, a payload or a key. It may raise :class:`barbtx.errors.ServiceUnavailable` when it is briefly out of
+    reach: the client is then told to try again, and an order is tried again later.
+    """
+
+    def get_plugin_name() -> str:
+        """A friendly name, unique in the deployment."""
+
+    def store_secret_supports(key_spec: KeySpec) -> bool:
+        """Whether it can store such a thing; must be true when algorithm and length are None."""
+
+    def generate_supports(key_spec: KeySpec) -> bool:
+        """Whether it can make such a key."""
+
+    def store_secret(secret: SecretDTO) -> Kept:
+        """Keep a payload."""
+
+    def get_secret(secret_id: str, project_id: str, kept: Kept) -> bytes:
+        """Give back a payload.
+
+        :raises Exception: it is not there, or is not what was stored for this secret of this project.
+        """
+
+    def delete_secret(kept: Kept) -> None:
+        """Forget a payload that the store keeps itself; one that is not there any more is no error."""
+
+    def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
+        """Make a key and keep it."""

@@ -1,0 +1,57 @@
+"""What controllers and tasks ask of the plugins; here a store is chosen, and remembered with the secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import maybeDeferred
+
+from barbtx.model.records import NewSecret, Secret, StoredPayload
+from barbtx.plugin.interface.secret_store import Kept, KeySpec, SecretDTO
+from barbtx.plugin.manager import StoreManager, full_name
+
+
+async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes,
+                       content_type: str) -> StoredPayload:
+    """Have a payload kept for a secret, whose row the caller writes afterwards.
+
+    :param content_type: media type, without parameters.
+    :raises NotSupported: no store takes it.
+    """
+    spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
+    store = stores.to_store(spec)
+    dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type)
+    return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
+
+
+async def get_secret(stores: StoreManager, secret: Secret) -> bytes:
+    """A secret's payload, decrypted. The secret must have been read with its payload.
+
+    :raises LookupError: the store that has it is not enabled any more.
+    """
+    payload = secret.payload
+    store = stores.by_name(payload.plugin)
+    return await maybeDeferred(store.get_secret, secret.id, secret.project_id, Kept(payload.metadata, payload.datum))
+
+
+async def delete_secret(stores: StoreManager, secret: Secret) -> None:
+    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards."""
+    if secret.payload is not None:
+        store = stores.by_name(secret.payload.plugin)
+        await maybeDeferred(store.delete_secret, Kept(secret.payload.metadata, secret.payload.datum))
+
+
+async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:
+    """Have a symmetric key made for a secret, by its algorithm, length and mode; the caller writes the row.
+
+    :raises NotSupported: no store makes such keys.
+    """
+    spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
+    store = stores.to_generate(spec)
+    kept = await maybeDeferred(store.generate_symmetric_key, secret.id, secret.project_id, spec)
+    return attrs.evolve(secret, payload=_receipt(store, content_type, kept))
+
+
+def _receipt(store: Any, content_type: str, kept: Kept) -> StoredPayload:
+    return StoredPayload(full_name(store), content_type, kept.metadata, kept.datum)

@@ -1,0 +1,1 @@
+"""Secret stores that come with barbtx."""

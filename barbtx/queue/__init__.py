@@ -1,0 +1,1 @@
+"""Carrying tasks from the API to whoever runs them."""

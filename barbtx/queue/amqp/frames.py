@@ -1,0 +1,121 @@
+"""Frames, packed and unpacked with our codec: txAMQP's frame objects would use their own.
+
+Source: AMQP 0-9-1, section 4.2.3 to 4.2.6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+
+from txamqp.codec import EOF
+from txamqp.connection import Body, Frame, Header, Heartbeat, Method
+from txamqp.spec import Spec
+
+from barbtx.queue.amqp.codec import Codec
+
+_METHOD, _HEADER, _BODY, _HEARTBEAT, _END = 1, 2, 3, 8, 206
+_PREFIX = struct.Struct("!BHL")
+OVERHEAD = _PREFIX.size + 1
+
+
+class FrameError(Exception):
+    """What came in is no frame that we can read; the connection cannot go on."""
+
+
+class FrameBuffer:
+    """Takes bytes as they come in and gives out whole frames.
+
+    :ivar max_size: longest frame taken, in bytes, overhead included; refused as soon as its length is seen.
+    """
+
+    def __init__(self, spec: Spec, max_size: int) -> None:
+        self.max_size = max_size
+        self._spec = spec
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with these bytes.
+
+        :raises FrameError: a frame is too long or cannot be read.
+        """
+        self._data += data
+        while len(self._data) >= _PREFIX.size:
+            kind, channel, size = _PREFIX.unpack_from(self._data)
+            if size + OVERHEAD > self.max_size:
+                raise FrameError("a frame is longer than was agreed")
+            end = size + OVERHEAD
+            if len(self._data) < end:
+                return
+            payload = bytes(self._data[_PREFIX.size:end - 1])
+            if self._data[end - 1] != _END:
+                raise FrameError("a frame does not end where it should")
+            del self._data[:end]
+            yield Frame(channel, self._decode(kind, payload))
+
+    def _decode(self, kind: int, payload: bytes) -> Method | Header | Body | Heartbeat:
+        codec = Codec(BytesIO(payload))
+        try:
+            if kind == _METHOD:
+                method = self._spec.classes.byid[codec.decode_short()].methods.byid[codec.decode_short()]
+                return Method(method, *[codec.decode(field.type) for field in method.fields])
+            if kind == _HEADER:
+                return _decode_header(self._spec, codec)
+        except (KeyError, ValueError, EOF, struct.error) as problem:
+            raise FrameError(f"a frame cannot be read: {type(problem).__name__}") from None
+        if kind == _BODY:
+            return Body(payload)
+        if kind == _HEARTBEAT:
+            return Heartbeat()
+        raise FrameError(f"a frame of unknown type {kind}")
+
+
+def pack(frame: Frame) -> bytes:
+    """A frame as it goes over the wire."""
+    payload = frame.payload
+    if isinstance(payload, Method):
+        kind, data = _METHOD, _encode_method(payload)
+    elif isinstance(payload, Header):
+        kind, data = _HEADER, _encode_header(payload)
+    elif isinstance(payload, Body):
+        kind, data = _BODY, payload.content
+    else:
+        kind, data = _HEARTBEAT, b""
+    return _PREFIX.pack(kind, frame.channel, len(data)) + data + bytes([_END])
+
+
+def _encode_method(payload: Method) -> bytes:
+    codec = Codec(BytesIO())
+    codec.encode_short(payload.method.klass.id)
+    codec.encode_short(payload.method.id)
+    for field, value in zip(payload.method.fields, payload.args):
+        codec.encode(field.type, value)
+    codec.flush()
+    return codec.stream.getvalue()
+
+
+def _encode_header(header: Header) -> bytes:
+    codec = Codec(BytesIO())
+    codec.encode_short(header.klass.id)
+    codec.encode_short(0)
+    codec.encode_longlong(header.size)
+    fields = list(header.klass.fields)
+    unknown = header.properties.keys() - {field.name for field in fields}
+    if unknown:
+        raise ValueError(f"no such message properties: {sorted(unknown)}")
+    flags = sum(1 << (15 - index) for index, field in enumerate(fields) if field.name in header.properties)
+    codec.encode_short(flags)
+    for field in fields:
+        if field.name in header.properties:
+            codec.encode(field.type, header.properties[field.name])
+    codec.flush()
+    return codec.stream.getvalue()
+
+
+def _decode_header(spec: Spec, codec: Codec) -> Header:
+    klass = spec.classes.byid[codec.decode_short()]
+    weight, size, flags = codec.decode_short(), codec.decode_longlong(), codec.decode_short()
+    properties = {field.name: codec.decode(field.type)
+                  for index, field in enumerate(klass.fields) if flags & (1 << (15 - index))}
+    return Header(klass, weight, size, **properties)

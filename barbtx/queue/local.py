@@ -1,0 +1,65 @@
+"""The transport without a broker: tasks run in this process, a few at a time."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from barbtx.queue.server import Tasks
+from barbtx.queue.transport import ITransport, Refused, TaskMessage
+
+log = Logger()
+
+
+@implementer(ITransport)
+@attrs.define(eq=False)
+class LocalTransport:
+    """Runs tasks at once, at most so many at the same time; what does not fit into memory waits in the database."""
+
+    tasks: Tasks
+    concurrency: int
+    max_waiting: int
+    _running: DeferredSemaphore = attrs.field(init=False)
+    _pending: set[Deferred[None]] = attrs.field(factory=set, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._running = DeferredSemaphore(self.concurrency)
+
+    @property
+    def ready(self) -> bool:
+        return not self._stopped and len(self._pending) < self.max_waiting
+
+    def send(self, message: TaskMessage) -> Deferred[None]:
+        if not self.ready:
+            return fail(Refused("no room"))
+        running = self._running.run(lambda: Deferred.fromCoroutine(self.tasks.dispatch(message)))
+        self._pending.add(running)
+        answer: Deferred[None] = Deferred(lambda _: None)
+
+        def ended(outcome: object) -> None:
+            self._pending.discard(running)
+            if not answer.called:
+                answer.callback(None)
+
+        running.addErrback(lambda failure: log.failure("a task failed", failure=failure)).addBoth(ended)
+        return answer
+
+    def stop(self) -> Deferred[object]:
+        """Take no more; fires when what was taken has come to an end."""
+        self._stopped = True
+        return DeferredList([waiting.addBoth(lambda result: result) for waiting in set(self._pending)])
+
+
+class LocalService(Service):
+    """Lets what was taken come to an end before the process does."""
+
+    def __init__(self, transport: LocalTransport) -> None:
+        self._transport = transport
+
+    def stopService(self) -> Deferred[object]:
+        super().stopService()
+        return self._transport.stop()

@@ -1,0 +1,48 @@
+"""Options of the queue, of the workers at its end and of the scheduler that feeds it again."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+OPTIONS = {
+    "DEFAULT": [
+        cfg.StrOpt("transport_url", default="rabbit://guest:guest@127.0.0.1:5672/", secret=True,
+                   help="Where RabbitMQ is: rabbit://user:password@host:port/virtual-host."),
+    ],
+    "queue": [
+        cfg.BoolOpt("enable", default=False,
+                    help="Whether orders go to workers through RabbitMQ; if not, the API process runs them itself."),
+        cfg.StrOpt("topic", default="barbtx.workers", regex=r"[A-Za-z0-9_.:-]{1,200}",
+                   help="Name of the task queue; its dead letters go to <topic>.dead."),
+        cfg.StrOpt("namespace", default="barbtx", help="Namespace in the messages; others are refused."),
+        cfg.StrOpt("version", default="1.1", regex=r"\d+\.\d+",
+                   help="Version in the messages; workers take every minor version of the same major."),
+        cfg.IntOpt("asynchronous_workers", default=4, min=1, max=256,
+                   help="Tasks that one worker process has in hand at the same time, at most."),
+        cfg.FloatOpt("local_wait_seconds", default=5.0, min=0,
+                     help="Without RabbitMQ: how long the answer to an order waits for its outcome, at most."),
+        cfg.IntOpt("local_max_waiting", default=10000, min=1,
+                   help="Without RabbitMQ: tasks that may wait in memory; further ones wait in the database."),
+        cfg.IntOpt("max_unconfirmed", default=1000, min=1,
+                   help="Messages that may wait for RabbitMQ to confirm them; further ones wait in the database."),
+        cfg.FloatOpt("heartbeat_seconds", default=10.0, min=1,
+                     help="Interval of heartbeats; a broker silent for two of them is taken for dead."),
+        cfg.IntOpt("delivery_limit", default=20, min=1, help="Deliveries after which a message is a dead letter."),
+        cfg.IntOpt("max_length", default=1000000, min=1, help="Messages in the queue, at most."),
+        cfg.FloatOpt("lease_seconds", default=30.0, min=1,
+                     help="How long an order stays with a worker that gives no sign of life."),
+        cfg.IntOpt("max_attempts", default=10, min=1, help="How often an order is begun before it is given up."),
+        cfg.FloatOpt("shutdown_seconds", default=30.0, min=0,
+                     help="How long a stopping worker may take to finish what it has in hand."),
+    ],
+    "retry_scheduler": [
+        cfg.FloatOpt("initial_delay_seconds", default=1.0, min=0, help="Wait before the first look for due tasks."),
+        cfg.FloatOpt("periodic_interval_max_seconds", default=5.0, min=0.1,
+                     help="Interval of the looks for due tasks; each varies by a fifth at random."),
+        cfg.IntOpt("batch_size", default=100, min=1, help="Due tasks taken in one transaction, at most."),
+        cfg.FloatOpt("first_publish_seconds", default=5.0, min=0,
+                     help="How long after an order was accepted its task is due if it was never begun."),
+        cfg.FloatOpt("republish_seconds", default=60.0, min=1,
+                     help="Wait before a published task that nobody has begun is published again."),
+    ],
+}

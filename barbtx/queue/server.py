@@ -1,0 +1,46 @@
+"""The far end of the queue: the methods that messages name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.logger import Logger
+
+from barbtx.queue.transport import BadMessage, TaskMessage
+from barbtx.tasks.type_order import BeginTypeOrder
+
+log = Logger()
+
+
+@attrs.frozen
+class Tasks:
+    """The task methods, under the names that messages use.
+
+    :ivar begin_type_order: makes the task that works on one order.
+    """
+
+    begin_type_order: Callable[[], BeginTypeOrder]
+
+    async def process_type_order(self, order_id: str, project_id: str, request_id: str | None = None,
+                                 **_later: object) -> None:
+        """Make what an order asks for. Never raises for what goes wrong with the order: that is the order's outcome.
+
+        Arguments that a later release adds are left alone.
+        """
+        log.info("processing order {order_id}", order_id=order_id, request_id=request_id)
+        await self.begin_type_order().process_and_suppress_exceptions(order_id, project_id)
+        log.info("processed order {order_id}", order_id=order_id, request_id=request_id)
+
+    async def dispatch(self, message: TaskMessage) -> None:
+        """Run the method that a message names.
+
+        :raises BadMessage: there is none, or its arguments do not fit.
+        """
+        methods = {"process_type_order": (self.process_type_order, ("order_id", "project_id"))}
+        method, required = methods.get(message.method, (None, ()))
+        if method is None:
+            raise BadMessage("unknown method")
+        if not all(message.args.get(name) for name in required):
+            raise BadMessage("an argument is missing")
+        await method(**message.args)

@@ -1,0 +1,1 @@
+"""What orders set in motion: the tasks that workers run."""

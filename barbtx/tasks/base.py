@@ -1,0 +1,81 @@
+"""The shape of every task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from twisted.logger import Logger
+
+from barbtx.errors import Fault, describe
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+log = Logger()
+
+
+class BaseTask(ABC, Generic[E, R]):
+    """A template: find the entity, work on it, and record how that went.
+
+    Subclasses fill in the steps; callers use :meth:`process` or :meth:`process_and_suppress_exceptions`.
+    """
+
+    @abstractmethod
+    def get_name(self) -> str:
+        """The task's name in texts for users, such as ``Process TypeOrder``."""
+
+    @abstractmethod
+    async def retrieve_entity(self, *args: Any, **kwargs: Any) -> E | None:
+        """What the task is to work on; None if there is nothing (left) to do."""
+
+    @abstractmethod
+    async def handle_processing(self, entity: E, *args: Any, **kwargs: Any) -> R:
+        """The work. It changes nothing that would need to be undone if it fails."""
+
+    @abstractmethod
+    async def handle_error(self, entity: E, fault: Fault, exception: Exception, *args: Any, **kwargs: Any) -> None:
+        """Record a failure."""
+
+    @abstractmethod
+    async def handle_success(self, entity: E, result: R, *args: Any, **kwargs: Any) -> None:
+        """Record what the work made."""
+
+    async def process(self, *args: Any, **kwargs: Any) -> R | None:
+        """Run the task; its result, or None if there was nothing to do.
+
+        :raises Exception: what any step raised; what :meth:`handle_error` raised is only logged.
+        """
+        name = self.get_name()
+        try:
+            entity = await self.retrieve_entity(*args, **kwargs)
+        except Exception:
+            log.failure("{task}: could not retrieve the entity", task=name)
+            raise
+        if entity is None:
+            return None
+        try:
+            result = await self.handle_processing(entity, *args, **kwargs)
+        except Exception as problem:
+            fault = describe(problem, name)
+            log.warn("{task}: failed with status {status}: {kind}", task=name, status=fault.status,
+                     kind=type(problem).__name__)
+            try:
+                await self.handle_error(entity, fault, problem, *args, **kwargs)
+            except Exception:
+                log.failure("{task}: could not record the failure", task=name)
+            raise
+        try:
+            await self.handle_success(entity, result, *args, **kwargs)
+        except Exception:
+            log.failure("{task}: could not record the success", task=name)
+            raise
+        return result
+
+    async def process_and_suppress_exceptions(self, *args: Any, **kwargs: Any) -> R | None:
+        """Run the task as :meth:`process` does, but never raise: what failed is logged and the answer is None."""
+        try:
+            return await self.process(*args, **kwargs)
+        except Exception:
+            log.failure("{task}: suppressed exception", task=self.get_name())
+            return None

@@ -1,0 +1,115 @@
+"""The task behind POST /v1/orders: make what the order asks for."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from barbtx.errors import BarbtxError, Fault, NotSupported, ServiceUnavailable
+from barbtx.model.records import Lease, NewSecret
+from barbtx.model.repositories.orders import LeaseLost, OrderRepo
+from barbtx.plugin import resources
+from barbtx.plugin.manager import StoreManager
+from barbtx.tasks.base import BaseTask
+from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
+from barbtx.times import parse_time
+
+log = Logger()
+
+_DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
+
+@attrs.frozen
+class Made:
+    """What an order made, not stored yet, and what the task wants to follow."""
+
+    secret: NewSecret
+    follow_on: FollowOnProcessingStatusDTO = FollowOnProcessingStatusDTO()
+
+
+class TooManyAttempts(BarbtxError):
+    """The order was begun again and again and never came to an end."""
+
+    status = 500
+
+
+@attrs.frozen
+class BeginTypeOrder(BaseTask[Lease, Made]):
+    """See the module's text. Delivered twice, it works once: an order in hand, done or gone is left alone.
+
+    :ivar lease_seconds: how long an order stays in this worker's hand without a sign of life.
+    :ivar max_attempts: how often an order is begun before it is given up.
+    :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
+    """
+
+    orders: OrderRepo
+    stores: StoreManager
+    clock: IReactorTime
+    lease_seconds: float = 30.0
+    max_attempts: int = 10
+    retry_seconds: float = 5.0
+
+    def get_name(self) -> str:
+        return "Process TypeOrder"
+
+    async def retrieve_entity(self, order_id: str, project_id: str) -> Lease | None:
+        lease = await self.orders.claim(order_id, project_id, self.lease_seconds)
+        if lease is None:
+            log.info("order {order_id} is done, gone or in another worker's hand", order_id=order_id)
+        return lease
+
+    async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Made:
+        if lease.attempt > self.max_attempts:
+            raise TooManyAttempts(debug="the worker died, or was not able to store the outcome, each time")
+        renewal = LoopingCall(self._renew, lease)
+        renewal.clock = self.clock
+        renewing = renewal.start(self.lease_seconds / 3, now=False)
+        try:
+            return await self._generator(lease.order.type)(lease)
+        finally:
+            if renewal.running:
+                renewal.stop()
+            renewing.addErrback(lambda failure: failure.trap(LeaseLost, ServiceUnavailable))
+
+    async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
+                           order_id: str, project_id: str) -> None:
+        if isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
+            wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
+            await self.orders.retry(lease, "process_type_order", wait)
+        else:
+            await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
+
+    async def handle_success(self, lease: Lease, made: Made, order_id: str, project_id: str) -> None:
+        follow_on = made.follow_on
+        if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
+            await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
+        else:
+            await self.orders.complete(lease, made.secret, follow_on.status, follow_on.status_message)
+
+    async def _renew(self, lease: Lease) -> None:
+        await self.orders.renew(lease, self.lease_seconds)
+
+    def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Made]]:
+        generators = {"key": self._make_key}
+        if order_type not in generators:
+            raise NotSupported(f"Order type '{order_type}' is not supported")
+        return generators[order_type]
+
+    async def _make_key(self, lease: Lease) -> Made:
+        order = lease.order
+        meta = json.loads(order.meta)
+        expiration = meta.get("expiration")
+        wanted = NewSecret(
+            id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
+            expiration=parse_time(expiration) if expiration else None, algorithm=meta["algorithm"],
+            bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
+        )
+        content_type = meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE
+        return Made(await resources.generate_secret(self.stores, wanted, content_type))

@@ -1,0 +1,26 @@
+"""Time, as the database and the API keep it: naive datetimes in UTC."""
+
+from __future__ import annotations
+
+import datetime
+
+from twisted.internet.interfaces import IReactorTime
+
+
+def utcnow(clock: IReactorTime) -> datetime.datetime:
+    """The clock's time, in UTC, without a zone."""
+    return datetime.datetime.fromtimestamp(clock.seconds(), datetime.timezone.utc).replace(tzinfo=None)
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """Read an ISO 8601 time (date alone, basic or extended form, ``T`` or space, zone or none) as naive UTC.
+
+    :raises ValueError: it is none, or it does not fit the calendar once converted to UTC.
+    """
+    moment = datetime.datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+        except OverflowError:
+            raise ValueError("out of range") from None
+    return moment

@@ -1,0 +1,44 @@
+"""``twistd barbtx``, the API, and ``twistd barbtx-worker``, the consumers."""
+
+from twisted.application.service import IServiceMaker
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+
+class _Maker:
+    """Imports barbtx only when it is wanted: twistd reads every plugin it finds, for each of its commands."""
+
+    @property
+    def options(self):
+        from barbtx.twistd import Options
+
+        return Options
+
+
+@implementer(IServiceMaker, IPlugin)
+class _ApiMaker(_Maker):
+    tapname = "barbtx"
+    description = "barbtx, the key manager: its API"
+
+    def makeService(self, options):
+        from barbtx.api.process import make_api
+        from barbtx.twistd import make_service
+        from workers.retry_scheduler import RetryScheduler
+
+        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler))
+
+
+@implementer(IServiceMaker, IPlugin)
+class _WorkerMaker(_Maker):
+    tapname = "barbtx-worker"
+    description = "barbtx, the key manager: a worker for its orders"
+
+    def makeService(self, options):
+        from barbtx.twistd import make_service
+        from workers.orders import make_worker
+
+        return make_service(options, make_worker)
+
+
+api = _ApiMaker()
+worker = _WorkerMaker()

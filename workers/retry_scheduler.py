@@ -1,0 +1,78 @@
+"""Brings back what was promised and not done: it looks for due tasks and sends them through the task client.
+
+Any number of them may run, in API processes and workers alike; each due task goes to one of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from oslo_config import cfg
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from barbtx.errors import ServiceUnavailable
+from barbtx.model.repositories.orders import OrderRepo
+from barbtx.queue.client import TaskClient
+from barbtx.queue.transport import Refused
+
+log = Logger()
+
+
+class RetryScheduler(Service):
+    """See the module's text.
+
+    :param jitter: gives a factor for each interval.
+    """
+
+    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, orders: OrderRepo, client: TaskClient,
+                 jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)) -> None:
+        self._reactor = reactor
+        self._conf = conf.retry_scheduler
+        self._orders = orders
+        self._client = client
+        self._jitter = jitter
+        self._running: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError))
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._running.cancel()
+
+    async def _run(self) -> None:
+        wait = self._conf.initial_delay_seconds
+        while True:
+            await deferLater(self._reactor, wait, lambda: None)
+            more = await self._round()
+            wait = 0 if more else self._conf.periodic_interval_max_seconds * self._jitter()
+
+    async def _round(self) -> bool:
+        """Send what is due; whether there may be more."""
+        if not self._client.ready:
+            return False
+        try:
+            tasks = await self._orders.take_due(self._conf.batch_size, self._conf.republish_seconds)
+        except ServiceUnavailable:
+            return False
+        except CancelledError:
+            raise
+        except Exception:
+            log.failure("looking for due tasks failed")
+            return False
+        for task in tasks:
+            log.info("order {order_id} is due", order_id=task.order_id, request_id=task.kwargs.get("request_id"))
+            self._client.send(task).addErrback(self._refused, task.order_id)
+        return len(tasks) == self._conf.batch_size
+
+    def _refused(self, failure: Failure, order_id: str) -> None:
+        failure.trap(Refused)
+        log.info("order {order_id} could not be sent: {reason}", order_id=order_id, reason=str(failure.value))

@@ -136,7 +136,7 @@ async def _read_payload(call: Call, secret: Secret) -> Answer:
 
 
 def _label(accept: str | None, stored: str) -> str:
-    wanted = (accept or "").strip().lower()
+    wanted = (accept or "").strip()
     if not wanted:
         return OCTETS
     if wanted == "*/*":
@@ -145,6 +145,8 @@ def _label(accept: str | None, stored: str) -> str:
         return _TEXT_UTF8
     if wanted in (OCTETS, PKCS8):
         return wanted
+    if wanted.lower() in (*_TEXT_SPELLINGS, OCTETS, PKCS8):
+        raise BadRequest("Write the media type in the Accept header in lower case.")
     raise _unacceptable()
 
 

@@ -11,7 +11,7 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from barbtx.api.answers import apply_early_fault
-from barbtx.errors import BarbtxError, describe
+from barbtx.errors import BarbtxError, Fault, describe
 
 
 @implementer(IResource)
@@ -34,8 +34,12 @@ class Filter(ABC):
         try:
             self.before(request)
         except BarbtxError as problem:
-            return apply_early_fault(request, describe(problem, "Request"))
+            return self.refuse(request, describe(problem, "Request"))
         return self.wrapped.render(request)
+
+    def refuse(self, request: Any, fault: Fault) -> bytes:
+        """Render a refusal."""
+        return apply_early_fault(request, fault)
 
     def getChildWithDefault(self, name: bytes, request: IRequest) -> IResource:
         return self

@@ -9,13 +9,17 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
+from barbtx.api.answers import Answer, apply_answer
 from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
 from barbtx.api.services import Services
-from barbtx.errors import BadRequest, ConfigurationError
+from barbtx.errors import BadRequest, ConfigurationError, Fault
 from barbtx.identity.context import RequestContext
 
 log = Logger()
+
+# What WebOb, the framework of the reference, says to every bad request; clients see it only in this step.
+_EXPLANATION = "The server could not comply with the request since it is either malformed or otherwise incorrect."
 
 
 @attrs.frozen(eq=False)
@@ -30,7 +34,7 @@ class NoAuthContext(Filter):
     def before(self, request: Any) -> None:
         project_id = _header(request, b"X-Project-Id")
         if not project_id:
-            raise BadRequest("Without authentication, the header X-Project-Id must say which project is meant.")
+            raise BadRequest("Missing X-Project-Id")
         roles = {role.strip().lower() for role in (_header(request, b"X-Roles") or "").split(",")} - {""}
         request.context = RequestContext(
             project_id=project_id,
@@ -41,6 +45,15 @@ class NoAuthContext(Filter):
             user_domain_id=_header(request, b"X-User-Domain-Id"),
             project_domain_id=_header(request, b"X-Project-Domain-Id"),
         )
+
+
+    def refuse(self, request: Any, fault: Fault) -> bytes:
+        """As the reference's framework does: to who asks for JSON in a shape of its own, else as plain text."""
+        if b"application/json" not in (request.getHeader(b"accept") or b""):
+            return super().refuse(request, fault)
+        document = {"message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
+                    "code": f"{fault.status} {fault.title}", "title": fault.title}
+        return apply_answer(request, Answer(fault.status, document))
 
 
 def _header(request: Any, name: bytes) -> str | None:

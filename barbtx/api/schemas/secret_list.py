@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote_plus
 
 from barbtx.errors import InvalidQuery
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.secrets import COLUMNS
-from barbtx.times import parse_time
 
 _LIKE = {"name": "name", "alg": "algorithm", "mode": "mode"}
 _TIMES = ("created", "updated", "expiration")
@@ -54,7 +54,8 @@ def _time_conditions(column: str, text: str) -> Iterator[Condition]:
         _check_together(comparison, seen)
         seen.append(comparison)
         try:
-            yield Condition(column, comparison, parse_time(moment))
+            # An offset is not converted: the reference compares the digits as they are written, and so do its clients.
+            yield Condition(column, comparison, datetime.datetime.fromisoformat(moment).replace(tzinfo=None))
         except ValueError:
             raise InvalidQuery from None
 

@@ -53,7 +53,7 @@ class Payload:
 
 
 def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema: str) -> datetime.datetime | None:
-    """When a new secret expires; None for never.
+    """When a new secret expires, to the second; None for never.
 
     :raises SchemaMismatch: the time cannot be read, or is not in the future.
     """
@@ -61,7 +61,7 @@ def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema:
     if not text:
         return None
     try:
-        expiration = parse_time(text)
+        expiration = parse_time(text).replace(microsecond=0)
     except ValueError:
         raise SchemaMismatch(schema, "Invalid date for 'expiration'; write ISO 8601", "expiration") from None
     if expiration <= now:
@@ -114,7 +114,8 @@ def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
     encoded = text.encode()
     if not encoded:
         raise _mismatch("If 'payload' specified, must be non empty", "payload")
-    check_size(encoded, max_bytes)
+    if len(encoded) > max_bytes:
+        raise _too_large(max_bytes)
     if kind == TEXT:
         return Payload(encoded, kind)
     try:
@@ -137,24 +138,23 @@ def decode_base64(encoded: bytes) -> bytes:
     return decoded
 
 
-def check_size(content: bytes, max_bytes: int) -> None:
-    """:raises TooLarge: the payload is longer than it may be."""
-    if len(content) > max_bytes:
-        raise TooLarge(f"Provided information too large to process: a payload may have {max_bytes} bytes.")
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"Provided information too large to process: a payload may have {max_bytes} bytes.")
 
 
 def read_put_payload(content: bytes, too_large: bool, content_type: str, encoding: str | None,
                      max_bytes: int) -> Payload:
     """The payload that is added to a secret with PUT.
 
+    :param too_large: whether the body was cut at the limit, or before.
     :param encoding: the Content-Encoding header.
     :raises BadRequest: it is empty, or not in the encoding it says.
     :raises TooLarge: it is longer than it may be.
     """
+    if too_large or len(content) > max_bytes:
+        raise _too_large(max_bytes)
     if not content:
         raise BadRequest("No data supplied to process.")
-    if too_large or len(content) > max_bytes:
-        check_size(bytes(max_bytes + 1), max_bytes)
     kind = media_type_of(content_type)
     if kind == TEXT:
         try:

@@ -1,0 +1,183 @@
+"""barbtx itself, as an operator runs it: twistd processes with a configuration, and a client that speaks to them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import treq
+from treq.client import HTTPClient
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from tests.support.servers import wait_until
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DEV_CONFIG = ROOT / "config" / "barbtx-dev.conf"
+_LISTENS = re.compile(r"barbtx listens on (http://\S+)")
+
+
+def manage(*arguments: str) -> None:
+    """Run barbtx-manage."""
+    subprocess.run([BIN / "barbtx-manage", *arguments], check=True, capture_output=True)
+
+
+class Process:
+    """A twistd process.
+
+    :ivar log: the file with everything it prints.
+    """
+
+    def __init__(self, plugin: str, directory: Path, settings: dict[str, object], name: str | None = None) -> None:
+        self.log = directory / f"{name or plugin}.log"
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        self._command = [BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, *sets]
+        self.process: subprocess.Popen | None = None
+
+    def start(self, ready: str) -> Process:
+        """Start, and return when the log says that it is ready."""
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        wait_until(lambda: ready in self.read_log() or self.process.poll() is not None, 30, self.read_log())
+        if self.process.poll() is not None:
+            raise RuntimeError(self.read_log())
+        return self
+
+    def read_log(self) -> str:
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+class Deployment:
+    """A database with its master key, and the processes that serve it.
+
+    :ivar settings: what all of its processes are configured with.
+    """
+
+    def __init__(self, directory: Path, database_url: str, broker_url: str | None = None, topic: str = "",
+                 **settings: object) -> None:
+        self.directory = directory
+        self.settings: dict[str, object] = {
+            "database.connection": database_url, "simple_crypto_plugin.kek_file": directory / "mkek",
+            "api.bind_port": 0, **settings,
+        }
+        if broker_url:
+            self.settings |= {"queue.enable": "true", "transport_url": broker_url, "queue.topic": topic}
+        self.processes: list[Process] = []
+        if not (directory / "mkek").exists():
+            manage("simple_crypto", "gen_mkek", str(directory / "mkek"))
+        manage("db", "upgrade", "-d", database_url)
+
+    def api(self, **settings: object) -> Api:
+        """Start an API process."""
+        number = len(self.processes)
+        process = Process("barbtx", self.directory, self.settings | settings, f"api-{number}")
+        self.processes.append(process.start("barbtx listens on"))
+        return Api(process, _LISTENS.search(process.read_log())[1])
+
+    def worker(self, **settings: object) -> Process:
+        """Start a worker process."""
+        number = len(self.processes)
+        process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}")
+        self.processes.append(process.start("taking tasks from"))
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.kill()
+
+
+class Api:
+    """A running API process and a client for it."""
+
+    def __init__(self, process: Process, url: str, project: str = "project") -> None:
+        self.process = process
+        self.url = url
+        self.project = project
+
+    def of(self, project: str) -> Api:
+        """The same service for another project."""
+        return Api(self.process, self.url, project)
+
+    async def request(self, method: str, path: str, *, roles: str | None = "admin", user: str | None = "user",
+                      headers: dict[str, str] | None = None, timeout: float = 20, **arguments: Any) -> Reply:
+        """Send a request to a path, or to a reference that the service gave."""
+        from twisted.internet import reactor
+
+        identity = {"X-Project-Id": self.project, "X-User-Id": user, "X-Roles": roles}
+        sent = {name: value for name, value in {**identity, **(headers or {})}.items() if value is not None}
+        url = path if path.startswith("http") else self.url + path
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        client = HTTPClient(Agent(reactor, pool=pool))
+        response = await client.request(method, url, headers=sent, allow_redirects=False, timeout=timeout,
+                                        **arguments)
+        content = await treq.content(response)
+        return Reply(response.code, {name.decode().lower(): values[0].decode()
+                                     for name, values in response.headers.getAllRawHeaders()}, content)
+
+    async def get(self, path: str, **arguments: Any) -> Reply:
+        return await self.request("GET", path, **arguments)
+
+    async def post(self, path: str, document: object, **arguments: Any) -> Reply:
+        return await self.request("POST", path, json=document, **arguments)
+
+    async def delete(self, path: str, **arguments: Any) -> Reply:
+        return await self.request("DELETE", path, **arguments)
+
+    async def store(self, payload: str = "a payload", **fields: object) -> str:
+        """Store a text secret; its reference."""
+        reply = await self.post("/v1/secrets", {"payload": payload, "payload_content_type": "text/plain", **fields})
+        assert reply.status == 201, reply
+        return reply.json["secret_ref"]
+
+    async def order(self, **meta: object) -> str:
+        """Order an AES key; the order's reference."""
+        reply = await self.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256, **meta}})
+        assert reply.status == 202, reply
+        return reply.json["order_ref"]
+
+    async def finished(self, order_ref: str, seconds: float = 30) -> dict[str, Any]:
+        """An order once it is not PENDING any more."""
+        from twisted.internet import reactor
+        from twisted.internet.task import deferLater
+
+        end = reactor.seconds() + seconds
+        while True:
+            order = (await self.get(order_ref)).json
+            if order["status"] != "PENDING":
+                return order
+            if reactor.seconds() > end:
+                raise TimeoutError(f"still PENDING: {order}")
+            await deferLater(reactor, 0.05, lambda: None)
+
+
+class Reply:
+    """An answer, read to its end."""
+
+    def __init__(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+
+    @property
+    def json(self) -> Any:
+        import json
+
+        return json.loads(self.content)
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.content[:300]!r}>"

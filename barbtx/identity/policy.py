@@ -53,7 +53,11 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         enforcer.load_rules()
         enforcer.check_rules(raise_on_violation=True)
     except (oslo_policy.InvalidDefinitionError, oslo_policy.PolicyNotAuthorized, ValueError, OSError) as problem:
-        raise ConfigurationError(f"policy: {problem}") from None
+        raise ConfigurationError(f"policy: {' '.join(str(problem).split())}") from None
+    for name, rule in enforcer.file_rules.items():
+        # oslo.policy takes a text that it cannot parse for one that allows nobody.
+        if isinstance(rule.check, checks.FalseCheck) and rule.check_str.strip() != "!":
+            raise ConfigurationError(f"policy: the rule '{name}' cannot be parsed: {rule.check_str}")
     return enforcer
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # MariaDB compares text without regard to case, and keeps whole seconds, unless told otherwise.
 _Time = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_Bytes = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _Id = String(36)
 
 
@@ -116,7 +117,7 @@ class EncryptedDatum(Base):
 
     secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True)
     kek_id: Mapped[str] = mapped_column(ForeignKey("kek_data.id"), index=True)
-    cypher_text: Mapped[bytes] = mapped_column(LargeBinary(2**24 - 1))
+    cypher_text: Mapped[bytes] = mapped_column(_Bytes)
     kek_meta_extended: Mapped[str | None] = mapped_column(Text)
 
 

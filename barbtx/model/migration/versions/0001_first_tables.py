@@ -17,6 +17,7 @@ _MYSQL = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_eng
 _ID = sa.String(36)
 _TEXT = sa.String(255)
 _FREE_TEXT = sa.String(510)
+_BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _TIME = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 
@@ -73,7 +74,7 @@ def upgrade() -> None:
         "encrypted_data",
         sa.Column("secret_id", _ID, nullable=False),
         sa.Column("kek_id", _ID, nullable=False),
-        sa.Column("cypher_text", sa.LargeBinary(2**24 - 1), nullable=False),
+        sa.Column("cypher_text", _BYTES, nullable=False),
         sa.Column("kek_meta_extended", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["kek_id"], ["kek_data.id"], name="fk_encrypted_data_kek_id"),
         sa.ForeignKeyConstraint(["secret_id"], ["secrets.id"], name="fk_encrypted_data_secret_id",

@@ -104,6 +104,7 @@ class AMQPTransport(Service):
         if waiting is not None:
             waiting.errback(Refused("the broker has no queue for the message"))
         # The next connection declares what is missing.
+        self._channel = None
         self._client.transport.loseConnection()
 
     def _lost(self, client: Client) -> None:

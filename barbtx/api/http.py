@@ -160,6 +160,9 @@ class Channel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         self._refuse(400, "This is not an HTTP request that can be understood.")
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse(431, "A line of the request's head is too long.")
+
     def _refuse(self, status: int, description: str) -> None:
         body = render_fault(Fault(status, description))
         self.transport.write(

@@ -101,11 +101,11 @@ class AMQPTransport(Service):
         # The return precedes the confirm of the same message, which then says no more than that it was dealt with.
         log.error("no queue {queue} at the broker: {text}", queue=self.topology.queue, text=message.reply_text)
         waiting = self._unconfirmed.pop(int(message.content["message-id"]), None)
-        if waiting is not None:
-            waiting.errback(Refused("the broker has no queue for the message"))
         # The next connection declares what is missing.
         self._channel = None
         self._client.transport.loseConnection()
+        if waiting is not None:
+            waiting.errback(Refused("the broker has no queue for the message"))
 
     def _lost(self, client: Client) -> None:
         self._channel = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import psycopg
 import pymysql
 
@@ -93,8 +95,11 @@ class Server:
                 raise RuntimeError((self.directory / "log").read_text()[-3000:])
 
     def signal(self, number: int) -> None:
-        """Send a signal to the server and all its children."""
-        os.killpg(self.process.pid, number)
+        """Send a signal to the server and all its children, some of which make themselves sessions of their own."""
+        parent = psutil.Process(self.process.pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def kill(self) -> None:
         """kill -9."""

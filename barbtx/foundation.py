@@ -11,13 +11,16 @@ from oslo_config import cfg
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.model.database import Database
 from barbtx.model.migration import check_schema
+from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
@@ -36,6 +39,8 @@ class Foundation:
     database: Database
     secrets: SecretRepo
     orders: OrderRepo
+    containers: ContainerRepo
+    quotas: QuotaRepo
     stores: StoreManager
 
     @classmethod
@@ -45,9 +50,18 @@ class Foundation:
         :raises ConfigurationError: something is not as it should be.
         """
         database = Database.from_config(reactor, conf)
-        context = PluginContext(conf, reactor, KEKRepo(database, reactor))
-        return cls(conf, reactor, database, SecretRepo(database, reactor), OrderRepo(database, reactor),
-                   StoreManager.from_config(context))
+        context = PluginContext(
+            conf, reactor, KEKRepo(database, reactor),
+            lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments))
+        quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
+        return cls(
+            conf, reactor, database,
+            SecretRepo(database, reactor, quotas["secrets"]),
+            OrderRepo(database, reactor, quotas["orders"]),
+            ContainerRepo(database, reactor, quotas["containers"]),
+            QuotaRepo(database, reactor, quotas),
+            StoreManager.from_config(context),
+        )
 
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""

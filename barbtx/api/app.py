@@ -10,8 +10,19 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from barbtx.api.answers import apply_fault
+from barbtx.api.controllers.acls import ContainerAclController, SecretAclController
+from barbtx.api.controllers.consumers import (
+    ContainerConsumerController, ContainerConsumersController, SecretConsumerController, SecretConsumersController,
+)
+from barbtx.api.controllers.containers import ContainerController, ContainersController, ContainerSecretsController
 from barbtx.api.controllers.orders import OrderController, OrdersController
+from barbtx.api.controllers.quotas import ProjectQuotasController, ProjectsQuotasController, QuotasController
+from barbtx.api.controllers.secret_stores import (
+    GlobalDefaultController, PreferredStoreController, SecretStoreController, SecretStoresController,
+)
 from barbtx.api.controllers.secrets import SecretController, SecretPayloadController, SecretsController
+from barbtx.api.controllers.transport_keys import TransportKeyController, TransportKeysController
+from barbtx.api.controllers.user_metadata import SecretMetadataController, SecretMetadatumController
 from barbtx.api.controllers.versions import VersionController, VersionsController
 from barbtx.api.dispatch import Controller, Endpoint
 from barbtx.api.front import Builder
@@ -27,8 +38,30 @@ V1_ROUTES: Mapping[str, type[Controller]] = {
     "/v1/secrets": SecretsController,
     "/v1/secrets/<secret_id>": SecretController,
     "/v1/secrets/<secret_id>/payload": SecretPayloadController,
+    "/v1/secrets/<secret_id>/metadata": SecretMetadataController,
+    "/v1/secrets/<secret_id>/metadata/<key>": SecretMetadatumController,
+    "/v1/secrets/<secret_id>/acl": SecretAclController,
+    "/v1/secrets/<secret_id>/consumers": SecretConsumersController,
+    "/v1/secrets/<secret_id>/consumers/<consumer_id>": SecretConsumerController,
+    "/v1/containers": ContainersController,
+    "/v1/containers/<container_id>": ContainerController,
+    "/v1/containers/<container_id>/secrets": ContainerSecretsController,
+    "/v1/containers/<container_id>/secrets/<path:rest>": ContainerSecretsController,
+    "/v1/containers/<container_id>/acl": ContainerAclController,
+    "/v1/containers/<container_id>/consumers": ContainerConsumersController,
+    "/v1/containers/<container_id>/consumers/<consumer_id>": ContainerConsumerController,
     "/v1/orders": OrdersController,
     "/v1/orders/<order_id>": OrderController,
+    "/v1/quotas": QuotasController,
+    "/v1/project-quotas": ProjectsQuotasController,
+    "/v1/project-quotas/<project_id>": ProjectQuotasController,
+    "/v1/transport_keys": TransportKeysController,
+    "/v1/transport_keys/<key_id>": TransportKeyController,
+    "/v1/secret-stores": SecretStoresController,
+    "/v1/secret-stores/global-default": GlobalDefaultController,
+    "/v1/secret-stores/preferred": PreferredStoreController,
+    "/v1/secret-stores/<store_id>": SecretStoreController,
+    "/v1/secret-stores/<store_id>/preferred": SecretStoreController,
 }
 
 
@@ -36,7 +69,7 @@ def make_app(routes: Mapping[str, type[Controller]], services: Services) -> Klei
     """A Klein app of some routes. Every method goes to the route's controller; no error leaves it as HTML."""
     app = Klein()
     for path, controller in routes.items():
-        app.route(path, endpoint=controller.__name__)(_named(Endpoint(controller(), services)))
+        app.route(path, endpoint=path)(_named(Endpoint(controller(), services)))
 
     # Only routing raises here: endpoints answer for whatever happens in them.
     @app.handle_errors(Exception)

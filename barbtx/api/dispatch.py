@@ -19,7 +19,7 @@ from barbtx.api import hrefs
 from barbtx.api.answers import Answer, apply_answer, apply_fault
 from barbtx.api.bodies import Schema, read_json
 from barbtx.api.middleware.microversion import Version
-from barbtx.api.negotiation import JSON, accepts_json, media_type
+from barbtx.api.negotiation import JSON, accepts_json
 from barbtx.api.services import Services
 from barbtx.errors import (
     BarbtxError, Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
@@ -83,6 +83,11 @@ class Call:
         values = self.request.requestHeaders.getRawHeaders(name.encode())
         return b",".join(values).decode("utf-8", "replace") if values else None
 
+    @property
+    def content_type(self) -> str:
+        """The body's media type as it is written, without parameters: upper case is another one."""
+        return (self.header("content-type") or "").partition(";")[0].strip()
+
     def ref(self, collection: str, id: str) -> str:
         return f"{self.base}/v1/{collection}/{id}"
 
@@ -106,23 +111,31 @@ class RawBody:
 
 
 @attrs.frozen
+class UntypedBody:
+    """A JSON body whose Content-Type does not matter."""
+
+    schema: Schema
+
+
+@attrs.frozen
 class Operation:
     """What one method does on one kind of resource.
 
     :ivar name: in texts for clients.
     :ivar rule: the policy rule that decides; None only where everybody who is authenticated may.
-    :ivar body: a schema for a JSON body, a :class:`RawBody`, or None for whatever comes to be ignored.
+    :ivar body: a schema for a JSON body, an :class:`UntypedBody`, a :class:`RawBody`, or None for whatever comes to be
+        ignored.
     """
 
     handler: Callable[..., Awaitable[Answer]]
     name: str
     rule: str | None
     accepts: Callable[[str | None], bool] = accepts_json
-    body: Schema | RawBody | None = None
+    body: Schema | UntypedBody | RawBody | None = None
 
 
 def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
-              body: Schema | RawBody | None = None) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+              body: Schema | UntypedBody | RawBody | None = None) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
     """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
     return lambda handler: Operation(handler, name, rule, accepts, body)
 
@@ -195,15 +208,17 @@ class Endpoint:
             if not self.services.policy.allows(operation.rule, call.context, found.target):
                 raise Forbidden
         if isinstance(operation.body, RawBody):
-            kind = (call.header("content-type") or "").partition(";")[0].strip()
-            if kind not in operation.body.media_types:
+            if call.content_type not in operation.body.media_types:
                 raise UnsupportedMediaType(operation.body.media_types)
         elif operation.body is not None:
-            if media_type(call.header("content-type") or "") != JSON:
+            schema = operation.body
+            if isinstance(schema, UntypedBody):
+                schema = schema.schema
+            elif call.content_type != JSON:
                 raise UnsupportedMediaType((JSON,))
             limit = self.services.conf.max_allowed_request_size_in_bytes
             document = read_json(call.body, call.body_too_large, limit)
-            operation.body.check(document)
+            schema.check(document)
             return await operation.handler(self.controller, call, found, document)
         return await operation.handler(self.controller, call, found)
 

@@ -42,7 +42,6 @@ class Request(TwistedRequest):
     request_id: str | None = None
     context: Any = None
     microversion: Any = None
-    _parsePOSTFormSubmission = False
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -184,7 +183,7 @@ class Site(TwistedSite):
 
     def __init__(self, resource: IResource, clock: IReactorTime, *, max_body: int, request_timeout: float,
                  idle_timeout: float, max_connections: int) -> None:
-        super().__init__(resource, timeout=idle_timeout, reactor=clock)
+        super().__init__(resource, timeout=idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.clock = clock
         self.max_body = max_body
         self.request_timeout = request_timeout

@@ -14,6 +14,11 @@ def accepts_json(accept: str | None) -> bool:
     return _accepts(accept, _JSON_RANGES)
 
 
+def accepts_json_alone(accept: str | None) -> bool:
+    """Whether an Accept header asks for JSON, or for nothing in particular; a list does not."""
+    return not accept or media_type(accept) in _JSON_RANGES and "," not in accept
+
+
 def accepts_version_document(accept: str | None) -> bool:
     """Whether an Accept header lets a version document through."""
     return _accepts(accept, _JSON_RANGES | {"application/json-home"})

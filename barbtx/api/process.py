@@ -37,8 +37,8 @@ def make_api(reactor: Any, foundation: Foundation,
         LocalService(transport).setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)
     make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
-    services = Services(conf, reactor, Policy.from_config(conf), foundation.secrets, foundation.orders,
-                        foundation.stores, client)
+    services = Services(conf, reactor, Policy.from_config(conf), foundation.database, foundation.secrets,
+                        foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
     ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
     stack = Stack()
     DatabaseService(foundation.database).setServiceParent(stack)

@@ -7,8 +7,16 @@ from oslo_config import cfg
 from twisted.internet.interfaces import IReactorTime
 
 from barbtx.identity.policy import Policy
+from barbtx.model import models
+from barbtx.model.database import Database
+from barbtx.model.repositories.acls import AclRepo
+from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, SECRET_CONSUMERS, ConsumerRepo
+from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.quotas import QuotaRepo
 from barbtx.model.repositories.secrets import SecretRepo
+from barbtx.model.repositories.transport_keys import TransportKeyRepo
+from barbtx.model.repositories.user_metadata import UserMetadataRepo
 from barbtx.plugin.manager import StoreManager
 from barbtx.queue.client import TaskClient
 
@@ -18,7 +26,40 @@ class Services:
     conf: cfg.ConfigOpts
     clock: IReactorTime
     policy: Policy
+    database: Database
     secrets: SecretRepo
     orders: OrderRepo
+    containers: ContainerRepo
+    quotas: QuotaRepo
     stores: StoreManager
     task_client: TaskClient
+    secret_acls: AclRepo = attrs.field(init=False)
+    container_acls: AclRepo = attrs.field(init=False)
+    secret_consumers: ConsumerRepo = attrs.field(init=False)
+    container_consumers: ConsumerRepo = attrs.field(init=False)
+    user_metadata: UserMetadataRepo = attrs.field(init=False)
+    transport_keys: TransportKeyRepo = attrs.field(init=False)
+
+    @secret_acls.default
+    def _secret_acls(self) -> AclRepo:
+        return AclRepo(self.database, self.clock, models.Secret)
+
+    @container_acls.default
+    def _container_acls(self) -> AclRepo:
+        return AclRepo(self.database, self.clock, models.Container)
+
+    @secret_consumers.default
+    def _secret_consumers(self) -> ConsumerRepo:
+        return ConsumerRepo(self.database, self.clock, SECRET_CONSUMERS, self.conf.quotas.quota_consumers)
+
+    @container_consumers.default
+    def _container_consumers(self) -> ConsumerRepo:
+        return ConsumerRepo(self.database, self.clock, CONTAINER_CONSUMERS, self.conf.quotas.quota_consumers)
+
+    @user_metadata.default
+    def _user_metadata(self) -> UserMetadataRepo:
+        return UserMetadataRepo(self.database, self.clock)
+
+    @transport_keys.default
+    def _transport_keys(self) -> TransportKeyRepo:
+        return TransportKeyRepo(self.database, self.clock)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from barbtx.model.records import Order, Secret
+from barbtx.model.records import Container, Order, Secret
 
 
 def secret_target(secret: Secret) -> dict[str, object]:
     """The target of rules about one secret."""
-    return {
-        "target.secret.project_id": secret.project_id,
-        "target.secret.creator_id": secret.creator_id,
-        "target.secret.read_project_access": True,
-    }
+    return _target("secret", secret)
+
+
+def container_target(container: Container) -> dict[str, object]:
+    """The target of rules about one container."""
+    return _target("container", container)
 
 
 def order_target(order: Order) -> dict[str, object]:
     """The target of rules about one order."""
     return {"target.order.project_id": order.project_id, "target.order.creator_id": order.creator_id}
+
+
+def _target(kind: str, found: Secret | Container) -> dict[str, object]:
+    target: dict[str, object] = {
+        f"target.{kind}.project_id": found.project_id,
+        f"target.{kind}.creator_id": found.creator_id,
+        f"target.{kind}.read_project_access": found.access.project_access,
+    }
+    if found.access.listed:
+        target[f"target.{kind}.read"] = "read"
+    return target

@@ -122,7 +122,7 @@ class EncryptedDatum(Base):
 
 
 class Order(Base):
-    """An order. What it made may be deleted later, hence no foreign key on ``secret_id``."""
+    """An order. What it made may be deleted later, hence no foreign keys to that."""
 
     __tablename__ = "orders"
     __table_args__ = (
@@ -141,6 +141,7 @@ class Order(Base):
     error_status_code: Mapped[str | None] = mapped_column(String(16))
     error_reason: Mapped[str | None] = mapped_column(String(255))
     secret_id: Mapped[str | None] = mapped_column(_Id)
+    container_id: Mapped[str | None] = mapped_column(_Id)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
     updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
@@ -163,3 +164,132 @@ class OrderRetryTask(Base):
     lease: Mapped[str | None] = mapped_column(_Id)
     leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class OrderPassphrase(Base):
+    """The passphrase of an order that is not done yet, encrypted like any payload; it goes when the order is done."""
+
+    __tablename__ = "order_passphrases"
+
+    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    store_plugin: Mapped[str] = mapped_column(String(255))
+    store_metadata: Mapped[str] = mapped_column(Text)
+    kek_id: Mapped[str | None] = mapped_column(ForeignKey("kek_data.id"), index=True)
+    cypher_text: Mapped[bytes | None] = mapped_column(_Bytes)
+    kek_meta_extended: Mapped[str | None] = mapped_column(Text)
+
+
+class Container(Base):
+    __tablename__ = "containers"
+    __table_args__ = (
+        Index("ix_containers_project_id_created_at_id", "project_id", "created_at", "id"),
+        _MYSQL,
+    )
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str | None] = mapped_column(_FreeText)
+    type: Mapped[str] = mapped_column(String(36))
+    creator_id: Mapped[str | None] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class ContainerSecret(Base):
+    """A secret in a container, under a name or none."""
+
+    __tablename__ = "container_secret"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    container_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"), index=True)
+    secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str | None] = mapped_column(_FreeText)
+
+
+class SecretUserMetadatum(Base):
+    __tablename__ = "secret_user_metadata"
+
+    secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(_FreeText)
+
+
+class _Consumer:
+    """Who uses an object. ``digest`` stands for all that the consumer said of itself, which is too long for an index."""
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class SecretConsumer(_Consumer, Base):
+    __tablename__ = "secret_consumer_metadata"
+    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+
+    object_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"))
+    service: Mapped[str] = mapped_column(_FreeText)
+    resource_type: Mapped[str] = mapped_column(_FreeText)
+    resource_id: Mapped[str] = mapped_column(_FreeText)
+
+
+class ContainerConsumer(_Consumer, Base):
+    __tablename__ = "container_consumer_metadata"
+    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+
+    object_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(_FreeText)
+    URL: Mapped[str] = mapped_column(_FreeText)
+
+
+class Acl(Base):
+    """Who may read an object, a secret or a container; without a row, its project may.
+
+    There is no foreign key, since it could be to either; whoever writes here has the object's row locked.
+    """
+
+    __tablename__ = "acls"
+
+    object_id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_access: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class AclUser(Base):
+    __tablename__ = "acl_users"
+
+    object_id: Mapped[str] = mapped_column(ForeignKey("acls.object_id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(_FreeText, primary_key=True, index=True)
+
+
+class ProjectQuota(Base):
+    """A project's own quotas; what is null follows the configuration."""
+
+    __tablename__ = "project_quotas"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    secrets: Mapped[int | None] = mapped_column(Integer)
+    orders: Mapped[int | None] = mapped_column(Integer)
+    containers: Mapped[int | None] = mapped_column(Integer)
+    consumers: Mapped[int | None] = mapped_column(Integer)
+    cas: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class TransportKey(Base):
+    """A key with which clients wrap payloads for one secret store; of the deployment, not of a project."""
+
+    __tablename__ = "transport_keys"
+    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"), _MYSQL)
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    plugin_name: Mapped[str] = mapped_column(Text)
+    transport_key: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)

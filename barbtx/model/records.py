@@ -54,6 +54,18 @@ class StoredPayload:
 
 
 @attrs.frozen
+class Access:
+    """What an object's ACL means to one caller.
+
+    :ivar project_access: whether the object's project may read it.
+    :ivar listed: whether the caller is among the users named.
+    """
+
+    project_access: bool = True
+    listed: bool = False
+
+
+@attrs.frozen
 class Secret:
     """A secret's metadata. ``project_id`` is the project's external id, ``payload`` where the payload is, if any."""
 
@@ -71,6 +83,8 @@ class Secret:
     status: str = ACTIVE
     content_type: str | None = None
     payload: StoredPayload | None = None
+    access: Access = Access()
+    consumers: tuple[Mapping[str, str], ...] = ()
 
 
 @attrs.frozen
@@ -106,6 +120,84 @@ class Order:
     error_status_code: str | None = None
     error_reason: str | None = None
     secret_id: str | None = None
+    container_id: str | None = None
+
+
+@attrs.frozen
+class Entry:
+    """A secret in a container, under a name or none."""
+
+    name: str | None
+    secret_id: str
+
+
+@attrs.frozen
+class NewContainer:
+    """A container to be stored; its secrets must be the project's."""
+
+    id: str
+    project_id: str
+    type: str
+    name: str | None = None
+    creator_id: str | None = None
+    entries: tuple[Entry, ...] = ()
+
+
+@attrs.frozen
+class Container:
+    """A container with what is in it and who uses it. ``project_id`` is the project's external id."""
+
+    id: str
+    project_id: str
+    name: str | None
+    type: str
+    creator_id: str | None
+    created: datetime.datetime
+    updated: datetime.datetime
+    status: str = ACTIVE
+    access: Access = Access()
+    entries: tuple[Entry, ...] = ()
+    consumers: tuple[Mapping[str, str], ...] = ()
+
+
+@attrs.frozen
+class Consumer:
+    """Who uses an object; ``fields`` is what they said of themselves."""
+
+    fields: Mapping[str, str]
+    created: datetime.datetime
+    updated: datetime.datetime
+    status: str
+
+
+@attrs.frozen
+class Acl:
+    """Who may read an object."""
+
+    project_access: bool
+    users: tuple[str, ...]
+    created: datetime.datetime
+    updated: datetime.datetime
+
+
+@attrs.frozen
+class TransportKey:
+    """A key for wrapping payloads; ``plugin_name`` is the full class name of the store that can unwrap them."""
+
+    id: str
+    plugin_name: str
+    transport_key: str
+    status: str
+    created: datetime.datetime
+    updated: datetime.datetime
+
+
+@attrs.frozen
+class Made:
+    """What an order made: one secret or, with a container, several."""
+
+    secrets: tuple[NewSecret, ...]
+    container: NewContainer | None = None
 
 
 @attrs.frozen
@@ -124,6 +216,7 @@ class Lease:
     order: Order
     token: str
     attempt: int
+    passphrase: StoredPayload | None = None
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 from oslo_config import cfg
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
 from zope.interface.exceptions import Invalid
@@ -34,11 +35,15 @@ CRYPTO = "barbtx.crypto"
 
 @attrs.frozen
 class PluginContext:
-    """What a plugin is made from."""
+    """What a plugin is made from.
+
+    :ivar in_thread: calls a blocking function in a thread of the reactor's; a Deferred of its result.
+    """
 
     conf: cfg.ConfigOpts
     clock: IReactorTime
     keks: KEKRepo
+    in_thread: Callable[..., Deferred[Any]]
 
 
 def load(group: str, names: list[str], interface: type[Interface], context: PluginContext) -> tuple[Any, ...]:

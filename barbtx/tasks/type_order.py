@@ -13,9 +13,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from barbtx.errors import BarbtxError, Fault, NotSupported, ServiceUnavailable
-from barbtx.model.records import Lease, NewSecret
+from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.plugin import resources
+from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
 from barbtx.tasks.base import BaseTask
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
@@ -27,10 +28,10 @@ _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
 @attrs.frozen
-class Made:
-    """What an order made, not stored yet, and what the task wants to follow."""
+class Outcome:
+    """What the task made, not stored yet, and what it wants to follow."""
 
-    secret: NewSecret
+    made: Made
     follow_on: FollowOnProcessingStatusDTO = FollowOnProcessingStatusDTO()
 
 
@@ -41,7 +42,7 @@ class TooManyAttempts(BarbtxError):
 
 
 @attrs.frozen
-class BeginTypeOrder(BaseTask[Lease, Made]):
+class BeginTypeOrder(BaseTask[Lease, Outcome]):
     """See the module's text. Delivered twice, it works once: an order in hand, done or gone is left alone.
 
     :ivar lease_seconds: how long an order stays in this worker's hand without a sign of life.
@@ -65,7 +66,7 @@ class BeginTypeOrder(BaseTask[Lease, Made]):
             log.info("order {order_id} is done, gone or in another worker's hand", order_id=order_id)
         return lease
 
-    async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Made:
+    async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Outcome:
         if lease.attempt > self.max_attempts:
             raise TooManyAttempts(debug="the worker died, or was not able to store the outcome, each time")
         renewal = LoopingCall(self._renew, lease)
@@ -86,30 +87,47 @@ class BeginTypeOrder(BaseTask[Lease, Made]):
         else:
             await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
 
-    async def handle_success(self, lease: Lease, made: Made, order_id: str, project_id: str) -> None:
-        follow_on = made.follow_on
+    async def handle_success(self, lease: Lease, outcome: Outcome, order_id: str, project_id: str) -> None:
+        follow_on = outcome.follow_on
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
             await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
         else:
-            await self.orders.complete(lease, made.secret, follow_on.status, follow_on.status_message)
+            await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
 
     async def _renew(self, lease: Lease) -> None:
         await self.orders.renew(lease, self.lease_seconds)
 
-    def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Made]]:
-        generators = {"key": self._make_key}
+    def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Outcome]]:
+        generators = {"key": self._make_key, "asymmetric": self._make_pair}
         if order_type not in generators:
             raise NotSupported(f"Order type '{order_type}' is not supported")
         return generators[order_type]
 
-    async def _make_key(self, lease: Lease) -> Made:
-        order = lease.order
-        meta = json.loads(order.meta)
-        expiration = meta.get("expiration")
-        wanted = NewSecret(
-            id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
-            expiration=parse_time(expiration) if expiration else None, algorithm=meta["algorithm"],
-            bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
-        )
-        content_type = meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE
-        return Made(await resources.generate_secret(self.stores, wanted, content_type))
+    async def _make_key(self, lease: Lease) -> Outcome:
+        wanted, content_type = _wanted(lease)
+        if (wanted.algorithm or "").lower() in ASYMMETRIC_ALGORITHMS:
+            raise NotSupported(f"A key order cannot be of the asymmetric algorithm '{wanted.algorithm}'")
+        secret = await resources.generate_secret(self.stores, wanted, content_type)
+        return Outcome(Made((secret,)))
+
+    async def _make_pair(self, lease: Lease) -> Outcome:
+        wanted, content_type = _wanted(lease)
+        if (wanted.algorithm or "").lower() in SYMMETRIC_ALGORITHMS:
+            raise NotSupported(f"An asymmetric order cannot be of the symmetric algorithm '{wanted.algorithm}'")
+        order, passphrase = lease.order, None
+        if lease.passphrase is not None:
+            passphrase = await resources.get_passphrase(self.stores, order.id, order.project_id, lease.passphrase)
+        return Outcome(await resources.generate_asymmetric_secret(self.stores, wanted, passphrase, content_type))
+
+
+def _wanted(lease: Lease) -> tuple[NewSecret, str]:
+    """What an order asks for, and the media type of it. The creator is the order's, whatever its meta may say."""
+    order = lease.order
+    meta = json.loads(order.meta)
+    expiration = meta.get("expiration")
+    secret = NewSecret(
+        id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
+        expiration=parse_time(expiration) if expiration else None, algorithm=meta["algorithm"],
+        bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
+    )
+    return secret, meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE

@@ -1,4 +1,4 @@
-"""Orders: have a key made. Source: the contract, section 9."""
+"""Orders: have a key or a key pair made. Source: the contract, section 9."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
 from barbtx.model.records import Order, Task
+from barbtx.plugin import resources
 from barbtx.queue.transport import Refused
 from barbtx.times import utcnow
 
@@ -33,6 +34,7 @@ def order_document(call: Call, order: Order) -> dict[str, Any]:
         "error_status_code": order.error_status_code,
         "error_reason": order.error_reason,
         "secret_ref": call.ref("secrets", order.secret_id) if order.secret_id else None,
+        "container_ref": call.ref("containers", order.container_id) if order.container_id else None,
     }
     return {
         "created": order.created.isoformat(),
@@ -65,13 +67,17 @@ class OrdersController(Controller):
     @operation("Order creation", "orders:post", body=ORDER)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         services, context = call.services, call.context
-        meta = read_meta(document, utcnow(services.clock))
+        wanted = read_meta(document, utcnow(services.clock))
         order_id = str(uuid.uuid4())
         ref = call.ref("orders", order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
-        await services.orders.create(order_id, context.project_id, document["type"], meta, context.user_id, task,
-                                     services.conf.retry_scheduler.first_publish_seconds)
+        passphrase = None
+        if wanted.passphrase is not None:
+            passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
+                                                         wanted.passphrase)
+        await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id, task,
+                                     services.conf.retry_scheduler.first_publish_seconds, passphrase)
         sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)

@@ -17,7 +17,7 @@ from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, Conflict, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import BadRequest, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
 from barbtx.identity.targets import secret_target
 from barbtx.model.records import NewSecret, Secret
 from barbtx.plugin import resources
@@ -28,6 +28,22 @@ _TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
 
 #: From this microversion on a secret shows its consumers.
 _SHOWS_CONSUMERS = (1, 1)
+#: From this one on a secret that has consumers is not deleted by accident.
+_PROTECTS_USED = (1, 2)
+
+_TRUE = frozenset({"true", "t", "1", "yes", "y", "on"})
+_FALSE = frozenset({"false", "f", "0", "no", "n", "off"})
+
+
+def read_force(query: Mapping[str, str]) -> bool:
+    """The ``force`` parameter.
+
+    :raises InvalidQuery: it is no boolean.
+    """
+    text = query.get("force", "false").lower()
+    if text not in _TRUE | _FALSE:
+        raise InvalidQuery
+    return text in _TRUE
 
 
 def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
@@ -48,13 +64,21 @@ def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
     if secret.content_type is not None:
         document["content_types"] = {"default": secret.content_type}
     if call.microversion >= _SHOWS_CONSUMERS:
-        document["consumers"] = []
+        document["consumers"] = [dict(consumer) for consumer in secret.consumers]
     return document
 
 
-def _refuse_transport_key(parameters: Mapping[str, Any]) -> None:
-    if parameters.get("transport_key_id"):
+async def refuse_transport_key(call: Call, key_id: str | None) -> None:
+    """Refuse what is wrapped by, or to be wrapped for, a transport key: no store here can take it.
+
+    :raises BadRequest: a key is named.
+    """
+    if not key_id:
+        return
+    key = await call.services.transport_keys.get(key_id)
+    if key is None:
         raise BadRequest("The transport key id is not known.")
+    raise BadRequest("The secret store of this transport key is not enabled, or wraps no payloads.")
 
 
 class SecretsController(Controller):
@@ -66,8 +90,11 @@ class SecretsController(Controller):
     async def on_get(self, call: Call, found: Found) -> Answer:
         query = call.query
         paging = Paging.from_query(query, call.services.conf)
+        acl_only = query.get("acl_only", "").lower() == "true"
         page = await call.services.secrets.list(
-            call.context.project_id, read_conditions(query), read_sort(query), paging.limit, paging.offset)
+            call.context.project_id, read_conditions(query), read_sort(query), paging.limit, paging.offset,
+            shared_with=call.context.user_id if acl_only else None,
+            with_consumers=call.microversion >= _SHOWS_CONSUMERS)
         items = [secret_document(call, secret) for secret in page.items]
         return Answer(document=paging.document("secrets", items, page, f"{call.base}/v1/secrets", query))
 
@@ -84,7 +111,7 @@ class SecretsController(Controller):
         )
         ref = call.ref("secrets", secret.id)
         if payload is not None:
-            _refuse_transport_key(document)
+            await refuse_transport_key(call, document.get("transport_key_id"))
             stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
@@ -98,14 +125,18 @@ def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-class _OneSecret(Controller):
-    """What the resources below one secret's path have in common."""
+class OneSecret(Controller):
+    """What the resources at and below one secret's path have in common."""
 
     name = "Secret retrieval"
+    #: Whether answers here show who uses the secret, from the microversion on that has that.
+    shows_consumers = False
 
     async def find(self, call: Call) -> Found:
         secret_id = require_uuid4(call.ids["secret_id"], "secret")
-        secret = await call.services.secrets.get(secret_id, with_payload=self.needs_payload(call))
+        secret = await call.services.secrets.get(
+            secret_id, call.context.user_id, with_payload=self.needs_payload(call),
+            with_consumers=self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
         if secret is None:
             raise NotFound("Secret not found.")
         return Found(secret, secret_target(secret))
@@ -122,7 +153,7 @@ async def _read_payload(call: Call, secret: Secret) -> Answer:
     if query.get("trans_wrapped_session_key") is not None:
         if not query.get("transport_key_id"):
             raise BadRequest("trans_wrapped_session_key needs the transport_key_id that it belongs to.")
-        raise BadRequest("The transport key id is not known.")
+        await refuse_transport_key(call, query["transport_key_id"])
     accept = call.header("accept")
     label = _label(accept, secret.payload.content_type)
     content = await resources.get_secret(call.services.stores, secret)
@@ -163,8 +194,10 @@ def _unacceptable() -> NotAcceptable:
                          "application/pkcs8 or, if it is UTF-8, text/plain.")
 
 
-class SecretController(_OneSecret):
+class SecretController(OneSecret):
     """``/v1/secrets/{id}``"""
+
+    shows_consumers = True
 
     def operation_for(self, call: Call) -> Operation | None:
         return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
@@ -188,24 +221,29 @@ class SecretController(_OneSecret):
     async def on_put(self, call: Call, found: Found) -> Answer:
         secret: Secret = found.object
         payload = read_put_payload(
-            call.body, call.body_too_large, call.header("content-type"), call.header("content-encoding"),
+            call.body, call.body_too_large, call.content_type, call.header("content-encoding"),
             call.services.conf.max_allowed_secret_in_bytes,
         )
         if secret.content_type is not None:
             raise Conflict("Secret already has data, cannot modify it.")
-        _refuse_transport_key(call.query)
+        await refuse_transport_key(call, call.query.get("transport_key_id"))
         stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type)
         await call.services.secrets.add_payload(secret.id, stored)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything)
     async def on_delete(self, call: Call, found: Found) -> Answer:
+        force = True
+        if call.microversion >= _PROTECTS_USED:
+            force = read_force(call.query)
+            if found.object.consumers and not force:
+                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
         await resources.delete_secret(call.services.stores, found.object)
-        await call.services.secrets.delete(found.object.id)
+        await call.services.secrets.delete(found.object.id, even_if_used=force)
         return Answer(204)
 
 
-class SecretPayloadController(_OneSecret):
+class SecretPayloadController(OneSecret):
     """``/v1/secrets/{id}/payload``"""
 
     name = "Secret payload retrieval"

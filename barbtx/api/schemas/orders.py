@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from barbtx.api.bodies import Schema
 from barbtx.api.schemas.secrets import METADATA_PROPERTIES, read_content_type, read_expiration
 from barbtx.errors import SchemaMismatch
@@ -15,7 +17,7 @@ ORDER = Schema("Order", {
     "type": "object",
     "required": ["type", "meta"],
     "properties": {
-        "type": {"type": "string", "enum": ["key"]},
+        "type": {"type": "string", "enum": ["key", "asymmetric"]},
         "meta": {"type": "object"},
     },
 })
@@ -26,12 +28,27 @@ META = Schema("Secret' within 'Order", {
     "properties": METADATA_PROPERTIES | {
         "algorithm": {"type": "string", "minLength": 1, "maxLength": 255},
         "payload_content_type": {"type": ["string", "null"], "maxLength": 255},
+        "passphrase": {"type": ["string", "null"]},
     },
 })
 
+_EC_BITS = (256, 384, 521)
 
-def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> str:
-    """An order's meta as it is kept and shown: what was sent, with ``name`` and ``expiration`` filled in, as JSON.
+
+@attrs.frozen
+class Wanted:
+    """What an order is for.
+
+    :ivar meta: as it is kept and shown: what was sent, with ``name`` and ``expiration`` filled in, as JSON; never with
+        a passphrase, which whoever may read the order could read.
+    """
+
+    meta: str
+    passphrase: str | None = attrs.field(default=None, repr=False)
+
+
+def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> Wanted:
+    """Read an order's meta.
 
     :raises SchemaMismatch: it does not describe something that can be ordered.
     """
@@ -39,7 +56,10 @@ def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> str:
     if "payload" in meta:
         raise _mismatch("'payload' not allowed for order creation", "payload")
     META.check(meta)
-    if meta["bit_length"] % 8:
+    if meta["algorithm"].lower() == "ec":
+        if meta["bit_length"] not in _EC_BITS:
+            raise _mismatch("'bit_length' must be 256, 384 or 521 for this algorithm", "bit_length")
+    elif meta["bit_length"] % 8:
         raise _mismatch("'bit_length' must be a multiple of 8", "bit_length")
     if meta.get("payload_content_type") is not None:
         try:
@@ -47,8 +67,11 @@ def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> str:
         except ValueError:
             raise _mismatch("payload_content_type is not supported", "payload_content_type") from None
     expiration = read_expiration(meta, now, META.name)
-    shown = expiration.isoformat(timespec="microseconds") if expiration else None
-    return json.dumps({**meta, "name": meta.get("name"), "expiration": shown}, ensure_ascii=False)
+    shown = {key: value for key, value in meta.items() if key != "passphrase"}
+    shown |= {"name": meta.get("name"),
+              "expiration": expiration.isoformat(timespec="microseconds") if expiration else None}
+    passphrase = meta.get("passphrase") if document["type"] == "asymmetric" else None
+    return Wanted(json.dumps(shown, ensure_ascii=False), passphrase or None)
 
 
 def _mismatch(reason: str, prop: str) -> SchemaMismatch:

@@ -147,6 +147,7 @@ def read_put_payload(content: bytes, too_large: bool, content_type: str, encodin
     """The payload that is added to a secret with PUT.
 
     :param too_large: whether the body was cut at the limit, or before.
+    :param content_type: its media type, without parameters.
     :param encoding: the Content-Encoding header.
     :raises BadRequest: it is empty, or not in the encoding it says.
     :raises TooLarge: it is longer than it may be.
@@ -155,25 +156,20 @@ def read_put_payload(content: bytes, too_large: bool, content_type: str, encodin
         raise _too_large(max_bytes)
     if not content:
         raise BadRequest("No data supplied to process.")
-    kind = media_type_of(content_type)
-    if kind == TEXT:
+    if content_type == TEXT:
         try:
             content.decode()
         except UnicodeDecodeError:
             raise BadRequest("The payload is not UTF-8 text; send it as application/octet-stream.") from None
-        return Payload(content, kind)
+        return Payload(content, content_type)
     if encoding is None:
-        return Payload(content, kind)
+        return Payload(content, content_type)
     if encoding.strip().lower() != "base64":
         raise BadRequest("Content-Encoding must be absent or base64.")
     try:
-        return Payload(decode_base64(content), kind)
+        return Payload(decode_base64(content), content_type)
     except ValueError:
         raise BadRequest("The payload is not base64, as Content-Encoding says.") from None
-
-
-def media_type_of(content_type: str) -> str:
-    return content_type.partition(";")[0].strip()
 
 
 def _mismatch(reason: str, prop: str) -> SchemaMismatch:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping
 
 import attrs
-from sqlalchemy import ColumnElement, Select, String, TypeDecorator
+from sqlalchemy import ColumnElement, Select, String, TypeDecorator, func
 from sqlalchemy.orm import Session
 
 _COMPARISONS = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
@@ -40,6 +40,14 @@ def _whole_escapes(pattern: str) -> str:
     """A pattern that ends in a lone escape is an error on PostgreSQL only; it shall mean a backslash everywhere."""
     trailing = len(pattern) - len(pattern.rstrip("\\"))
     return pattern + "\\" * (trailing % 2)
+
+
+def count(session: Session, query: Select, key: ColumnElement) -> int:
+    """How many rows a query finds, without the tables that only its columns are from.
+
+    :param key: the primary key of what is listed.
+    """
+    return session.scalar(query.with_only_columns(func.count(key), maintain_column_froms=False))
 
 
 def ordering(session: Session, sort: Iterable[tuple[ColumnElement, bool]],

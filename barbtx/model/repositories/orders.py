@@ -7,7 +7,7 @@ import json
 import uuid
 
 import attrs
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,17 +15,24 @@ from twisted.internet.interfaces import IReactorTime
 from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
-from barbtx.model.records import ACTIVE, ERROR, PENDING, Lease, NewSecret, Order, Page, Task
-from barbtx.model.repositories.listing import Condition, apply_conditions
+from barbtx.model.records import (
+    ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
+)
+from barbtx.model.repositories.containers import insert_container
+from barbtx.model.repositories.keks import KEK_COLUMNS
+from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.model.repositories.secrets import insert_secret
 from barbtx.times import utcnow
 
 _O = models.Order
 _T = models.OrderRetryTask
+_P = models.OrderPassphrase
 _COLUMNS = (
     _O.id, models.Project.external_id, _O.type, _O.meta, _O.creator_id, _O.status, _O.created_at, _O.updated_at,
     _O.sub_status, _O.sub_status_message, _O.error_status_code, _O.error_reason, _O.secret_id,
+    _O.container_id,
 )
 
 
@@ -35,22 +42,31 @@ class LeaseLost(Exception):
 
 @attrs.frozen
 class OrderRepo:
+    """:ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited."""
+
     database: Database
     clock: IReactorTime
+    quota: int = -1
 
     def create(self, order_id: str, project_id: str, type_: str, meta: str, creator_id: str | None,
-               task: Task, retry_after: float) -> Deferred[None]:
+               task: Task, retry_after: float, passphrase: StoredPayload | None = None) -> Deferred[None]:
         """Create a PENDING order and the row of its first task, in one transaction.
 
         :param retry_after: seconds after which the scheduler shall publish the task again if it is still undone.
+        :param passphrase: where the passphrase is kept for the task.
+        :raises QuotaReached: the project may have no more.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
+            project = project_key(session, project_id, now)
+            enforce(session, project, "orders", self.quota, count_of(_O))
             session.execute(insert(_O).values(
-                id=order_id, project_id=project_key(session, project_id, now), type=type_, meta=meta,
+                id=order_id, project_id=project, type=type_, meta=meta,
                 creator_id=creator_id, status=PENDING, created_at=now, updated_at=now,
             ))
+            if passphrase is not None:
+                session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
             session.execute(insert(_T).values(
                 order_id=order_id, retry_task=task.method, retry_kwargs=json.dumps(dict(task.kwargs)),
                 retry_at=now + datetime.timedelta(seconds=retry_after), retry_count=0, created_at=now,
@@ -68,12 +84,15 @@ class OrderRepo:
         :param meta: text to find, as a whole key or string value, in the orders' meta; ``%`` and ``_`` are wildcards.
         """
         def work(session: Session) -> Page[Order]:
-            query = _select().where(models.Project.external_id == project_id)
+            project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
+            query = select(*_COLUMNS).where(_O.project_id == project)
             if meta:
                 query = apply_conditions(query, [Condition("meta", "like", f"%{_like_quoted(meta)}%")],
                                          {"meta": _O.meta})
-            total = session.scalar(query.with_only_columns(func.count(), maintain_column_froms=True))
-            rows = session.execute(query.order_by(_O.created_at, _O.id).limit(limit).offset(offset))
+            total = count(session, query, _O.id)
+            if offset >= total:
+                return Page((), total)
+            rows = session.execute(query.join(models.Project, models.Project.id == _O.project_id).order_by(_O.created_at, _O.id).limit(limit).offset(offset))
             return Page(tuple(Order(*row) for row in rows), total)
 
         return self.database.interact(work, write=False)
@@ -87,6 +106,7 @@ class OrderRepo:
             if _find(session, order_id, project_id) is None:
                 raise NotFound("Order not found.")
             session.execute(delete(_T).where(_T.order_id == order_id))
+            session.execute(delete(_P).where(_P.order_id == order_id))
             session.execute(delete(_O).where(_O.id == order_id))
 
         return self.database.interact(work)
@@ -108,7 +128,8 @@ class OrderRepo:
             order = _find(session, order_id, project_id) if claimed.rowcount == 1 else None
             if order is None:
                 return None
-            return Lease(order, token, session.scalar(select(_T.retry_count).where(_T.order_id == order_id)))
+            attempt = session.scalar(select(_T.retry_count).where(_T.order_id == order_id))
+            return Lease(order, token, attempt, _find_passphrase(session, order_id))
 
         return self.database.interact(work)
 
@@ -126,7 +147,7 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def complete(self, lease: Lease, made: NewSecret, sub_status: str, sub_status_message: str) -> Deferred[None]:
+    def complete(self, lease: Lease, made: Made, sub_status: str, sub_status_message: str) -> Deferred[None]:
         """Store what an order made and turn it ACTIVE, in one transaction.
 
         :raises LeaseLost: nothing was stored.
@@ -134,9 +155,14 @@ class OrderRepo:
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            _finish(session, lease, now, status=ACTIVE, secret_id=made.id, sub_status=sub_status[:36],
-                    sub_status_message=sub_status_message[:255])
-            insert_secret(session, made, now)
+            shown = ({"container_id": made.container.id} if made.container
+                     else {"secret_id": made.secrets[0].id})
+            _finish(session, lease, now, status=ACTIVE, sub_status=sub_status[:36],
+                    sub_status_message=sub_status_message[:255], **shown)
+            for secret in made.secrets:
+                insert_secret(session, secret, now)
+            if made.container:
+                insert_container(session, made.container, now)
 
         return self.database.interact(work)
 
@@ -198,6 +224,26 @@ def _find(session: Session, order_id: str, project_id: str) -> Order | None:
     return Order(*row) if row else None
 
 
+def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:
+    datum = passphrase.datum
+    columns = {"store_plugin": passphrase.plugin, "store_metadata": json.dumps(dict(passphrase.metadata))}
+    if datum is not None:
+        columns |= {"kek_id": datum.kek.id, "cypher_text": datum.cypher_text,
+                    "kek_meta_extended": datum.kek_meta_extended}
+    return columns
+
+
+def _find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
+    row = session.execute(
+        select(_P.store_plugin, _P.store_metadata, _P.cypher_text, _P.kek_meta_extended, *KEK_COLUMNS)
+        .outerjoin(models.KEK, models.KEK.id == _P.kek_id).where(_P.order_id == order_id)).first()
+    if row is None:
+        return None
+    plugin, metadata, cypher_text, extended, *kek = row
+    datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
+    return StoredPayload(plugin, "text/plain", json.loads(metadata), datum)
+
+
 def _held(statement, lease: Lease):
     return statement.where(_T.order_id == lease.order.id, _T.lease == lease.token)
 
@@ -205,6 +251,7 @@ def _held(statement, lease: Lease):
 def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: object) -> None:
     if session.execute(_held(delete(_T), lease)).rowcount != 1:
         raise LeaseLost
+    session.execute(delete(_P).where(_P.order_id == lease.order.id))
     session.execute(update(_O).where(_O.id == lease.order.id).values(updated_at=now, **columns))
 
 

@@ -7,18 +7,21 @@ import json
 from collections.abc import Mapping
 
 import attrs
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from barbtx.errors import Conflict, NotFound
+from barbtx.errors import BadRequest, Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
+from barbtx.model.repositories.acls import access, access_columns, delete_acl, is_listed, touch
+from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
 from barbtx.model.repositories.keks import KEK_COLUMNS
-from barbtx.model.repositories.listing import Condition, apply_conditions, ordering
+from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.quotas import count_secrets, enforce
 from barbtx.times import utcnow
 
 _S = models.Secret
@@ -29,6 +32,13 @@ _COLUMNS = (
 )
 _PAYLOAD_COLUMNS = (_S.store_plugin, _S.store_metadata, _D.cypher_text, _D.kek_meta_extended, *KEK_COLUMNS)
 
+_CHILDREN = (
+    (_D, _D.secret_id),
+    (models.SecretUserMetadatum, models.SecretUserMetadatum.secret_id),
+    (models.SecretConsumer, models.SecretConsumer.object_id),
+    (models.ContainerSecret, models.ContainerSecret.secret_id),
+)
+
 #: What lists of secrets can be filtered and sorted by, under the API's names.
 COLUMNS: Mapping[str, ColumnElement] = {
     "algorithm": _S.algorithm, "bit_length": _S.bit_length, "created": _S.created_at, "expiration": _S.expiration,
@@ -38,44 +48,74 @@ COLUMNS: Mapping[str, ColumnElement] = {
 
 @attrs.frozen
 class SecretRepo:
+    """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
+
     database: Database
     clock: IReactorTime
+    quota: int = -1
 
     def create(self, new: NewSecret) -> Deferred[None]:
-        """Store a secret, with its payload if it has one; the project is created with it if need be."""
-        now = utcnow(self.clock)
-        return self.database.interact(lambda session: insert_secret(session, new, now))
+        """Store a secret, with its payload if it has one; the project is created with it if need be.
 
-    def get(self, secret_id: str, *, with_payload: bool = False) -> Deferred[Secret | None]:
-        """A secret of any project, unless it has expired.
-
-        :param with_payload: read also where the payload is, and the ciphertext.
+        :raises QuotaReached: the project may have no more.
         """
         now = utcnow(self.clock)
-        return self.database.interact(lambda session: find_secret(session, secret_id, now, with_payload), write=False)
+
+        def work(session: Session) -> None:
+            enforce(session, project_key(session, new.project_id, now), "secrets", self.quota, count_secrets(now))
+            insert_secret(session, new, now)
+
+        return self.database.interact(work)
+
+    def get(self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False,
+            with_consumers: bool = False) -> Deferred[Secret | None]:
+        """A secret of any project, unless it has expired, and what its ACL means to a user.
+
+        :param with_payload: read also where the payload is, and the ciphertext.
+        :param with_consumers: read also who uses it.
+        """
+        now = utcnow(self.clock)
+
+        def work(session: Session) -> Secret | None:
+            secret = find_secret(session, secret_id, user_id, now, with_payload)
+            if secret is None or not with_consumers:
+                return secret
+            return attrs.evolve(secret, consumers=consumers_of(session, SECRET_CONSUMERS, [secret_id])
+                                .get(secret_id, ()))
+
+        return self.database.interact(work, write=False)
 
     def list(self, project_id: str, conditions: tuple[Condition, ...], sort: tuple[tuple[str, bool], ...],
-             limit: int, offset: int) -> Deferred[Page[Secret]]:
+             limit: int, offset: int, *, shared_with: str | None = None,
+             with_consumers: bool = False) -> Deferred[Page[Secret]]:
         """A page of a project's secrets that have not expired.
 
         :param project_id: external id.
         :param conditions: all of which must hold.
         :param sort: names in :data:`COLUMNS`, each with True for descending; oldest first if empty.
+        :param shared_with: a user; the secrets of any project whose ACL names them, instead of the project's.
+        :param with_consumers: read also who uses them.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> Page[Secret]:
-            query = apply_conditions(
-                select(*_COLUMNS).join(models.Project, models.Project.id == _S.project_id)
-                .where(models.Project.external_id == project_id, _unexpired(now)),
-                conditions, COLUMNS,
-            )
-            total = session.scalar(query.with_only_columns(func.count(), maintain_column_froms=True))
+            if shared_with is not None:
+                scope = is_listed(_S.id, shared_with)
+            else:
+                scope = _S.project_id == session.scalar(
+                    select(models.Project.id).where(models.Project.external_id == project_id))
+            query = apply_conditions(select(*_COLUMNS).where(scope, _unexpired(now)), conditions, COLUMNS)
+            total = count(session, query, _S.id)
             if offset >= total:
                 return Page((), total)
             order = ordering(session, [(COLUMNS[name], desc) for name, desc in sort], (_S.created_at, _S.id))
-            rows = session.execute(query.order_by(*order).limit(limit).offset(offset))
-            return Page(tuple(Secret(*row) for row in rows), total)
+            rows = session.execute(query.join(models.Project, models.Project.id == _S.project_id)
+                                   .order_by(*order).limit(limit).offset(offset))
+            secrets = [Secret(*row) for row in rows]
+            if with_consumers:
+                found = consumers_of(session, SECRET_CONSUMERS, [secret.id for secret in secrets])
+                secrets = [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
+            return Page(tuple(secrets), total)
 
         return self.database.interact(work, write=False)
 
@@ -93,22 +133,30 @@ class SecretRepo:
                 .values(updated_at=now, **_payload_columns(payload))
             )
             if changed.rowcount != 1:
-                if find_secret(session, secret_id, now) is None:
+                if find_secret(session, secret_id, None, now) is None:
                     raise NotFound("Secret not found.")
                 raise Conflict("Secret already has data, cannot modify it.")
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)
 
-    def delete(self, secret_id: str) -> Deferred[None]:
+    def delete(self, secret_id: str, *, even_if_used: bool = True) -> Deferred[None]:
         """Delete a secret with everything below it.
 
+        :param even_if_used: whether consumers are no hindrance.
         :raises NotFound: it is gone already.
+        :raises BadRequest: it has consumers.
         """
+        now = utcnow(self.clock)
+
         def work(session: Session) -> None:
-            session.execute(delete(_D).where(_D.secret_id == secret_id))
-            if session.execute(delete(_S).where(_S.id == secret_id)).rowcount != 1:
-                raise NotFound("Secret not found.")
+            touch(session, _S, secret_id, now)
+            if not even_if_used and consumers_of(session, SECRET_CONSUMERS, [secret_id]):
+                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
+            delete_acl(session, secret_id)
+            for model, owner in _CHILDREN:
+                session.execute(delete(model).where(owner == secret_id))
+            session.execute(delete(_S).where(_S.id == secret_id))
 
         return self.database.interact(work)
 
@@ -125,19 +173,22 @@ def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> N
         _insert_datum(session, new.id, new.payload)
 
 
-def find_secret(session: Session, secret_id: str, now: datetime.datetime, with_payload: bool = False) -> Secret | None:
-    """Read a secret that has not expired."""
-    query = select(*_COLUMNS).join(models.Project, models.Project.id == _S.project_id)
+def find_secret(session: Session, secret_id: str, user_id: str | None, now: datetime.datetime,
+                with_payload: bool = False) -> Secret | None:
+    """Read a secret that has not expired, and what its ACL means to a user."""
+    query = (select(*_COLUMNS, *access_columns(_S.id, user_id))
+             .join(models.Project, models.Project.id == _S.project_id))
     if with_payload:
         query = (query.add_columns(*_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
                  .outerjoin(models.KEK, models.KEK.id == _D.kek_id))
     row = session.execute(query.where(_S.id == secret_id, _unexpired(now))).first()
     if row is None:
         return None
-    secret = Secret(*row[:len(_COLUMNS)])
+    columns = len(_COLUMNS)
+    secret = Secret(*row[:columns], access=access(*row[columns:columns + 2]))
     if not with_payload or secret.content_type is None:
         return secret
-    plugin, metadata, cypher_text, extended, *kek = row[len(_COLUMNS):]
+    plugin, metadata, cypher_text, extended, *kek = row[columns + 2:]
     datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
     return attrs.evolve(secret, payload=StoredPayload(plugin, secret.content_type, json.loads(metadata), datum))
 

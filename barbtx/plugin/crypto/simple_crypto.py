@@ -13,18 +13,21 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 from cachetools import TTLCache
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from oslo_config import cfg
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto.envelope import KEY_BYTES, KEY_ID_BYTES, key_id_of, open_sealed, seal
+from barbtx.plugin.crypto.pairs import PAIR_ALGORITHMS, PAIR_BITS, generate_pair
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, ICryptoPlugin, ResponseDTO, SupportType,
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
 )
 from barbtx.plugin.manager import PluginContext
 
@@ -64,7 +67,7 @@ def from_config(context: PluginContext) -> SimpleCrypto:
             "[simple_crypto_plugin] has no master key: set kek_file (barbtx-manage simple_crypto gen_mkek makes one)"
         )
     cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
-    return SimpleCrypto(options.plugin_name, tuple(_master_keys(texts)), cache)
+    return SimpleCrypto(options.plugin_name, tuple(_master_keys(texts)), cache, context.in_thread)
 
 
 def _read_private(path: str) -> str:
@@ -105,11 +108,13 @@ class SimpleCrypto:
     :ivar name: friendly name.
     :ivar masters: master keys, the one that wraps first.
     :ivar cache: unwrapped project keys, by id.
+    :ivar in_thread: calls a function in a thread of the reactor's.
     """
 
     name: str
     masters: tuple[_Key, ...]
     cache: TTLCache = attrs.field(repr=False)
+    in_thread: Callable[..., Deferred[Any]]
     random: Callable[[int], bytes] = os.urandom
 
     def get_plugin_name(self) -> str:
@@ -122,7 +127,7 @@ class SimpleCrypto:
         if type_enum is SupportType.SYMMETRIC_KEY_GENERATION:
             lengths = _XTS_BITS if (mode or "").lower() == "xts" else _BITS
             return (algorithm or "").lower() in _SYMMETRIC and bit_length in lengths
-        return False
+        return (algorithm or "").lower() in PAIR_ALGORITHMS and bit_length in PAIR_BITS
 
     def bind_kek_metadata(self, kek_meta: KEKMeta, project_id: str) -> KEKMeta:
         if kek_meta.plugin_meta:
@@ -145,6 +150,16 @@ class SimpleCrypto:
 
     def generate_symmetric(self, dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         return self.encrypt(EncryptDTO(self.random(dto.bit_length // 8), dto.secret_id), kek_meta, project_id)
+
+    async def generate_asymmetric(self, dto: GeneratePairDTO, kek_meta: KEKMeta,
+                                  project_id: str) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
+        private, public = await self.in_thread(generate_pair, dto.algorithm, dto.bit_length, dto.passphrase)
+
+        def sealed(content: bytes, secret_id: str) -> ResponseDTO:
+            return self.encrypt(EncryptDTO(content, secret_id), kek_meta, project_id)
+
+        passphrase = sealed(dto.passphrase.encode(), dto.passphrase_id) if dto.passphrase else None
+        return sealed(private, dto.private_id), sealed(public, dto.public_id), passphrase
 
     def _kek(self, kek_meta: KEKMeta, project_id: str) -> _Key:
         # The project is part of the key's context: cached under the id alone, it would not be checked again.

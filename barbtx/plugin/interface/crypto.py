@@ -21,6 +21,7 @@ class SupportType(enum.Enum):
 
     ENCRYPT_DECRYPT = "encrypt and decrypt"
     SYMMETRIC_KEY_GENERATION = "generate symmetric keys"
+    ASYMMETRIC_KEY_GENERATION = "generate asymmetric keys"
 
 
 @attrs.frozen
@@ -48,6 +49,18 @@ class GenerateDTO:
     bit_length: int
     mode: str | None
     secret_id: str
+
+
+@attrs.frozen
+class GeneratePairDTO:
+    """A key pair to be made, and the secrets that its parts, and the passphrase of the private one, are for."""
+
+    algorithm: str
+    bit_length: int
+    passphrase: str | None = attrs.field(repr=False)
+    private_id: str
+    public_id: str
+    passphrase_id: str
 
 
 @attrs.frozen
@@ -90,6 +103,11 @@ class ICryptoPlugin(Interface):
 
     def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         """Make a key and encrypt it under a project's key."""
+
+
+    def generate_asymmetric(dto: GeneratePairDTO, kek_meta: KEKMeta,
+                            project_id: str) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
+        """Make a key pair and encrypt its private and its public part, and the passphrase if there is one."""
 
 
 class DecryptionFailed(Exception):

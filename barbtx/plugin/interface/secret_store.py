@@ -15,6 +15,7 @@ from zope.interface import Interface
 from barbtx.model.records import EncryptedDatum
 
 SYMMETRIC_ALGORITHMS = frozenset({"aes", "des", "desede", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
+ASYMMETRIC_ALGORITHMS = frozenset({"diffie_hellman", "dsa", "rsa", "ec"})
 
 
 @attrs.frozen
@@ -24,6 +25,7 @@ class KeySpec:
     alg: str | None = None
     bit_length: int | None = None
     mode: str | None = None
+    passphrase: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -54,6 +56,24 @@ class Kept:
 
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     datum: EncryptedDatum | None = None
+
+
+@attrs.frozen
+class PairIds:
+    """The ids of the secrets that the parts of a key pair will be."""
+
+    private: str
+    public: str
+    passphrase: str
+
+
+@attrs.frozen
+class KeptPair:
+    """Receipts for a key pair and, if there is one, its passphrase."""
+
+    private: Kept
+    public: Kept
+    passphrase: Kept | None = None
 
 
 class ISecretStore(Interface):
@@ -87,3 +107,9 @@ class ISecretStore(Interface):
 
     def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
         """Make a key and keep it."""
+
+    def generate_asymmetric_key(ids: PairIds, project_id: str, key_spec: KeySpec) -> KeptPair:
+        """Make a key pair and keep it, the private part encrypted with the passphrase if there is one."""
+
+    def get_transport_key() -> str | None:
+        """A certificate, base64 of X.509, for which clients may wrap payloads; None if the store cannot unwrap any."""

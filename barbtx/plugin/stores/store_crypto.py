@@ -15,8 +15,12 @@ from zope.interface import implementer
 from barbtx.errors import NotSupported
 from barbtx.model.records import EncryptedDatum, KEKMeta
 from barbtx.model.repositories.keks import KEKRepo
-from barbtx.plugin.interface.crypto import DecryptDTO, EncryptDTO, GenerateDTO, ICryptoPlugin, SupportType
-from barbtx.plugin.interface.secret_store import SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, SecretDTO
+from barbtx.plugin.interface.crypto import (
+    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
+)
+from barbtx.plugin.interface.secret_store import (
+    ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, KeptPair, PairIds, SecretDTO,
+)
 from barbtx.plugin.manager import CRYPTO, PluginContext, full_name, load
 
 OPTIONS = {
@@ -51,7 +55,10 @@ class StoreCrypto:
         return any(plugin.supports(SupportType.ENCRYPT_DECRYPT) for plugin in self.plugins)
 
     def generate_supports(self, key_spec: KeySpec) -> bool:
-        return (key_spec.alg or "").lower() in SYMMETRIC_ALGORITHMS
+        return (key_spec.alg or "").lower() in SYMMETRIC_ALGORITHMS | ASYMMETRIC_ALGORITHMS
+
+    def get_transport_key(self) -> None:
+        """There is none: what is wrapped for it could not be unwrapped."""
 
     async def store_secret(self, secret: SecretDTO) -> Kept:
         plugin = self._plugin(SupportType.ENCRYPT_DECRYPT)
@@ -75,6 +82,14 @@ class StoreCrypto:
         dto = GenerateDTO(key_spec.alg, key_spec.bit_length, key_spec.mode, secret_id)
         return await self._keep(plugin, plugin.generate_symmetric, dto, project_id)
 
+    async def generate_asymmetric_key(self, ids: PairIds, project_id: str, key_spec: KeySpec) -> KeptPair:
+        plugin = self._plugin(SupportType.ASYMMETRIC_KEY_GENERATION, key_spec)
+        kek = await self._active_kek(plugin, project_id)
+        dto = GeneratePairDTO(key_spec.alg, key_spec.bit_length, key_spec.passphrase, ids.private, ids.public,
+                              ids.passphrase)
+        made = await maybeDeferred(plugin.generate_asymmetric, dto, kek, project_id)
+        return KeptPair(*(_kept(kek, part) if part is not None else None for part in made))
+
     def _plugin(self, what: SupportType, spec: KeySpec = KeySpec()) -> Any:
         for plugin in self.plugins:
             if plugin.supports(what, spec.alg, spec.bit_length, spec.mode):
@@ -86,7 +101,7 @@ class StoreCrypto:
                     project_id: str) -> Kept:
         kek = await self._active_kek(plugin, project_id)
         made = await maybeDeferred(make, dto, kek, project_id)
-        return Kept(datum=EncryptedDatum(kek, made.cypher_text, made.kek_meta_extended))
+        return _kept(kek, made)
 
     async def _active_kek(self, plugin: Any, project_id: str) -> KEKMeta:
         name = full_name(plugin)
@@ -109,3 +124,7 @@ class StoreCrypto:
         for plugin in self.plugins:
             for project_id, kek in await self.keks.oldest_and_newest(full_name(plugin)):
                 await maybeDeferred(plugin.check_kek, kek, project_id)
+
+
+def _kept(kek: KEKMeta, made: ResponseDTO) -> Kept:
+    return Kept(datum=EncryptedDatum(kek, made.cypher_text, made.kek_meta_extended))

@@ -1,0 +1,69 @@
+"""ACLs of secrets and containers. Source: the contract, section 6."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from barbtx.api.answers import Answer
+from barbtx.api.controllers.containers import OneContainer
+from barbtx.api.controllers.secrets import OneSecret
+from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.schemas.acls import ACL
+from barbtx.model.records import Acl
+from barbtx.model.repositories.acls import AclRepo
+
+_UNSET = {"read": {"project-access": True}}
+
+
+def _document(acl: Acl | None) -> dict[str, Any]:
+    if acl is None:
+        return _UNSET
+    return {"read": {"project-access": acl.project_access, "users": list(acl.users),
+                     "created": acl.created.isoformat(), "updated": acl.updated.isoformat()}}
+
+
+def _controller(kind: str, base: type[Controller]) -> type[Controller]:
+    """The controller of ``…/{id}/acl`` for one kind of object."""
+    title = kind.capitalize()
+
+    def repo(call: Call) -> AclRepo:
+        return getattr(call.services, f"{kind}_acls")
+
+    def written(call: Call, found: Found) -> Answer:
+        return Answer(document={"acl_ref": f"{call.ref(f'{kind}s', found.object.id)}/acl"})
+
+    class AclController(base):
+        name = f"{title}ACL(s) retrieval"
+
+        @operation(name, f"{kind}_acls:get")
+        async def on_get(self, call: Call, found: Found) -> Answer:
+            return Answer(document=_document(await repo(call).get(found.object.id)))
+
+        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL)
+        async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+            read = document.get("read")
+            if read:
+                await repo(call).replace(found.object.id, read.get("project-access", True), read.get("users", []))
+            else:
+                await repo(call).remove(found.object.id)
+            return written(call, found)
+
+        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL)
+        async def on_patch(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+            read = document.get("read")
+            if read:
+                await repo(call).merge(found.object.id, read.get("project-access"), read.get("users"))
+            return written(call, found)
+
+        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete")
+        async def on_delete(self, call: Call, found: Found) -> Answer:
+            await repo(call).remove(found.object.id)
+            return Answer(content=b"null")
+
+    AclController.__name__ = AclController.__qualname__ = f"{title}AclController"
+    return AclController
+
+
+SecretAclController = _controller("secret", OneSecret)
+ContainerAclController = _controller("container", OneContainer)

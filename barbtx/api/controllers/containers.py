@@ -1,0 +1,110 @@
+"""Containers, and the secrets in them. Source: the contract, section 7."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from barbtx.api.answers import Answer
+from barbtx.api.controllers.ids import require_uuid4
+from barbtx.api.dispatch import Call, Controller, Found, UntypedBody, operation
+from barbtx.api.negotiation import accepts_anything
+from barbtx.api.paging import Paging
+from barbtx.api.schemas.containers import CONTAINER, CONTAINER_SECRET, read_entries, read_entry
+from barbtx.errors import BadRequest, NotFound
+from barbtx.identity.targets import container_target
+from barbtx.model.records import Container, NewContainer
+from barbtx.model.repositories.listing import Condition
+
+
+def container_document(call: Call, container: Container) -> dict[str, Any]:
+    """A container as clients see it."""
+    return {
+        "created": container.created.isoformat(),
+        "updated": container.updated.isoformat(),
+        "status": container.status,
+        "name": container.name,
+        "type": container.type,
+        "creator_id": container.creator_id,
+        "secret_refs": [{"name": entry.name, "secret_ref": call.ref("secrets", entry.secret_id)}
+                        for entry in container.entries],
+        "consumers": [dict(consumer) for consumer in container.consumers],
+        "container_ref": call.ref("containers", container.id),
+    }
+
+
+class ContainersController(Controller):
+    """``/v1/containers``"""
+
+    name = "Containers(s) retrieval"
+
+    @operation(name, "containers:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        query = call.query
+        conditions = []
+        if query.get("name"):
+            conditions.append(Condition("name", "like", query["name"]))
+        if query.get("type"):
+            conditions.append(Condition("type", "eq", query["type"]))
+        paging = Paging.from_query(query, call.services.conf)
+        page = await call.services.containers.list(call.context.project_id, conditions, paging.limit, paging.offset)
+        items = [container_document(call, container) for container in page.items]
+        return Answer(document=paging.document("containers", items, page, f"{call.base}/v1/containers", query))
+
+    @operation("Container creation", "containers:post", body=CONTAINER)
+    async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        container = NewContainer(
+            str(uuid.uuid4()), call.context.project_id, document["type"], document.get("name"), call.context.user_id,
+            read_entries(document, call.base))
+        await call.services.containers.create(container)
+        ref = call.ref("containers", container.id)
+        return Answer(201, {"container_ref": ref}, headers={"Location": ref})
+
+
+class OneContainer(Controller):
+    """What the resources at and below one container's path have in common."""
+
+    name = "Container retrieval"
+
+    async def find(self, call: Call) -> Found:
+        container_id = require_uuid4(call.ids["container_id"], "container")
+        container = await call.services.containers.get(container_id, call.context.user_id)
+        if container is None:
+            raise NotFound("Secrets container not found.")
+        return Found(container, container_target(container))
+
+
+class ContainerController(OneContainer):
+    """``/v1/containers/{id}``"""
+
+    @operation("Container retrieval", "container:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return Answer(document=container_document(call, found.object))
+
+    @operation("Container deletion", "container:delete", accepts=accepts_anything)
+    async def on_delete(self, call: Call, found: Found) -> Answer:
+        if found.object.project_id != call.context.project_id:
+            raise NotFound("Secrets container not found.")
+        await call.services.containers.delete(found.object.id)
+        return Answer(204)
+
+
+class ContainerSecretsController(OneContainer):
+    """``/v1/containers/{id}/secrets``"""
+
+    name = "Container secret creation"
+
+    @operation(name, "container_secret:post", body=CONTAINER_SECRET)
+    async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        if found.object.type != "generic":
+            raise BadRequest("Only 'generic' containers can be modified.")
+        await call.services.containers.add_secret(found.object, call.context.project_id, read_entry(document))
+        ref = call.ref("containers", found.object.id)
+        return Answer(201, {"container_ref": ref}, headers={"Location": ref})
+
+    @operation("Container secret deletion", "container_secret:delete", accepts=accepts_anything,
+               body=UntypedBody(CONTAINER_SECRET))
+    async def on_delete(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        await call.services.containers.remove_secret(found.object, call.context.project_id, read_entry(document))
+        return Answer(204)

@@ -1,0 +1,74 @@
+"""User metadata of secrets. Source: the contract, section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from barbtx.api.answers import Answer
+from barbtx.api.controllers.secrets import OneSecret
+from barbtx.api.dispatch import Call, Found, operation
+from barbtx.api.negotiation import accepts_anything, accepts_json_alone
+from barbtx.api.schemas.user_metadata import METADATA, METADATUM, lower_keys
+from barbtx.errors import Conflict, MethodNotAllowed, NotFound
+
+
+def _not_found() -> NotFound:
+    return NotFound("Secret metadata not found.")
+
+
+class SecretMetadataController(OneSecret):
+    """``/v1/secrets/{id}/metadata``"""
+
+    name = "Secret metadata retrieval"
+
+    def _ref(self, call: Call, found: Found) -> str:
+        return f"{call.ref('secrets', found.object.id)}/metadata"
+
+    @operation(name, "secret_meta:get", accepts=accepts_json_alone)
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return Answer(document={"metadata": await call.services.user_metadata.get(found.object.id)})
+
+    @operation("Secret metadata creation", "secret_meta:put", body=METADATA)
+    async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        await call.services.user_metadata.replace(found.object.id, lower_keys(document["metadata"]))
+        return Answer(201, {"metadata_ref": self._ref(call, found)})
+
+    @operation("Secret metadatum creation", "secret_meta:post", body=METADATUM)
+    async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        key, value = document["key"].lower(), document["value"]
+        await call.services.user_metadata.add(found.object.id, key, value)
+        return Answer(201, {"key": key, "value": value}, headers={"Location": f"{self._ref(call, found)}/{key}"})
+
+
+class SecretMetadatumController(OneSecret):
+    """``/v1/secrets/{id}/metadata/{key}``"""
+
+    name = "Secret metadatum retrieval"
+
+    @operation(name, "secret_meta:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        key = call.ids["key"]
+        metadata = await call.services.user_metadata.get(found.object.id)
+        if key not in metadata:
+            raise _not_found()
+        return Answer(document={"key": key, "value": metadata[key]})
+
+    @operation("Secret metadatum update", "secret_meta:put", accepts=accepts_anything, body=METADATUM)
+    async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
+        key, value = document["key"].lower(), document["value"]
+        if call.ids["key"] not in await call.services.user_metadata.get(found.object.id):
+            raise _not_found()
+        if key != call.ids["key"]:
+            raise Conflict("Conflict. Key in request body does not match the key in the path.")
+        await call.services.user_metadata.change(found.object.id, key, value)
+        return Answer(document={"key": key, "value": value})
+
+    @operation("Secret metadatum removal", "secret_meta:delete")
+    async def on_delete(self, call: Call, found: Found) -> Answer:
+        await call.services.user_metadata.remove(found.object.id, call.ids["key"])
+        return Answer(204)
+
+    @operation(name, "secret_meta:get", accepts=accepts_anything)
+    async def on_other(self, call: Call, found: Found) -> Answer:
+        raise MethodNotAllowed

@@ -1,0 +1,20 @@
+"""Bodies of ACLs. Source: the contract, section 6."""
+
+from __future__ import annotations
+
+from barbtx.api.bodies import Schema
+
+ACL = Schema("ACL", {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "read": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "users": {"type": "array", "items": {"type": "string", "maxLength": 255}},
+                "project-access": {"type": "boolean"},
+            },
+        },
+    },
+})

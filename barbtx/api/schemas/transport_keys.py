@@ -1,0 +1,11 @@
+"""Bodies of transport keys. Source: the contract, section 10."""
+
+from __future__ import annotations
+
+from barbtx.api.bodies import Schema
+
+TRANSPORT_KEY = Schema("Transport Key", {
+    "type": "object",
+    "required": ["plugin_name", "transport_key"],
+    "properties": {name: {"type": "string", "minLength": 1} for name in ("plugin_name", "transport_key")},
+})

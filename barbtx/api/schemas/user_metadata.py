@@ -1,0 +1,35 @@
+"""Bodies of secrets' user metadata. Source: the contract, section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from barbtx.api.bodies import Schema
+from barbtx.errors import SchemaMismatch
+
+_KEY = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9_-]*$"}
+_VALUE = {"type": "string", "maxLength": 255}
+
+METADATA = Schema("SecretMetadata", {
+    "type": "object",
+    "required": ["metadata"],
+    "properties": {"metadata": {"type": "object", "propertyNames": _KEY, "additionalProperties": _VALUE}},
+})
+
+METADATUM = Schema("SecretMetadatum", {
+    "type": "object",
+    "required": ["key", "value"],
+    "additionalProperties": False,
+    "properties": {"key": _KEY, "value": _VALUE},
+})
+
+
+def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The same metadata with its keys as they are stored.
+
+    :raises SchemaMismatch: two keys differ only by case.
+    """
+    lowered = {key.lower(): value for key, value in metadata.items()}
+    if len(lowered) != len(metadata):
+        raise SchemaMismatch(METADATA.name, "two keys are the same but for their case", "metadata")
+    return lowered

@@ -1,0 +1,69 @@
+"""Transport keys: of the whole deployment."""
+
+from __future__ import annotations
+
+import uuid
+
+import attrs
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from barbtx.errors import NotFound
+from barbtx.model import models
+from barbtx.model.database import Database
+from barbtx.model.records import ACTIVE, Page, TransportKey
+from barbtx.times import utcnow
+
+_K = models.TransportKey
+_COLUMNS = (_K.id, _K.plugin_name, _K.transport_key, _K.status, _K.created_at, _K.updated_at)
+
+
+@attrs.frozen
+class TransportKeyRepo:
+    database: Database
+    clock: IReactorTime
+
+    def create(self, plugin_name: str, transport_key: str) -> Deferred[str]:
+        """Add a key; its id."""
+        now = utcnow(self.clock)
+        key_id = str(uuid.uuid4())
+
+        def work(session: Session) -> str:
+            session.execute(insert(_K).values(id=key_id, plugin_name=plugin_name, transport_key=transport_key,
+                                              status=ACTIVE, created_at=now, updated_at=now))
+            return key_id
+
+        return self.database.interact(work)
+
+    def get(self, key_id: str) -> Deferred[TransportKey | None]:
+        """A key by its id."""
+        def work(session: Session) -> TransportKey | None:
+            row = session.execute(select(*_COLUMNS).where(_K.id == key_id)).first()
+            return TransportKey(*row) if row else None
+
+        return self.database.interact(work, write=False)
+
+    def list(self, plugin_name: str | None, limit: int, offset: int) -> Deferred[Page[str]]:
+        """A page of the keys' ids, of one store or of all, oldest first."""
+        def work(session: Session) -> Page[str]:
+            query = select(_K.id)
+            if plugin_name:
+                query = query.where(_K.plugin_name == plugin_name)
+            total = session.scalar(select(func.count()).select_from(query.subquery()))
+            rows = session.scalars(query.order_by(_K.created_at, _K.id).limit(limit).offset(min(offset, total)))
+            return Page(tuple(rows), total)
+
+        return self.database.interact(work, write=False)
+
+    def delete(self, key_id: str) -> Deferred[None]:
+        """Delete a key.
+
+        :raises NotFound: it is gone already.
+        """
+        def work(session: Session) -> None:
+            if session.execute(delete(_K).where(_K.id == key_id)).rowcount != 1:
+                raise NotFound("Transport key not found.")
+
+        return self.database.interact(work)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
-from barbtx.errors import Fault, describe
+from barbtx.errors import BarbtxError, Fault, describe
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -76,6 +76,10 @@ class BaseTask(ABC, Generic[E, R]):
         """Run the task as :meth:`process` does, but never raise: what failed is logged and the answer is None."""
         try:
             return await self.process(*args, **kwargs)
+        except BarbtxError as problem:
+            if problem.status == 500:
+                log.failure("{task}: suppressed exception", task=self.get_name())
+            return None
         except Exception:
             log.failure("{task}: suppressed exception", task=self.get_name())
             return None

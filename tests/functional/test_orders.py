@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.service import Api
@@ -49,6 +50,46 @@ async def test_what_cannot_be_made_ends_in_error_with_a_reason(api: Api, meta: d
     assert order["error_reason"].startswith("Process TypeOrder issue seen - ")
     assert "secret_ref" not in order
     assert (await api.get("/v1/secrets")).json["total"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failed_pair_leaves_nothing(api: Api) -> None:
+    for algorithm, bits in (("ec", 256), ("rsa", 1032), ("aes", 256), ("diffie_hellman", 1024)):
+        order = await api.finished(await _pair(api, algorithm=algorithm, bit_length=bits, passphrase="p"))
+        assert (order["status"], order["error_status_code"]) == ("ERROR", "400")
+    for collection in ("secrets", "containers"):
+        assert (await api.get(f"/v1/{collection}")).json["total"] == 0
+
+
+async def _pair(api: Api, **meta: object) -> str:
+    reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": meta})
+    assert reply.status == 202, reply
+    return reply.json["order_ref"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secret_only(api: Api) -> None:
+    passphrase = "a very own passphrase"
+    order = await api.finished(
+        await _pair(api, algorithm="RSA", bit_length=2048, name="pair", passphrase=passphrase))
+    assert order["status"] == "ACTIVE" and "passphrase" not in order["meta"]
+    container = (await api.get(order["container_ref"])).json
+    refs = {entry["name"]: entry["secret_ref"] for entry in container["secret_refs"]}
+    assert (container["type"], container["name"], set(refs)) == (
+        "rsa", "pair", {"private_key", "public_key", "private_key_passphrase"})
+    payloads = {name: (await api.get(f"{ref}/payload")).content for name, ref in refs.items()}
+    private = load_pem_private_key(payloads["private_key"], passphrase.encode())
+    assert private.public_key() == load_pem_public_key(payloads["public_key"])
+    assert payloads["private_key_passphrase"].decode() == passphrase
+    assert passphrase not in str((await api.get("/v1/orders")).json)
+    assert passphrase not in api.process.read_log()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_passphrase_that_is_no_text_is_refused(api: Api) -> None:
+    reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {
+        "algorithm": "rsa", "bit_length": 2048, "passphrase": 5}})
+    assert reply.status == 400
 
 
 @pytest_twisted.ensureDeferred

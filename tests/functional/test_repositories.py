@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from barbtx.errors import Conflict, NotFound
 from barbtx.model.database import Database
 from barbtx.model.models import Base, Project
-from barbtx.model.records import EncryptedDatum, KEKMeta, NewSecret, StoredPayload, Task
+from barbtx.model.records import EncryptedDatum, KEKMeta, Made, NewSecret, StoredPayload, Task
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
@@ -246,14 +246,14 @@ async def test_a_claim_ends_when_it_is_not_renewed(orders: OrderRepo, clock: Clo
     with pytest.raises(LeaseLost):
         await orders.renew(first, 30)
     with pytest.raises(LeaseLost):
-        await orders.complete(first, new_secret(), "s", "m")
+        await orders.complete(first, Made((new_secret(),)), "s", "m")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_completed_order_has_its_secret_and_no_task(orders: OrderRepo, secrets: SecretRepo) -> None:
     order_id, made = await new_order(orders), new_secret()
     lease = await orders.claim(order_id, "p", 30)
-    await orders.complete(lease, made, "s" * 40, "m" * 300)
+    await orders.complete(lease, Made((made,)), "s" * 40, "m" * 300)
     order = await orders.get(order_id, "p")
     assert (order.status, order.secret_id) == ("ACTIVE", made.id)
     assert (order.sub_status, order.sub_status_message) == ("s" * 36, "m" * 255)
@@ -265,9 +265,9 @@ async def test_a_completed_order_has_its_secret_and_no_task(orders: OrderRepo, s
 async def test_what_an_order_made_is_not_stored_twice(orders: OrderRepo, secrets: SecretRepo) -> None:
     order_id, second = await new_order(orders), new_secret()
     lease = await orders.claim(order_id, "p", 30)
-    await orders.complete(lease, new_secret(), "s", "m")
+    await orders.complete(lease, Made((new_secret(),)), "s", "m")
     with pytest.raises(LeaseLost):
-        await orders.complete(lease, second, "s", "m")
+        await orders.complete(lease, Made((second,)), "s", "m")
     assert await secrets.get(second.id) is None
 
 
@@ -277,7 +277,7 @@ async def test_an_order_deleted_in_the_middle_stores_nothing(orders: OrderRepo, 
     lease = await orders.claim(order_id, "p", 30)
     await orders.delete(order_id, "p")
     with pytest.raises(LeaseLost):
-        await orders.complete(lease, made, "s", "m")
+        await orders.complete(lease, Made((made,)), "s", "m")
     assert await secrets.get(made.id) is None
 
 

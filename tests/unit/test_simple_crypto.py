@@ -8,9 +8,15 @@ import uuid
 
 import attrs
 import pytest
+import pytest_twisted
+from cryptography.hazmat.primitives.asymmetric import dsa, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import (
+    load_der_private_key, load_der_public_key, load_pem_private_key, load_pem_public_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -20,7 +26,7 @@ from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.crypto.envelope import open_sealed, seal
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, ICryptoPlugin, SupportType,
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, SupportType,
 )
 from barbtx.plugin.manager import PluginContext
 
@@ -28,7 +34,7 @@ from barbtx.plugin.manager import PluginContext
 def plugin(*keys: str) -> simple_crypto.SimpleCrypto:
     conf = load()
     conf.set_override("kek", list(keys), group="simple_crypto_plugin")
-    return simple_crypto.from_config(PluginContext(conf, Clock(), None))
+    return simple_crypto.from_config(PluginContext(conf, Clock(), None, maybeDeferred))
 
 
 def new_kek(crypto: simple_crypto.SimpleCrypto, project: str = "p") -> KEKMeta:
@@ -107,6 +113,25 @@ def test_generated_keys_have_the_length_that_was_asked_for(bits: int) -> None:
     assert len(crypto.decrypt(DecryptDTO(made.cypher_text, "s"), kek, "p")) * 8 == bits
 
 
+@pytest.mark.parametrize("passphrase", [None, "", "open sesame"])
+@pytest.mark.parametrize(("algorithm", "kind"), [("RSA", rsa.RSAPrivateKey), ("dsa", dsa.DSAPrivateKey)])
+@pytest_twisted.ensureDeferred
+async def test_generated_pairs_fit_together(algorithm: str, kind: type, passphrase: str | None) -> None:
+    crypto = plugin(KEY)
+    kek = new_kek(crypto)
+    dto = GeneratePairDTO(algorithm, 1024, passphrase, "private", "public", "passphrase")
+    parts = dict(zip(("private", "public", "passphrase"), await crypto.generate_asymmetric(dto, kek, "p")))
+    opened = {name: crypto.decrypt(DecryptDTO(part.cypher_text, name), kek, "p")
+              for name, part in parts.items() if part is not None}
+    pem = algorithm == "RSA"
+    password = passphrase.encode() if passphrase else None
+    private = (load_pem_private_key if pem else load_der_private_key)(opened["private"], password)
+    public = (load_pem_public_key if pem else load_der_public_key)(opened["public"])
+    assert isinstance(private, kind) and private.key_size == 1024
+    assert private.public_key().public_numbers() == public.public_numbers()
+    assert opened.get("passphrase") == password
+
+
 @pytest.mark.parametrize(("algorithm", "bits", "mode", "supported"), [
     ("AES", 256, None, True), ("aes", 512, None, False), ("aes", 512, "XTS", True), ("aes", 64, "xts", False),
     ("hmacsha512", 128, "cbc", True), ("rsa", 2048, None, False), ("", 128, None, False),
@@ -134,7 +159,7 @@ def test_a_key_file_that_others_may_read_stops_the_start(tmp_path) -> None:
     path.chmod(0o640)
     conf = load([], [f"simple_crypto_plugin.kek_file={path}"])
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        simple_crypto.from_config(PluginContext(conf, Clock(), None))
+        simple_crypto.from_config(PluginContext(conf, Clock(), None, maybeDeferred))
 
 
 def test_keys_and_payloads_are_not_in_any_repr() -> None:

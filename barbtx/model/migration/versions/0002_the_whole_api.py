@@ -154,6 +154,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("secret_id", "key", name="pk_secret_user_metadata"),
         **_MYSQL,
     )
+    op.create_index("ix_acl_users_user_id", "acl_users", ["user_id"])
+    op.create_index("ix_container_secret_container_id", "container_secret", ["container_id"])
+    op.create_index("ix_container_secret_secret_id", "container_secret", ["secret_id"])
+    op.create_index("ix_order_passphrases_kek_id", "order_passphrases", ["kek_id"])
+    op.create_index("ix_container_consumer_metadata_project_id", "container_consumer_metadata", ["project_id"])
+    op.create_index("ix_secret_consumer_metadata_project_id", "secret_consumer_metadata", ["project_id"])
     op.add_column("orders", sa.Column("container_id", _ID, nullable=True))
 
 

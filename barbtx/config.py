@@ -9,6 +9,7 @@ from oslo_config import cfg
 
 from barbtx.errors import ConfigurationError
 from barbtx.options import list_opts
+from barbtx.plugin.manager import BACKEND_OPTIONS
 
 
 def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.ConfigOpts:
@@ -26,6 +27,8 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.Config
     files = list(files)
     try:
         conf(args=[], project="barbtx", default_config_files=files, default_config_dirs=[])
+        for suffix in conf.secretstore.stores_lookup_suffix:
+            conf.register_opts(BACKEND_OPTIONS, group=f"secretstore:{suffix}")
         for path in files:
             _check_names(conf, path)
         for override in overrides:
@@ -36,8 +39,13 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.Config
     return conf
 
 
+def _sections(conf: cfg.ConfigOpts) -> list[tuple[str, list[cfg.Opt]]]:
+    backends = [(f"secretstore:{suffix}", BACKEND_OPTIONS) for suffix in conf.secretstore.stores_lookup_suffix]
+    return [*list_opts(), *backends]
+
+
 def _known(conf: cfg.ConfigOpts) -> dict[str, set[str]]:
-    return {section: {opt.dest for opt in opts} for section, opts in list_opts()}
+    return {section: {opt.dest for opt in opts} for section, opts in _sections(conf)}
 
 
 def _check_names(conf: cfg.ConfigOpts, path: str) -> None:
@@ -75,7 +83,7 @@ def _override(conf: cfg.ConfigOpts, override: str) -> None:
 
 
 def _check_values(conf: cfg.ConfigOpts) -> None:
-    for section, opts in list_opts():
+    for section, opts in _sections(conf):
         group = conf if section == "DEFAULT" else conf[section]
         for opt in opts:
             getattr(group, opt.dest)

@@ -21,6 +21,7 @@ from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
+from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
@@ -60,7 +61,7 @@ class Foundation:
             OrderRepo(database, reactor, quotas["orders"]),
             ContainerRepo(database, reactor, quotas["containers"]),
             QuotaRepo(database, reactor, quotas),
-            StoreManager.from_config(context),
+            StoreManager.from_config(context, SecretStoreRepo(database, reactor)),
         )
 
     def tasks(self) -> Tasks:
@@ -76,6 +77,8 @@ class Foundation:
         :raises ServiceUnavailable: the database is down, so that nothing can be said yet.
         """
         await self.database.interact(check_schema, write=False)
+        if self.stores.backends:
+            await self.stores.choices.sync([backend.configured for backend in self.stores.backends])
         for store in self.stores.stores:
             try:
                 await maybeDeferred(getattr(store, "check", lambda: None))

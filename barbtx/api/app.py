@@ -19,6 +19,7 @@ from barbtx.api.controllers.orders import OrderController, OrdersController
 from barbtx.api.controllers.quotas import ProjectQuotasController, ProjectsQuotasController, QuotasController
 from barbtx.api.controllers.secret_stores import (
     GlobalDefaultController, PreferredStoreController, SecretStoreController, SecretStoresController,
+    StorePreferenceController,
 )
 from barbtx.api.controllers.secrets import SecretController, SecretPayloadController, SecretsController
 from barbtx.api.controllers.transport_keys import TransportKeyController, TransportKeysController
@@ -61,7 +62,7 @@ V1_ROUTES: Mapping[str, type[Controller]] = {
     "/v1/secret-stores/global-default": GlobalDefaultController,
     "/v1/secret-stores/preferred": PreferredStoreController,
     "/v1/secret-stores/<store_id>": SecretStoreController,
-    "/v1/secret-stores/<store_id>/preferred": SecretStoreController,
+    "/v1/secret-stores/<store_id>/preferred": StorePreferenceController,
 }
 
 

@@ -293,3 +293,27 @@ class TransportKey(Base):
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
     updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class SecretStore(Base):
+    """A configured backend for payloads, where several are configured; kept in line with the configuration."""
+
+    __tablename__ = "secret_stores"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    store_plugin: Mapped[str] = mapped_column(String(255))
+    crypto_plugin: Mapped[str | None] = mapped_column(String(255))
+    global_default: Mapped[bool] = mapped_column(Boolean)
+    name: Mapped[str] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class ProjectSecretStore(Base):
+    """The backend that a project prefers for what it stores from now on."""
+
+    __tablename__ = "project_secret_store"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    secret_store_id: Mapped[str] = mapped_column(ForeignKey("secret_stores.id"), index=True)

@@ -193,6 +193,20 @@ class TransportKey:
 
 
 @attrs.frozen
+class SecretStore:
+    """A configured backend; plugins under the names that the configuration gives them."""
+
+    id: str
+    store_plugin: str
+    crypto_plugin: str | None
+    global_default: bool
+    name: str
+    status: str
+    created: datetime.datetime
+    updated: datetime.datetime
+
+
+@attrs.frozen
 class Made:
     """What an order made: one secret or, with a container, several."""
 

@@ -16,18 +16,30 @@ from zope.interface.verify import verifyObject
 
 from barbtx.errors import ConfigurationError, NotSupported
 from barbtx.model.repositories.keks import KEKRepo
+from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
 from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec
 
 OPTIONS = {
     "secretstore": [
         cfg.ListOpt("enabled_secretstore_plugins", default=["store_crypto"],
                     help="Secret stores, in the order in which they are asked."),
+        cfg.BoolOpt("enable_multiple_secret_stores", default=False,
+                    help="Whether projects may choose among the stores of [secretstore:<suffix>] sections instead."),
+        cfg.ListOpt("stores_lookup_suffix", default=[], help="The suffixes of those sections."),
     ],
     "crypto": [
         cfg.ListOpt("enabled_crypto_plugins", default=["simple_crypto"],
                     help="Crypto plugins of store_crypto, in the order in which they are asked."),
     ],
 }
+
+#: Of each ``[secretstore:<suffix>]`` section.
+BACKEND_OPTIONS = [
+    cfg.StrOpt("secret_store_plugin", help="The secret store plugin."),
+    cfg.StrOpt("crypto_plugin", help="The crypto plugin that it encrypts with, if it needs one."),
+    cfg.BoolOpt("global_default", default=False,
+                help="Whether this is the store of projects that have not chosen; exactly one must be."),
+]
 
 STORES = "barbtx.secretstore"
 CRYPTO = "barbtx.crypto"
@@ -38,12 +50,15 @@ class PluginContext:
     """What a plugin is made from.
 
     :ivar in_thread: calls a blocking function in a thread of the reactor's; a Deferred of its result.
+    :ivar crypto_plugins: for a store that encrypts through them: which ones, the one that is to encrypt first; if it is
+        None, those of ``[crypto] enabled_crypto_plugins``.
     """
 
     conf: cfg.ConfigOpts
     clock: IReactorTime
     keks: KEKRepo
     in_thread: Callable[..., Deferred[Any]]
+    crypto_plugins: tuple[str, ...] | None = None
 
 
 def load(group: str, names: list[str], interface: type[Interface], context: PluginContext) -> tuple[Any, ...]:
@@ -74,31 +89,53 @@ def full_name(plugin: object) -> str:
 
 
 @attrs.frozen
+class Backend:
+    """A secret store among several that projects may choose from."""
+
+    store: Any
+    configured: ConfiguredStore
+
+
+@attrs.frozen
 class StoreManager:
-    """The enabled secret stores, in the order in which they are asked."""
+    """The secret stores.
+
+    :ivar stores: those that are enabled, in the order in which they are asked.
+    :ivar backends: those that projects may choose from; empty if they may not.
+    :ivar choices: what projects have chosen.
+    """
 
     stores: tuple[Any, ...]
+    backends: tuple[Backend, ...]
+    choices: SecretStoreRepo
 
     @classmethod
-    def from_config(cls, context: PluginContext) -> StoreManager:
-        names = context.conf.secretstore.enabled_secretstore_plugins
-        return cls(load(STORES, names, ISecretStore, context))
+    def from_config(cls, context: PluginContext, choices: SecretStoreRepo) -> StoreManager:
+        """Make the stores that the configuration names.
 
-    def to_store(self, key_spec: KeySpec) -> Any:
-        """The first store that takes such a thing.
+        :raises ConfigurationError: one is not as it should be.
+        """
+        options = context.conf.secretstore
+        if not options.enable_multiple_secret_stores:
+            return cls(load(STORES, options.enabled_secretstore_plugins, ISecretStore, context), (), choices)
+        backends = _load_backends(context)
+        return cls(tuple(backend.store for backend in backends), backends, choices)
+
+    async def to_store(self, project_id: str, key_spec: KeySpec) -> Any:
+        """The store for something new: the one that the project prefers, or the first that takes such a thing.
 
         :raises NotSupported: none does.
         """
-        return self._first(lambda store: store.store_secret_supports(key_spec),
-                           "Secret store supported plugin not found")
+        return await self._choose(project_id, lambda store: store.store_secret_supports(key_spec),
+                                  "Secret store supported plugin not found")
 
-    def to_generate(self, key_spec: KeySpec) -> Any:
-        """The first store that makes such a key.
+    async def to_generate(self, project_id: str, key_spec: KeySpec) -> Any:
+        """The store for a new key, chosen likewise.
 
-        :raises NotSupported: none does.
+        :raises NotSupported: none makes such keys.
         """
-        return self._first(lambda store: store.generate_supports(key_spec),
-                           "Secret generate supported plugin not found")
+        return await self._choose(project_id, lambda store: store.generate_supports(key_spec),
+                                  "Secret generate supported plugin not found")
 
     def by_name(self, name: str) -> Any:
         """The store of a full class name.
@@ -110,8 +147,43 @@ class StoreManager:
                 return store
         raise LookupError(f"the secret store {name} is not enabled")
 
-    def _first(self, fits: Callable[[Any], bool], otherwise: str) -> Any:
-        for store in self.stores:
+    async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
+        stores = self.stores
+        if self.backends:
+            stores = (await self._backend_of(project_id),)
+        for store in stores:
             if fits(store):
                 return store
         raise NotSupported(otherwise)
+
+    async def _backend_of(self, project_id: str) -> Any:
+        preferred = await self.choices.preferred(project_id)
+        for backend in self.backends:
+            configured = backend.configured
+            if configured.global_default if preferred is None else (
+                    (configured.store_plugin, configured.crypto_plugin)
+                    == (preferred.store_plugin, preferred.crypto_plugin)):
+                return backend.store
+        raise LookupError("the secret store that the project prefers is not enabled")
+
+
+def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
+    suffixes = context.conf.secretstore.stores_lookup_suffix
+    if not suffixes:
+        raise ConfigurationError("[secretstore] stores_lookup_suffix is empty, yet several stores are enabled")
+    sections = [context.conf[f"secretstore:{suffix}"] for suffix in suffixes]
+    crypto = tuple(dict.fromkeys(section.crypto_plugin for section in sections if section.crypto_plugin))
+    backends = []
+    for suffix, section in zip(suffixes, sections):
+        if not section.secret_store_plugin:
+            raise ConfigurationError(f"[secretstore:{suffix}] secret_store_plugin is missing")
+        own = section.crypto_plugin
+        # Every store can read what the others' crypto plugins wrote; its own one comes first and writes.
+        plugins = tuple(dict.fromkeys((own, *crypto))) if own else None
+        (store,) = load(STORES, [section.secret_store_plugin], ISecretStore,
+                        attrs.evolve(context, crypto_plugins=plugins))
+        backends.append(Backend(store, ConfiguredStore(section.secret_store_plugin, own, section.global_default,
+                                                       store.get_plugin_name())))
+    if sum(backend.configured.global_default for backend in backends) != 1:
+        raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")
+    return tuple(backends)

@@ -21,7 +21,7 @@ async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload
     :raises NotSupported: no store takes it.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
-    store = stores.to_store(spec)
+    store = await stores.to_store(secret.project_id, spec)
     dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type)
     return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
 
@@ -49,7 +49,7 @@ async def generate_secret(stores: StoreManager, secret: NewSecret, content_type:
     :raises NotSupported: no store makes such keys.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
-    store = stores.to_generate(spec)
+    store = await stores.to_generate(secret.project_id, spec)
     kept = await maybeDeferred(store.generate_symmetric_key, secret.id, secret.project_id, spec)
     return attrs.evolve(secret, payload=_receipt(store, content_type, kept))
 
@@ -63,7 +63,7 @@ async def generate_asymmetric_secret(stores: StoreManager, wanted: NewSecret, pa
     """
     ids = PairIds(*(str(uuid.uuid4()) for _ in range(3)))
     spec = KeySpec(wanted.algorithm, wanted.bit_length, wanted.mode, passphrase)
-    store = stores.to_generate(spec)
+    store = await stores.to_generate(wanted.project_id, spec)
     kept = await maybeDeferred(store.generate_asymmetric_key, ids, wanted.project_id, spec)
     parts = [("private_key", "private", ids.private, kept.private), ("public_key", "public", ids.public, kept.public)]
     if kept.passphrase is not None:

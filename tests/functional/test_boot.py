@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ def embedded(directory: Path, **settings: object) -> Deployment:
     return Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **settings)
 
 
-def refused(plugin: str, *settings: str) -> str:
+def refused(plugin: str, *settings: str, files: Iterable[Path] = ()) -> str:
     """Start with settings that cannot work; what it prints."""
     sets = [part for setting in settings for part in ("--set", setting)]
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, *sets],
+    configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
+    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets],
                           capture_output=True, text=True, timeout=30)
     assert done.returncode != 0
     return done.stderr + done.stdout

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ class Process:
     :ivar log: the file with everything it prints.
     """
 
-    def __init__(self, plugin: str, directory: Path, settings: dict[str, object], name: str | None = None) -> None:
-        self.log = directory / f"{name or plugin}.log"
+    def __init__(self, plugin: str, directory: Path, settings: dict[str, object], name: str,
+                 files: Iterable[Path] = ()) -> None:
+        self.log = directory / f"{name}.log"
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        self._command = [BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, *sets]
+        configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
+        self._command = [BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets]
         self.process: subprocess.Popen | None = None
 
     def start(self, ready: str) -> Process:
@@ -76,6 +79,7 @@ class Deployment:
         }
         if broker_url:
             self.settings |= {"queue.enable": "true", "transport_url": broker_url, "queue.topic": topic}
+        self.config_files: list[Path] = []
         self.processes: list[Process] = []
         if not (directory / "mkek").exists():
             manage("simple_crypto", "gen_mkek", str(directory / "mkek"))
@@ -84,14 +88,16 @@ class Deployment:
     def api(self, **settings: object) -> Api:
         """Start an API process."""
         number = len(self.processes)
-        process = Process("barbtx", self.directory, self.settings | settings, f"api-{number}")
+        process = Process("barbtx", self.directory, self.settings | settings, f"api-{number}",
+                          self.config_files)
         self.processes.append(process.start("barbtx listens on"))
         return Api(process, _LISTENS.search(process.read_log())[1])
 
     def worker(self, **settings: object) -> Process:
         """Start a worker process."""
         number = len(self.processes)
-        process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}")
+        process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}",
+                          self.config_files)
         self.processes.append(process.start("taking tasks from"))
         return process
 

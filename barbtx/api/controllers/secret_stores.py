@@ -1,14 +1,36 @@
-"""Secret stores: which there are, while there is only the one. Source: the contract, section 12."""
+"""Secret stores: which there are, and which a project prefers. Source: the contract, section 12."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from barbtx.api.answers import Answer
+from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.errors import NotFound
+from barbtx.model.records import SecretStore
+from barbtx.model.repositories.secret_stores import SecretStoreRepo
 
 
-def _switched_off() -> NotFound:
-    return NotFound("Not Found. Multiple backends support is not enabled in service configuration.")
+def _stores(call: Call) -> SecretStoreRepo:
+    """:raises NotFound: there is nothing to choose from."""
+    stores = call.services.stores
+    if not stores.backends:
+        raise NotFound("Not Found. Multiple backends support is not enabled in service configuration.")
+    return stores.choices
+
+
+def _document(call: Call, store: SecretStore) -> dict[str, Any]:
+    return {
+        "created": store.created.isoformat(),
+        "updated": store.updated.isoformat(),
+        "status": store.status,
+        "name": store.name,
+        "global_default": bool(store.global_default),
+        "secret_store_plugin": store.store_plugin,
+        "crypto_plugin": store.crypto_plugin,
+        "secret_store_ref": call.ref("secret-stores", store.id),
+    }
 
 
 class SecretStoresController(Controller):
@@ -18,7 +40,7 @@ class SecretStoresController(Controller):
 
     @operation(name, "secretstores:get")
     async def on_get(self, call: Call, found: Found) -> Answer:
-        raise _switched_off()
+        return Answer(document={"secret_stores": [_document(call, store) for store in await _stores(call).list()]})
 
 
 class GlobalDefaultController(Controller):
@@ -28,7 +50,8 @@ class GlobalDefaultController(Controller):
 
     @operation(name, "secretstores:get_global_default")
     async def on_get(self, call: Call, found: Found) -> Answer:
-        raise _switched_off()
+        (store,) = [store for store in await _stores(call).list() if store.global_default]
+        return Answer(document=_document(call, store))
 
 
 class PreferredStoreController(Controller):
@@ -38,13 +61,40 @@ class PreferredStoreController(Controller):
 
     @operation(name, "secretstores:get_preferred")
     async def on_get(self, call: Call, found: Found) -> Answer:
-        raise _switched_off()
+        store = await _stores(call).preferred(call.context.project_id)
+        if store is None:
+            raise NotFound("Not Found. No preferred secret store defined for this project.")
+        return Answer(document=_document(call, store))
 
 
 class SecretStoreController(Controller):
-    """``/v1/secret-stores/{id}`` and what is below it: there is none."""
+    """``/v1/secret-stores/{id}``"""
 
     name = "Secret store retrieval"
 
     async def find(self, call: Call) -> Found:
-        raise _switched_off()
+        store = await _stores(call).get(require_uuid4(call.ids["store_id"], "secret store"))
+        if store is None:
+            raise NotFound("Not Found. Secret store not found.")
+        return Found(store)
+
+    @operation(name, "secretstore:get")
+    async def on_get(self, call: Call, found: Found) -> Answer:
+        return Answer(document=_document(call, found.object))
+
+
+class StorePreferenceController(SecretStoreController):
+    """``/v1/secret-stores/{id}/preferred``"""
+
+    name = "Setting preferred secret store"
+    on_get = None
+
+    @operation(name, "secretstore_preferred:post")
+    async def on_post(self, call: Call, found: Found) -> Answer:
+        await _stores(call).prefer(call.context.project_id, found.object.id)
+        return Answer(204)
+
+    @operation("Removing preferred secret store", "secretstore_preferred:delete")
+    async def on_delete(self, call: Call, found: Found) -> Answer:
+        await _stores(call).forget_preference(call.context.project_id)
+        return Answer(204)

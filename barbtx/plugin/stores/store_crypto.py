@@ -36,7 +36,8 @@ OPTIONS = {
 def from_config(context: PluginContext) -> StoreCrypto:
     """Make the store, with the crypto plugins that ``[crypto]`` names."""
     options = context.conf.crypto
-    plugins = load(CRYPTO, options.enabled_crypto_plugins, ICryptoPlugin, context)
+    names = context.crypto_plugins or options.enabled_crypto_plugins
+    plugins = load(CRYPTO, list(names), ICryptoPlugin, context)
     cache = TTLCache(options.kek_cache_limit, options.kek_cache_ttl, timer=context.clock.seconds)
     return StoreCrypto(plugins, context.keks, cache)
 
@@ -49,7 +50,7 @@ class StoreCrypto:
     cache: TTLCache = attrs.field(repr=False)
 
     def get_plugin_name(self) -> str:
-        return "Database with " + ", ".join(plugin.get_plugin_name() for plugin in self.plugins)
+        return self.plugins[0].get_plugin_name()
 
     def store_secret_supports(self, key_spec: KeySpec) -> bool:
         return any(plugin.supports(SupportType.ENCRYPT_DECRYPT) for plugin in self.plugins)

@@ -154,6 +154,30 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("secret_id", "key", name="pk_secret_user_metadata"),
         **_MYSQL,
     )
+    op.create_table(
+        "secret_stores",
+        sa.Column("id", _ID, nullable=False),
+        sa.Column("store_plugin", _TEXT, nullable=False),
+        sa.Column("crypto_plugin", _TEXT, nullable=True),
+        sa.Column("global_default", sa.Boolean(), nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
+        sa.Column("status", sa.String(20), nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("updated_at", _TIME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_secret_stores"),
+        **_MYSQL,
+    )
+    op.create_table(
+        "project_secret_store",
+        sa.Column("project_id", _ID, nullable=False),
+        sa.Column("secret_store_id", _ID, nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_project_secret_store_project_id"),
+        sa.ForeignKeyConstraint(["secret_store_id"], ["secret_stores.id"],
+                                name="fk_project_secret_store_secret_store_id"),
+        sa.PrimaryKeyConstraint("project_id", name="pk_project_secret_store"),
+        **_MYSQL,
+    )
+    op.create_index("ix_project_secret_store_secret_store_id", "project_secret_store", ["secret_store_id"])
     op.create_index("ix_acl_users_user_id", "acl_users", ["user_id"])
     op.create_index("ix_container_secret_container_id", "container_secret", ["container_id"])
     op.create_index("ix_container_secret_secret_id", "container_secret", ["secret_id"])
@@ -165,6 +189,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_column("orders", "container_id")
-    for table in ("secret_user_metadata", "secret_consumer_metadata", "order_passphrases", "container_secret",
-                  "container_consumer_metadata", "project_quotas", "containers", "acl_users", "transport_keys", "acls"):
+    for table in ("project_secret_store", "secret_stores", "secret_user_metadata", "secret_consumer_metadata",
+                  "order_passphrases", "container_secret", "container_consumer_metadata", "project_quotas",
+                  "containers", "acl_users", "transport_keys", "acls"):
         op.drop_table(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -55,15 +55,25 @@ def _stripped(value: Any) -> Any:
 
 @attrs.frozen
 class Schema:
-    """A compiled JSON Schema with the name that clients see in errors."""
+    """A compiled JSON Schema with the name that clients see in errors.
+
+    :ivar parts: schemas of properties that are checked on their own, under names of their own; for descriptions.
+    """
 
     name: str
     source: dict[str, Any]
+    parts: Mapping[str, Schema] = attrs.field(factory=dict)
     _validator: Any = attrs.field(init=False, repr=False)
 
     @_validator.default
     def _compile(self) -> Any:
         return jsonschema_rs.validator_for(self.source)
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The schema with its parts in their places."""
+        properties = self.source.get("properties", {}) | {name: part.whole for name, part in self.parts.items()}
+        return self.source | {"properties": properties}
 
     def check(self, document: Any) -> None:
         """Hold a document against the schema.

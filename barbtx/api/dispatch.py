@@ -125,6 +125,10 @@ class Operation:
     :ivar rule: the policy rule that decides; None only where everybody who is authenticated may.
     :ivar body: a schema for a JSON body, an :class:`UntypedBody`, a :class:`RawBody`, or None for whatever comes to be
         ignored.
+    :ivar success: the statuses of success. With what follows it describes the operation to clients and tools.
+    :ivar answer: JSON Schema of the answer, if that is JSON.
+    :ivar media_types: what else the answer may be.
+    :ivar query: the query parameters that count.
     """
 
     handler: Callable[..., Awaitable[Answer]]
@@ -132,12 +136,18 @@ class Operation:
     rule: str | None
     accepts: Callable[[str | None], bool] = accepts_json
     body: Schema | UntypedBody | RawBody | None = None
+    success: tuple[int, ...] = (200,)
+    answer: Mapping[str, Any] | None = None
+    media_types: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
 
 
 def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
-              body: Schema | UntypedBody | RawBody | None = None) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+              body: Schema | UntypedBody | RawBody | None = None, success: tuple[int, ...] = (200,),
+              answer: Mapping[str, Any] | None = None, media_types: tuple[str, ...] = (),
+              query: tuple[str, ...] = ()) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
     """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
-    return lambda handler: Operation(handler, name, rule, accepts, body)
+    return lambda handler: Operation(handler, name, rule, accepts, body, success, answer, media_types, query)
 
 
 class Controller:

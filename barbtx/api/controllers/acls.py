@@ -9,6 +9,7 @@ from barbtx.api.answers import Answer
 from barbtx.api.controllers.containers import OneContainer
 from barbtx.api.controllers.secrets import OneSecret
 from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.acls import ACL
 from barbtx.model.records import Acl
 from barbtx.model.repositories.acls import AclRepo
@@ -36,11 +37,11 @@ def _controller(kind: str, base: type[Controller]) -> type[Controller]:
     class AclController(base):
         name = f"{title}ACL(s) retrieval"
 
-        @operation(name, f"{kind}_acls:get")
+        @operation(name, f"{kind}_acls:get", answer=answers.ACL)
         async def on_get(self, call: Call, found: Found) -> Answer:
             return Answer(document=_document(await repo(call).get(found.object.id)))
 
-        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL)
+        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL, answer=answers.ACL_REF)
         async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
             read = document.get("read")
             if read:
@@ -49,14 +50,14 @@ def _controller(kind: str, base: type[Controller]) -> type[Controller]:
                 await repo(call).remove(found.object.id)
             return written(call, found)
 
-        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL)
+        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL, answer=answers.ACL_REF)
         async def on_patch(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
             read = document.get("read")
             if read:
                 await repo(call).merge(found.object.id, read.get("project-access"), read.get("users"))
             return written(call, found)
 
-        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete")
+        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete", answer=answers.NULL)
         async def on_delete(self, call: Call, found: Found) -> Answer:
             await repo(call).remove(found.object.id)
             return Answer(content=b"null")

@@ -14,6 +14,7 @@ from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.controllers.secrets import OneSecret, secret_document
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.paging import Paging
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.consumers import CONTAINER_CONSUMER, SECRET_CONSUMER
 from barbtx.errors import NotFound
 from barbtx.model.records import Consumer
@@ -25,9 +26,12 @@ def _document(consumer: Consumer) -> dict[str, str]:
             "status": consumer.status}
 
 
-def _controllers(kind: str, base: type[Controller], schema: Schema,
+def _controllers(kind: str, base: type[Controller], schema: Schema, one: dict[str, Any], whole: dict[str, Any],
                  show: Callable[[Call, Any], dict[str, Any]]) -> tuple[type[Controller], type[Controller]]:
-    """The controllers of ``…/{id}/consumers`` and ``…/{id}/consumers/{cid}`` for one kind of object."""
+    """The controllers of ``…/{id}/consumers`` and ``…/{id}/consumers/{cid}`` for one kind of object.
+
+    :param one: JSON Schema of a consumer; ``whole`` that of the object, which ``show`` makes.
+    """
     title = f"{kind.capitalize()}Consumer"
 
     def repo(call: Call) -> ConsumerRepo:
@@ -39,7 +43,7 @@ def _controllers(kind: str, base: type[Controller], schema: Schema,
     class ConsumersController(base):
         name = f"{title}s(s) retrieval"
 
-        @operation(name, f"{kind}_consumers:get")
+        @operation(name, f"{kind}_consumers:get", answer=answers.page("consumers", one), query=("limit", "offset"))
         async def on_get(self, call: Call, found: Found) -> Answer:
             paging = Paging.from_query(call.query, call.services.conf)
             page = await repo(call).list(found.object.id, paging.limit, paging.offset)
@@ -47,14 +51,14 @@ def _controllers(kind: str, base: type[Controller], schema: Schema,
             items = [_document(consumer) for consumer in page.items]
             return Answer(document=paging.document("consumers", items, page, collection, call.query))
 
-        @operation(f"{title} creation", f"{kind}_consumers:post", body=schema)
+        @operation(f"{title} creation", f"{kind}_consumers:post", body=schema, answer=whole)
         async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
             consumers = await repo(call).add(found.object.id, call.context.project_id, document)
             # Clients of the reference know the location in this odd form.
             location = f"{call.ref('consumers', found.object.id)}/consumers"
             return Answer(document=shown(call, found, consumers), headers={"Location": location})
 
-        @operation(f"{title} deletion", f"{kind}_consumers:delete", body=schema)
+        @operation(f"{title} deletion", f"{kind}_consumers:delete", body=schema, answer=whole)
         async def on_delete(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
             consumers = await repo(call).remove(found.object.id, found.object.project_id, call.context.project_id,
                                                 document)
@@ -63,7 +67,7 @@ def _controllers(kind: str, base: type[Controller], schema: Schema,
     class ConsumerController(base):
         name = f"{title} retrieval"
 
-        @operation(name, "consumer:get")
+        @operation(name, "consumer:get", answer=one)
         async def on_get(self, call: Call, found: Found) -> Answer:
             consumer_id = require_uuid4(call.ids["consumer_id"], "consumer")
             consumer = await repo(call).get(found.object.id, consumer_id)
@@ -82,6 +86,6 @@ def _secret_with_consumers(call: Call, secret: Any) -> dict[str, Any]:
 
 
 SecretConsumersController, SecretConsumerController = _controllers(
-    "secret", OneSecret, SECRET_CONSUMER, _secret_with_consumers)
+    "secret", OneSecret, SECRET_CONSUMER, answers.SECRET_CONSUMER, answers.SECRET, _secret_with_consumers)
 ContainerConsumersController, ContainerConsumerController = _controllers(
-    "container", OneContainer, CONTAINER_CONSUMER, container_document)
+    "container", OneContainer, CONTAINER_CONSUMER, answers.CONTAINER_CONSUMER, answers.CONTAINER, container_document)

@@ -11,6 +11,7 @@ from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, UntypedBody, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.containers import CONTAINER, CONTAINER_SECRET, read_entries, read_entry
 from barbtx.errors import BadRequest, NotFound
 from barbtx.identity.targets import container_target
@@ -39,7 +40,7 @@ class ContainersController(Controller):
 
     name = "Containers(s) retrieval"
 
-    @operation(name, "containers:get")
+    @operation(name, "containers:get", answer=answers.CONTAINERS, query=("limit", "offset", "name", "type"))
     async def on_get(self, call: Call, found: Found) -> Answer:
         query = call.query
         conditions = []
@@ -52,7 +53,7 @@ class ContainersController(Controller):
         items = [container_document(call, container) for container in page.items]
         return Answer(document=paging.document("containers", items, page, f"{call.base}/v1/containers", query))
 
-    @operation("Container creation", "containers:post", body=CONTAINER)
+    @operation("Container creation", "containers:post", body=CONTAINER, success=(201,), answer=answers.CONTAINER_REF)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         container = NewContainer(
             str(uuid.uuid4()), call.context.project_id, document["type"], document.get("name"), call.context.user_id,
@@ -78,11 +79,11 @@ class OneContainer(Controller):
 class ContainerController(OneContainer):
     """``/v1/containers/{id}``"""
 
-    @operation("Container retrieval", "container:get")
+    @operation("Container retrieval", "container:get", answer=answers.CONTAINER)
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document=container_document(call, found.object))
 
-    @operation("Container deletion", "container:delete", accepts=accepts_anything)
+    @operation("Container deletion", "container:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         if found.object.project_id != call.context.project_id:
             raise NotFound("Secrets container not found.")
@@ -95,7 +96,7 @@ class ContainerSecretsController(OneContainer):
 
     name = "Container secret creation"
 
-    @operation(name, "container_secret:post", body=CONTAINER_SECRET)
+    @operation(name, "container_secret:post", body=CONTAINER_SECRET, success=(201,), answer=answers.CONTAINER_REF)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         if found.object.type != "generic":
             raise BadRequest("Only 'generic' containers can be modified.")
@@ -104,7 +105,7 @@ class ContainerSecretsController(OneContainer):
         return Answer(201, {"container_ref": ref}, headers={"Location": ref})
 
     @operation("Container secret deletion", "container_secret:delete", accepts=accepts_anything,
-               body=UntypedBody(CONTAINER_SECRET))
+               body=UntypedBody(CONTAINER_SECRET), success=(204,))
     async def on_delete(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         await call.services.containers.remove_secret(found.object, call.context.project_id, read_entry(document))
         return Answer(204)

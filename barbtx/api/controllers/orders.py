@@ -14,6 +14,7 @@ from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
@@ -56,7 +57,7 @@ class OrdersController(Controller):
 
     name = "Order(s) retrieval"
 
-    @operation(name, "orders:get")
+    @operation(name, "orders:get", answer=answers.ORDERS, query=("limit", "offset", "meta"))
     async def on_get(self, call: Call, found: Found) -> Answer:
         paging = Paging.from_query(call.query, call.services.conf)
         page = await call.services.orders.list(
@@ -64,7 +65,7 @@ class OrdersController(Controller):
         items = [order_document(call, order) for order in page.items]
         return Answer(document=paging.document("orders", items, page, f"{call.base}/v1/orders", call.query))
 
-    @operation("Order creation", "orders:post", body=ORDER)
+    @operation("Order creation", "orders:post", body=ORDER, success=(202,), answer=answers.ORDER_REF)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         services, context = call.services, call.context
         wanted = read_meta(document, utcnow(services.clock))
@@ -86,7 +87,7 @@ class OrdersController(Controller):
             await sent.addTimeout(patience, services.clock, lambda outcome, timeout: None)
         return Answer(202, {"order_ref": ref}, headers={"Location": ref})
 
-    @operation("Order update", "orders:put")
+    @operation("Order update", "orders:put", success=())
     async def on_put(self, call: Call, found: Found) -> Answer:
         raise MethodNotAllowed
 
@@ -102,11 +103,11 @@ class OrderController(Controller):
             raise NotFound("Order not found.")
         return Found(order, order_target(order))
 
-    @operation(name, "order:get")
+    @operation(name, "order:get", answer=answers.ORDER)
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document=order_document(call, found.object))
 
-    @operation("Order deletion", "order:delete", accepts=accepts_anything)
+    @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         await call.services.orders.delete(found.object.id, call.context.project_id)
         return Answer(204)

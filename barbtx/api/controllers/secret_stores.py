@@ -7,6 +7,7 @@ from typing import Any
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.schemas import answers
 from barbtx.errors import NotFound
 from barbtx.model.records import SecretStore
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
@@ -38,7 +39,7 @@ class SecretStoresController(Controller):
 
     name = "Secret store(s) retrieval"
 
-    @operation(name, "secretstores:get")
+    @operation(name, "secretstores:get", answer=answers.SECRET_STORES)
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document={"secret_stores": [_document(call, store) for store in await _stores(call).list()]})
 
@@ -48,7 +49,7 @@ class GlobalDefaultController(Controller):
 
     name = "Global default secret store retrieval"
 
-    @operation(name, "secretstores:get_global_default")
+    @operation(name, "secretstores:get_global_default", answer=answers.SECRET_STORE)
     async def on_get(self, call: Call, found: Found) -> Answer:
         (store,) = [store for store in await _stores(call).list() if store.global_default]
         return Answer(document=_document(call, store))
@@ -59,7 +60,7 @@ class PreferredStoreController(Controller):
 
     name = "Preferred secret store retrieval"
 
-    @operation(name, "secretstores:get_preferred")
+    @operation(name, "secretstores:get_preferred", answer=answers.SECRET_STORE)
     async def on_get(self, call: Call, found: Found) -> Answer:
         store = await _stores(call).preferred(call.context.project_id)
         if store is None:
@@ -78,7 +79,7 @@ class SecretStoreController(Controller):
             raise NotFound("Not Found. Secret store not found.")
         return Found(store)
 
-    @operation(name, "secretstore:get")
+    @operation(name, "secretstore:get", answer=answers.SECRET_STORE)
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document=_document(call, found.object))
 
@@ -89,12 +90,12 @@ class StorePreferenceController(SecretStoreController):
     name = "Setting preferred secret store"
     on_get = None
 
-    @operation(name, "secretstore_preferred:post")
+    @operation(name, "secretstore_preferred:post", success=(204,))
     async def on_post(self, call: Call, found: Found) -> Answer:
         await _stores(call).prefer(call.context.project_id, found.object.id)
         return Answer(204)
 
-    @operation("Removing preferred secret store", "secretstore_preferred:delete")
+    @operation("Removing preferred secret store", "secretstore_preferred:delete", success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         await _stores(call).forget_preference(call.context.project_id)
         return Answer(204)

@@ -13,6 +13,7 @@ from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
@@ -24,6 +25,7 @@ from barbtx.plugin import resources
 from barbtx.times import utcnow
 
 _TEXT_UTF8 = "text/plain; charset=utf-8"
+_PAYLOAD_TYPES = (TEXT, OCTETS, PKCS8)
 _TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
 
 #: From this microversion on a secret shows its consumers.
@@ -86,7 +88,9 @@ class SecretsController(Controller):
 
     name = "Secret(s) retrieval"
 
-    @operation(name, "secrets:get")
+    @operation(name, "secrets:get", answer=answers.SECRETS, query=(
+        "limit", "offset", "name", "alg", "mode", "bits", "secret_type", "acl_only", "created", "updated", "expiration",
+        "sort"))
     async def on_get(self, call: Call, found: Found) -> Answer:
         query = call.query
         paging = Paging.from_query(query, call.services.conf)
@@ -98,7 +102,7 @@ class SecretsController(Controller):
         items = [secret_document(call, secret) for secret in page.items]
         return Answer(document=paging.document("secrets", items, page, f"{call.base}/v1/secrets", query))
 
-    @operation("Secret creation", "secrets:post", body=SECRET)
+    @operation("Secret creation", "secrets:post", body=SECRET, success=(201,), answer=answers.SECRET_REF)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         services, context = call.services, call.context
         expiration = read_expiration(document, utcnow(services.clock), SECRET.name)
@@ -209,15 +213,18 @@ class SecretController(OneSecret):
     def _wants_payload(call: Call) -> bool:
         return call.method == "GET" and call.header("accept") not in (None, "application/json", "*/*")
 
-    @operation("Secret retrieval", "secret:get", accepts=accepts_anything)
+    @operation("Secret retrieval", "secret:get", accepts=accepts_anything, success=(200, 204), answer=answers.SECRET,
+               media_types=_PAYLOAD_TYPES, query=("transport_key_needed",))
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document=secret_document(call, found.object))
 
-    @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything)
+    @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything, success=(200, 204),
+               media_types=_PAYLOAD_TYPES)
     async def on_get_payload(self, call: Call, found: Found) -> Answer:
         return await _read_payload(call, found.object)
 
-    @operation("Secret update", "secret:put", accepts=accepts_anything, body=RawBody((TEXT, OCTETS)))
+    @operation("Secret update", "secret:put", accepts=accepts_anything, body=RawBody((TEXT, OCTETS)),
+               success=(204,), query=("transport_key_id",))
     async def on_put(self, call: Call, found: Found) -> Answer:
         secret: Secret = found.object
         payload = read_put_payload(
@@ -231,7 +238,7 @@ class SecretController(OneSecret):
         await call.services.secrets.add_payload(secret.id, stored)
         return Answer(204)
 
-    @operation("Secret deletion", "secret:delete", accepts=accepts_anything)
+    @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         force = True
         if call.microversion >= _PROTECTS_USED:
@@ -251,7 +258,8 @@ class SecretPayloadController(OneSecret):
     def needs_payload(self, call: Call) -> bool:
         return call.method == "GET"
 
-    @operation(name, "secret:decrypt", accepts=accepts_anything)
+    @operation(name, "secret:decrypt", accepts=accepts_anything, success=(200, 204), media_types=_PAYLOAD_TYPES,
+               query=("trans_wrapped_session_key", "transport_key_id"))
     async def on_get(self, call: Call, found: Found) -> Answer:
         return await _read_payload(call, found.object)
 

@@ -10,6 +10,7 @@ from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.transport_keys import TRANSPORT_KEY
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.model.records import TransportKey
@@ -24,7 +25,7 @@ class TransportKeysController(Controller):
     async def on_other(self, call: Call, found: Found) -> Answer:
         raise MethodNotAllowed
 
-    @operation(name, "transport_keys:get")
+    @operation(name, "transport_keys:get", answer=answers.TRANSPORT_KEYS, query=("limit", "offset", "plugin_name"))
     async def on_get(self, call: Call, found: Found) -> Answer:
         paging = Paging.from_query(call.query, call.services.conf)
         page = await call.services.transport_keys.list(call.query.get("plugin_name"), paging.limit, paging.offset)
@@ -32,7 +33,8 @@ class TransportKeysController(Controller):
         return Answer(document=paging.document("transport_keys", items, page, f"{call.base}/v1/transport_keys",
                                                call.query))
 
-    @operation("Transport Key Creation", "transport_keys:post", body=TRANSPORT_KEY)
+    @operation("Transport Key Creation", "transport_keys:post", body=TRANSPORT_KEY, success=(201,),
+               answer=answers.TRANSPORT_KEY_REF)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key_id = await call.services.transport_keys.create(document["plugin_name"], document["transport_key"])
         ref = call.ref("transport_keys", key_id)
@@ -56,7 +58,7 @@ class TransportKeyController(Controller):
             raise NotFound("Not Found. Transport Key not found.")
         return Found(key)
 
-    @operation(name, "transport_key:get")
+    @operation(name, "transport_key:get", answer=answers.TRANSPORT_KEY)
     async def on_get(self, call: Call, found: Found) -> Answer:
         key: TransportKey = found.object
         return Answer(document={
@@ -66,7 +68,7 @@ class TransportKeyController(Controller):
             "deleted_at": None, "deleted": False,
         })
 
-    @operation("Transport Key deletion", "transport_key:delete", accepts=accepts_anything)
+    @operation("Transport Key deletion", "transport_key:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         await call.services.transport_keys.delete(found.object.id)
         return Answer(204)

@@ -9,6 +9,7 @@ from barbtx.api.answers import Answer
 from barbtx.api.controllers.secrets import OneSecret
 from barbtx.api.dispatch import Call, Found, operation
 from barbtx.api.negotiation import accepts_anything, accepts_json_alone
+from barbtx.api.schemas import answers
 from barbtx.api.schemas.user_metadata import METADATA, METADATUM, lower_keys
 from barbtx.errors import Conflict, MethodNotAllowed, NotFound
 
@@ -25,16 +26,16 @@ class SecretMetadataController(OneSecret):
     def _ref(self, call: Call, found: Found) -> str:
         return f"{call.ref('secrets', found.object.id)}/metadata"
 
-    @operation(name, "secret_meta:get", accepts=accepts_json_alone)
+    @operation(name, "secret_meta:get", accepts=accepts_json_alone, answer=answers.METADATA)
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document={"metadata": await call.services.user_metadata.get(found.object.id)})
 
-    @operation("Secret metadata creation", "secret_meta:put", body=METADATA)
+    @operation("Secret metadata creation", "secret_meta:put", body=METADATA, success=(201,), answer=answers.METADATA_REF)
     async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         await call.services.user_metadata.replace(found.object.id, lower_keys(document["metadata"]))
         return Answer(201, {"metadata_ref": self._ref(call, found)})
 
-    @operation("Secret metadatum creation", "secret_meta:post", body=METADATUM)
+    @operation("Secret metadatum creation", "secret_meta:post", body=METADATUM, success=(201,), answer=answers.METADATUM)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key, value = document["key"].lower(), document["value"]
         await call.services.user_metadata.add(found.object.id, key, value)
@@ -46,7 +47,7 @@ class SecretMetadatumController(OneSecret):
 
     name = "Secret metadatum retrieval"
 
-    @operation(name, "secret_meta:get")
+    @operation(name, "secret_meta:get", answer=answers.METADATUM)
     async def on_get(self, call: Call, found: Found) -> Answer:
         key = call.ids["key"]
         metadata = await call.services.user_metadata.get(found.object.id)
@@ -54,7 +55,8 @@ class SecretMetadatumController(OneSecret):
             raise _not_found()
         return Answer(document={"key": key, "value": metadata[key]})
 
-    @operation("Secret metadatum update", "secret_meta:put", accepts=accepts_anything, body=METADATUM)
+    @operation("Secret metadatum update", "secret_meta:put", accepts=accepts_anything, body=METADATUM,
+               answer=answers.METADATUM)
     async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key, value = document["key"].lower(), document["value"]
         if call.ids["key"] not in await call.services.user_metadata.get(found.object.id):
@@ -64,7 +66,7 @@ class SecretMetadatumController(OneSecret):
         await call.services.user_metadata.change(found.object.id, key, value)
         return Answer(document={"key": key, "value": value})
 
-    @operation("Secret metadatum removal", "secret_meta:delete")
+    @operation("Secret metadatum removal", "secret_meta:delete", success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         await call.services.user_metadata.remove(found.object.id, call.ids["key"])
         return Answer(204)

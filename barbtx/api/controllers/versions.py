@@ -8,6 +8,7 @@ from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.middleware.microversion import MAXIMUM, MINIMUM, version_text
 from barbtx.api.negotiation import accepts_version_document, media_type
+from barbtx.api.schemas import answers
 
 # The release of the reference service whose behaviour this is.
 _BUILD = "23.0.0"
@@ -32,7 +33,8 @@ class VersionsController(Controller):
 
     name = "Versions retrieval"
 
-    @operation(name, None, accepts=accepts_version_document)
+    @operation(name, None, accepts=accepts_version_document, success=(200, 300, 302), answer=answers.VERSIONS,
+               query=("build",))
     async def on_get(self, call: Call, found: Found) -> Answer:
         if "build" in call.query:
             return Answer(document={"build": _BUILD})
@@ -47,6 +49,7 @@ class VersionController(Controller):
 
     name = "Version retrieval"
 
-    @operation(name, None, accepts=accepts_version_document)
+    @operation(name, None, accepts=accepts_version_document,
+               answer=answers.thing({"version": answers.VERSION}))
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document={"version": _version(call)})

@@ -13,15 +13,6 @@ from barbtx.api.bodies import Schema
 from barbtx.api.schemas.secrets import METADATA_PROPERTIES, read_content_type, read_expiration
 from barbtx.errors import SchemaMismatch
 
-ORDER = Schema("Order", {
-    "type": "object",
-    "required": ["type", "meta"],
-    "properties": {
-        "type": {"type": "string", "enum": ["key", "asymmetric"]},
-        "meta": {"type": "object"},
-    },
-})
-
 META = Schema("Secret' within 'Order", {
     "type": "object",
     "required": ["algorithm", "bit_length"],
@@ -31,6 +22,15 @@ META = Schema("Secret' within 'Order", {
         "passphrase": {"type": ["string", "null"]},
     },
 })
+
+ORDER = Schema("Order", {
+    "type": "object",
+    "required": ["type", "meta"],
+    "properties": {
+        "type": {"type": "string", "enum": ["key", "asymmetric"]},
+        "meta": {"type": "object"},
+    },
+}, parts={"meta": META})
 
 _EC_BITS = (256, 384, 521)
 

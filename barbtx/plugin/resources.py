@@ -8,36 +8,82 @@ from typing import Any
 import attrs
 from twisted.internet.defer import maybeDeferred
 
-from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload
-from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO
+from barbtx.errors import NotSupported
+from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
 
 
-async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes,
-                       content_type: str) -> StoredPayload:
+async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,
+                       transport_key: TransportKey | None = None) -> StoredPayload:
     """Have a payload kept for a secret, whose row the caller writes afterwards.
 
     :param content_type: media type, without parameters.
+    :param transport_key: what the client wrapped the payload for; its store is the one that gets it.
     :raises NotSupported: no store takes it.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
-    store = await stores.to_store(secret.project_id, spec)
-    dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type)
+    if transport_key is None:
+        store = await stores.to_store(secret.project_id, spec)
+    else:
+        store = await _unwrapping_store(stores, transport_key)
+    dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type,
+                    transport_key and transport_key.transport_key)
     return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
 
 
-async def get_secret(stores: StoreManager, secret: Secret) -> bytes:
+async def get_secret(stores: StoreManager, secret: Secret, session_key: str | None = None,
+                     transport_key: TransportKey | None = None) -> bytes:
     """A secret's payload, decrypted. The secret must have been read with its payload.
 
+    :param session_key: under which the store shall wrap it, itself wrapped for the transport key.
     :raises LookupError: the store that has it is not enabled any more.
+    :raises NotSupported: the store that has it is not the transport key's.
     """
     payload = secret.payload
     store = stores.by_name(payload.plugin)
-    return await maybeDeferred(store.get_secret, secret.id, secret.project_id, Kept(payload.metadata, payload.datum))
+    kept = Kept(payload.metadata, payload.datum)
+    if transport_key is None:
+        return await maybeDeferred(store.get_secret, secret.id, secret.project_id, kept)
+    if await _unwrapping_store(stores, transport_key) is not store:
+        raise NotSupported("The transport key is not one of the secret store that has this secret")
+    wrapping = Wrapping(session_key, transport_key.transport_key)
+    return await maybeDeferred(store.get_secret, secret.id, secret.project_id, kept, wrapping)
 
 
-async def delete_secret(stores: StoreManager, secret: Secret) -> None:
-    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards."""
+async def current_transport_key(stores: StoreManager, secret: NewSecret | Secret) -> tuple[str, str]:
+    """The plugin name and the current transport key of the store that has, or would get, a secret's payload.
+
+    :raises NotSupported: it has none.
+    """
+    payload = secret.payload
+    if payload is not None:
+        store = stores.by_name(payload.plugin)
+    else:
+        spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
+        store = await stores.to_store(secret.project_id, spec)
+    key = await maybeDeferred(store.get_transport_key)
+    if key is None:
+        raise NotSupported("The secret store has no transport key")
+    return full_name(store), key
+
+
+async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -> Any:
+    """:raises NotSupported: the store that a transport key is for is not enabled, or unwraps nothing."""
+    try:
+        store = stores.by_name(transport_key.plugin_name)
+    except LookupError:
+        store = None
+    if store is None or await maybeDeferred(store.get_transport_key) is None:
+        raise NotSupported("The secret store of this transport key is not enabled, or wraps no payloads")
+    return store
+
+
+async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> None:
+    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards.
+
+    It serves as well for a secret whose row could not be written, so that its payload is not left in a store.
+    """
     if secret.payload is not None:
         store = stores.by_name(secret.payload.plugin)
         await maybeDeferred(store.delete_secret, Kept(secret.payload.metadata, secret.payload.datum))

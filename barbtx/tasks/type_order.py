@@ -92,7 +92,12 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
             await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
         else:
-            await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
+            try:
+                await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
+            except LeaseLost:
+                for secret in outcome.made.secrets:
+                    await resources.delete_secret(self.stores, secret)
+                raise
 
     async def _renew(self, lease: Lease) -> None:
         await self.orders.renew(lease, self.lease_seconds)

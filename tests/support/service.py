@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -34,17 +35,20 @@ class Process:
     """
 
     def __init__(self, plugin: str, directory: Path, settings: dict[str, object], name: str,
-                 files: Iterable[Path] = ()) -> None:
+                 files: Iterable[Path] = (), plugins: Path | None = None) -> None:
         self.log = directory / f"{name}.log"
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
         self._command = [BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets]
+        path = os.pathsep.join(filter(None, [plugins and str(plugins), os.environ.get("PYTHONPATH")]))
+        self._environment = {**os.environ, "PYTHONPATH": path}
         self.process: subprocess.Popen | None = None
 
     def start(self, ready: str) -> Process:
         """Start, and return when the log says that it is ready."""
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                            env=self._environment)
         wait_until(lambda: ready in self.read_log() or self.process.poll() is not None, 30, self.read_log())
         if self.process.poll() is not None:
             raise RuntimeError(self.read_log())
@@ -68,6 +72,7 @@ class Deployment:
     """A database with its master key, and the processes that serve it.
 
     :ivar settings: what all of its processes are configured with.
+    :ivar plugins: a directory with further distributions that they can import.
     """
 
     def __init__(self, directory: Path, database_url: str, broker_url: str | None = None, topic: str = "",
@@ -80,6 +85,7 @@ class Deployment:
         if broker_url:
             self.settings |= {"queue.enable": "true", "transport_url": broker_url, "queue.topic": topic}
         self.config_files: list[Path] = []
+        self.plugins: Path | None = None
         self.processes: list[Process] = []
         if not (directory / "mkek").exists():
             manage("simple_crypto", "gen_mkek", str(directory / "mkek"))
@@ -89,7 +95,7 @@ class Deployment:
         """Start an API process."""
         number = len(self.processes)
         process = Process("barbtx", self.directory, self.settings | settings, f"api-{number}",
-                          self.config_files)
+                          self.config_files, self.plugins)
         self.processes.append(process.start("barbtx listens on"))
         return Api(process, _LISTENS.search(process.read_log())[1])
 
@@ -97,7 +103,7 @@ class Deployment:
         """Start a worker process."""
         number = len(self.processes)
         process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}",
-                          self.config_files)
+                          self.config_files, self.plugins)
         self.processes.append(process.start("taking tasks from"))
         return process
 

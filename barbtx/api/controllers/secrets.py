@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
@@ -18,9 +19,9 @@ from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
 from barbtx.identity.targets import secret_target
-from barbtx.model.records import NewSecret, Secret
+from barbtx.model.records import NewSecret, Secret, TransportKey
 from barbtx.plugin import resources
 from barbtx.times import utcnow
 
@@ -70,17 +71,39 @@ def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
     return document
 
 
-async def refuse_transport_key(call: Call, key_id: str | None) -> None:
-    """Refuse what is wrapped by, or to be wrapped for, a transport key: no store here can take it.
+async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
+    """The transport key that a request names, if it does.
 
-    :raises BadRequest: a key is named.
+    :raises BadRequest: there is no such key.
     """
     if not key_id:
-        return
+        return None
     key = await call.services.transport_keys.get(key_id)
     if key is None:
         raise BadRequest("The transport key id is not known.")
-    raise BadRequest("The secret store of this transport key is not enabled, or wraps no payloads.")
+    return key
+
+
+async def _or_forget(call: Call, secret: NewSecret | Secret, written: Deferred[None]) -> None:
+    """Wait for a secret to be written; if it is refused, have its payload forgotten by the store that has it.
+
+    If it is unknown whether it was written, the payload stays: a secret without one would be worse.
+    """
+    try:
+        await written
+    except BarbtxError as problem:
+        if problem.status < 500:
+            await resources.delete_secret(call.services.stores, secret)
+        raise
+
+
+async def _transport_key_ref(call: Call, secret: NewSecret | Secret) -> str:
+    """Where to find the key for which a client may wrap a secret's payload.
+
+    :raises NotSupported: the secret's store has none.
+    """
+    plugin_name, key = await resources.current_transport_key(call.services.stores, secret)
+    return call.ref("transport_keys", await call.services.transport_keys.publish(plugin_name, key))
 
 
 class SecretsController(Controller):
@@ -114,14 +137,15 @@ class SecretsController(Controller):
             mode=document.get("mode"), creator_id=context.user_id,
         )
         ref = call.ref("secrets", secret.id)
+        answer = {"secret_ref": ref}
         if payload is not None:
-            await refuse_transport_key(call, document.get("transport_key_id"))
-            stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type)
+            key = await _transport_key(call, document.get("transport_key_id"))
+            stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
-            raise BadRequest("No secret store here has a transport key.")
-        await services.secrets.create(secret)
-        return Answer(201, {"secret_ref": ref}, headers={"Location": ref})
+            answer["transport_key_ref"] = await _transport_key_ref(call, secret)
+        await _or_forget(call, secret, services.secrets.create(secret))
+        return Answer(201, answer, headers={"Location": ref})
 
 
 def _whole(number: float | None) -> int | None:
@@ -154,13 +178,14 @@ async def _read_payload(call: Call, secret: Secret) -> Answer:
     query = call.query
     if secret.payload is None:
         raise NotFound("Not Found. Sorry but your secret has no payload.")
-    if query.get("trans_wrapped_session_key") is not None:
-        if not query.get("transport_key_id"):
+    session_key, key = query.get("trans_wrapped_session_key"), None
+    if session_key is not None:
+        key = await _transport_key(call, query.get("transport_key_id"))
+        if key is None:
             raise BadRequest("trans_wrapped_session_key needs the transport_key_id that it belongs to.")
-        await refuse_transport_key(call, query["transport_key_id"])
     accept = call.header("accept")
     label = _label(accept, secret.payload.content_type)
-    content = await resources.get_secret(call.services.stores, secret)
+    content = await resources.get_secret(call.services.stores, secret, session_key, key)
     if label == _TEXT_UTF8 and not _is_text(content):
         if accept == "*/*":
             label = OCTETS
@@ -207,7 +232,11 @@ class SecretController(OneSecret):
         return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
 
     def needs_payload(self, call: Call) -> bool:
-        return call.method == "DELETE" or self._wants_payload(call)
+        return call.method == "DELETE" or self._wants_payload(call) or self._wants_transport_key(call)
+
+    @staticmethod
+    def _wants_transport_key(call: Call) -> bool:
+        return call.method == "GET" and call.query.get("transport_key_needed", "").lower() == "true"
 
     @staticmethod
     def _wants_payload(call: Call) -> bool:
@@ -216,7 +245,10 @@ class SecretController(OneSecret):
     @operation("Secret retrieval", "secret:get", accepts=accepts_anything, success=(200, 204), answer=answers.SECRET,
                media_types=_PAYLOAD_TYPES, query=("transport_key_needed",))
     async def on_get(self, call: Call, found: Found) -> Answer:
-        return Answer(document=secret_document(call, found.object))
+        document = secret_document(call, found.object)
+        if self._wants_transport_key(call):
+            document["transport_key_ref"] = await _transport_key_ref(call, found.object)
+        return Answer(document=document)
 
     @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything, success=(200, 204),
                media_types=_PAYLOAD_TYPES)
@@ -233,9 +265,10 @@ class SecretController(OneSecret):
         )
         if secret.content_type is not None:
             raise Conflict("Secret already has data, cannot modify it.")
-        await refuse_transport_key(call, call.query.get("transport_key_id"))
-        stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type)
-        await call.services.secrets.add_payload(secret.id, stored)
+        key = await _transport_key(call, call.query.get("transport_key_id"))
+        stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
+        written = call.services.secrets.add_payload(secret.id, stored)
+        await _or_forget(call, attrs.evolve(secret, payload=stored), written)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
@@ -246,7 +279,9 @@ class SecretController(OneSecret):
             if found.object.consumers and not force:
                 raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
         await resources.delete_secret(call.services.stores, found.object)
-        await call.services.secrets.delete(found.object.id, even_if_used=force)
+        # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
+        gone = found.object.payload is not None and found.object.payload.datum is None
+        await call.services.secrets.delete(found.object.id, even_if_used=force or gone)
         return Answer(204)
 
 

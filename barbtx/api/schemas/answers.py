@@ -36,12 +36,13 @@ _CONTAINER_CONSUMER = {"name": TEXT, "URL": TEXT}
 FAULT = thing({"code": WHOLE, "title": TEXT, "description": NULLABLE_TEXT})
 VERSION: Schema = {"type": "object", "required": ["id", "status", "links"]}
 VERSIONS: Schema = {"type": "object"}
-SECRET_REF = thing({"secret_ref": TEXT})
+SECRET_REF = thing({"secret_ref": TEXT}, {"transport_key_ref": TEXT})
 SECRET = thing(
     {**_LIFE, "name": NULLABLE_TEXT, "secret_type": TEXT, "expiration": NULLABLE_TEXT, "algorithm": NULLABLE_TEXT,
      "bit_length": {"type": ["integer", "null"]}, "mode": NULLABLE_TEXT, "creator_id": NULLABLE_TEXT,
      "secret_ref": TEXT},
-    {"content_types": thing({"default": TEXT}), "consumers": items(thing(_SECRET_CONSUMER))})
+    {"content_types": thing({"default": TEXT}), "consumers": items(thing(_SECRET_CONSUMER)),
+     "transport_key_ref": TEXT})
 SECRETS = page("secrets", SECRET)
 METADATA = thing({"metadata": {"type": "object", "additionalProperties": TEXT}})
 METADATA_REF = thing({"metadata_ref": TEXT})

@@ -45,6 +45,22 @@ class TransportKeyRepo:
 
         return self.database.interact(work, write=False)
 
+    def publish(self, plugin_name: str, transport_key: str) -> Deferred[str]:
+        """The id of a store's key, which is added if it is not there yet."""
+        now = utcnow(self.clock)
+
+        def work(session: Session) -> str:
+            known = session.execute(select(_K.id, _K.transport_key).where(_K.plugin_name == plugin_name))
+            for key_id, text in known:
+                if text == transport_key:
+                    return key_id
+            key_id = str(uuid.uuid4())
+            session.execute(insert(_K).values(id=key_id, plugin_name=plugin_name, transport_key=transport_key,
+                                              status=ACTIVE, created_at=now, updated_at=now))
+            return key_id
+
+        return self.database.interact(work)
+
     def list(self, plugin_name: str | None, limit: int, offset: int) -> Deferred[Page[str]]:
         """A page of the keys' ids, of one store or of all, oldest first."""
         def work(session: Session) -> Page[str]:

@@ -34,6 +34,7 @@ class SecretDTO:
 
     :ivar secret: the payload's bytes.
     :ivar project_id: external id.
+    :ivar transport_key: what the client wrapped the payload for; only ever one that the store has given out.
     """
 
     secret_id: str
@@ -42,6 +43,7 @@ class SecretDTO:
     secret: bytes = attrs.field(repr=False)
     key_spec: KeySpec = KeySpec()
     content_type: str = "application/octet-stream"
+    transport_key: str | None = None
 
 
 @attrs.frozen
@@ -56,6 +58,14 @@ class Kept:
 
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     datum: EncryptedDatum | None = None
+
+
+@attrs.frozen
+class Wrapping:
+    """How a client wants a payload wrapped: a session key, itself wrapped for a transport key of the store."""
+
+    session_key: str
+    transport_key: str
 
 
 @attrs.frozen
@@ -96,9 +106,10 @@ class ISecretStore(Interface):
     def store_secret(secret: SecretDTO) -> Kept:
         """Keep a payload."""
 
-    def get_secret(secret_id: str, project_id: str, kept: Kept) -> bytes:
+    def get_secret(secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
         """Give back a payload.
 
+        :param wrapping: how to wrap it; only ever given to a store that has a transport key.
         :raises Exception: it is not there, or is not what was stored for this secret of this project.
         """
 
@@ -112,4 +123,7 @@ class ISecretStore(Interface):
         """Make a key pair and keep it, the private part encrypted with the passphrase if there is one."""
 
     def get_transport_key() -> str | None:
-        """A certificate, base64 of X.509, for which clients may wrap payloads; None if the store cannot unwrap any."""
+        """A certificate, base64 of X.509, for which clients may wrap payloads; None if the store cannot unwrap any.
+
+        A store that changes its key keeps unwrapping what was wrapped for an older one.
+        """

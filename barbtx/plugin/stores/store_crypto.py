@@ -65,7 +65,7 @@ class StoreCrypto:
         plugin = self._plugin(SupportType.ENCRYPT_DECRYPT)
         return await self._keep(plugin, plugin.encrypt, EncryptDTO(secret.secret, secret.secret_id), secret.project_id)
 
-    async def get_secret(self, secret_id: str, project_id: str, kept: Kept) -> bytes:
+    async def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: None = None) -> bytes:
         datum = kept.datum
         if datum is None:
             raise LookupError("the secret's ciphertext is missing")

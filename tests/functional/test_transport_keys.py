@@ -1,0 +1,103 @@
+"""A store that somebody else wrote, found by its entry point; and payloads wrapped for its transport key."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.conftest import unique
+from tests.support import wrapping_store
+from tests.support.service import Api, Deployment
+from tests.support.wrapping_store import TRANSPORT_KEY, wrap
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    plugins = tmp_path_factory.mktemp("plugins")
+    shutil.copy(wrapping_store.__file__, plugins / "their_store.py")
+    metadata = plugins / "their_store-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-store\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[barbtx.secretstore]\nwrapping = their_store:from_config\n")
+    directory = tmp_path_factory.mktemp("wrapping")
+    deployment = Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite",
+                            **{"secretstore.enabled_secretstore_plugins": "wrapping,store_crypto"})
+    deployment.plugins = plugins
+    yield deployment.api()
+    deployment.stop()
+
+
+@pytest.fixture
+def api(served: Api) -> Api:
+    return served.of(unique())
+
+
+async def prepared(api: Api) -> tuple[str, str]:
+    """A secret without payload, and the id of the key to wrap it for."""
+    made = await api.post("/v1/secrets", {"name": "x", "transport_key_needed": "true"})
+    assert made.status == 201, made
+    key = (await api.get(made.json["transport_key_ref"])).json
+    assert key["transport_key"] == TRANSPORT_KEY and key["plugin_name"].endswith("WrappingStore")
+    return made.json["secret_ref"], key["id"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_payload_travels_wrapped_in_both_directions(api: Api) -> None:
+    ref, key_id = await prepared(api)
+    put = await api.request("PUT", f"{ref}?transport_key_id={key_id}", data=wrap(b"payload", TRANSPORT_KEY),
+                            headers={"Content-Type": "application/octet-stream"})
+    assert put.status == 204
+    document = (await api.get(f"{ref}?transport_key_needed=TRUE")).json
+    assert document["transport_key_ref"].endswith(key_id)
+    assert (await api.get(f"{ref}/payload")).content == b"payload"
+    wrapped = await api.get(f"{ref}/payload?trans_wrapped_session_key=session&transport_key_id={key_id}")
+    assert wrap(wrapped.content, "session") == b"payload"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_gives_out_one_key_however_often_it_is_asked(api: Api) -> None:
+    assert (await prepared(api))[1] == (await prepared(api))[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_keys_and_keys_of_stores_that_do_not_wrap_are_refused(api: Api) -> None:
+    ref = await api.store("clear")
+    made = await api.post("/v1/transport_keys", roles="key-manager:service-admin", document={
+        "plugin_name": "barbtx.plugin.stores.store_crypto.StoreCrypto", "transport_key": "k"})
+    for key_id in (UNKNOWN, made.json["transport_key_ref"].rpartition("/")[2]):
+        body = {"payload": "x", "payload_content_type": "text/plain", "transport_key_id": key_id}
+        assert (await api.post("/v1/secrets", body)).status == 400
+        path = f"{ref}/payload?trans_wrapped_session_key=session&transport_key_id={key_id}"
+        assert (await api.get(path)).status == 400
+    assert (await api.get("/v1/secrets?limit=1")).json["total"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_are_ordered_from_the_store_that_makes_them(api: Api) -> None:
+    order = await api.finished(await api.order())
+    assert len((await api.get(f"{order['secret_ref']}/payload")).content) == 32
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_deleted_secret_is_forgotten_by_its_store(api: Api) -> None:
+    ref = await api.store("x")
+    assert (await api.delete(ref)).status == 204
+    assert (await api.get(f"{ref}/payload")).status == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_secret_that_is_refused_leaves_no_payload_in_its_store(api: Api) -> None:
+    """The store keeps a payload before the row is written; a refused row must take it back."""
+    quota = await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 1}},
+                              roles="key-manager:service-admin")
+    assert quota.status == 204
+    first = await api.store("one")
+    body = {"payload": "two", "payload_content_type": "text/plain"}
+    assert (await api.post("/v1/secrets", body)).status == 403
+    assert (await api.get(f"{first}/payload")).content == b"one"

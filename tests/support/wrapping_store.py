@@ -1,0 +1,61 @@
+"""A secret store as somebody else would write it: it keeps payloads itself, and wraps and unwraps them.
+
+Its wrapping is a toy, XOR with the key: it shows who wraps what and when, not how.
+"""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from barbtx.plugin.interface.secret_store import ISecretStore, Kept, KeySpec, SecretDTO, Wrapping
+from barbtx.plugin.manager import PluginContext
+
+TRANSPORT_KEY = "transport key of the wrapping store"
+
+
+def wrap(content: bytes, key: str) -> bytes:
+    """Wrap, or unwrap."""
+    return bytes(byte ^ key.encode()[n % len(key)] for n, byte in enumerate(content))
+
+
+@implementer(ISecretStore)
+class WrappingStore:
+    def __init__(self) -> None:
+        self._payloads: dict[str, bytes] = {}
+
+    def get_plugin_name(self) -> str:
+        return f"Wrapping store of {len(self._payloads)} payloads"
+
+    def store_secret_supports(self, key_spec: KeySpec) -> bool:
+        return True
+
+    def generate_supports(self, key_spec: KeySpec) -> bool:
+        return False
+
+    def get_transport_key(self) -> str:
+        return TRANSPORT_KEY
+
+    def store_secret(self, secret: SecretDTO) -> Kept:
+        content = wrap(secret.secret, secret.transport_key) if secret.transport_key else secret.secret
+        self._payloads[secret.secret_id] = content
+        return Kept({"key_id": secret.secret_id})
+
+    def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
+        content = self._payloads[kept.metadata["key_id"]]
+        if wrapping is None:
+            return content
+        assert wrapping.transport_key == TRANSPORT_KEY
+        return wrap(content, wrapping.session_key)
+
+    def delete_secret(self, kept: Kept) -> None:
+        self._payloads.pop(kept.metadata["key_id"], None)
+
+    def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
+        raise NotImplementedError("generate_supports says so")
+
+    def generate_asymmetric_key(self, ids: object, project_id: str, key_spec: KeySpec) -> Kept:
+        raise NotImplementedError("generate_supports says so")
+
+
+def from_config(context: PluginContext) -> WrappingStore:
+    return WrappingStore()

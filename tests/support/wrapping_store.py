@@ -5,6 +5,8 @@ Its wrapping is a toy, XOR with the key: it shows who wraps what and when, not h
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from zope.interface import implementer
 
 from barbtx.plugin.interface.secret_store import ISecretStore, Kept, KeySpec, SecretDTO, Wrapping
@@ -20,11 +22,14 @@ def wrap(content: bytes, key: str) -> bytes:
 
 @implementer(ISecretStore)
 class WrappingStore:
-    def __init__(self) -> None:
-        self._payloads: dict[str, bytes] = {}
+    """:param directory: where it keeps a file for each payload, so that tests can see them."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
 
     def get_plugin_name(self) -> str:
-        return f"Wrapping store of {len(self._payloads)} payloads"
+        return "Wrapping store"
 
     def store_secret_supports(self, key_spec: KeySpec) -> bool:
         return True
@@ -37,18 +42,18 @@ class WrappingStore:
 
     def store_secret(self, secret: SecretDTO) -> Kept:
         content = wrap(secret.secret, secret.transport_key) if secret.transport_key else secret.secret
-        self._payloads[secret.secret_id] = content
+        (self._directory / secret.secret_id).write_bytes(content)
         return Kept({"key_id": secret.secret_id})
 
     def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
-        content = self._payloads[kept.metadata["key_id"]]
+        content = (self._directory / kept.metadata["key_id"]).read_bytes()
         if wrapping is None:
             return content
         assert wrapping.transport_key == TRANSPORT_KEY
         return wrap(content, wrapping.session_key)
 
     def delete_secret(self, kept: Kept) -> None:
-        self._payloads.pop(kept.metadata["key_id"], None)
+        (self._directory / kept.metadata["key_id"]).unlink(missing_ok=True)
 
     def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
         raise NotImplementedError("generate_supports says so")
@@ -58,4 +63,4 @@ class WrappingStore:
 
 
 def from_config(context: PluginContext) -> WrappingStore:
-    return WrappingStore()
+    return WrappingStore(Path(__file__).parent / "payloads")

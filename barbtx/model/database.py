@@ -245,6 +245,9 @@ def _make_sqlite_durable(engine: Engine) -> None:
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        # Its own one knows ASCII only, and lists are filtered without regard to case.
+        connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(),
+                                   deterministic=True)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:

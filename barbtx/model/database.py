@@ -199,10 +199,11 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"
             "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
-def make_engine(url: str, pool_size: int, timeout: float) -> Engine:
+def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
     """Make an engine with the settings that durability and fail-over need on each database.
 
-    :param timeout: seconds; longest wait for a connection, an answer or a lock.
+    :param timeout: seconds; longest wait for a connection or a lock.
+    :param bound_statements: whether that is also the longest that a statement may take, where the database can see to it.
     :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
     """
     try:
@@ -213,7 +214,7 @@ def make_engine(url: str, pool_size: int, timeout: float) -> Engine:
             parsed,
             pool_size=pool_size, max_overflow=1, pool_timeout=timeout, pool_recycle=1800,
             hide_parameters=True,
-            connect_args=_connect_arguments(backend, timeout),
+            connect_args=_connect_arguments(backend, timeout, bound_statements),
             **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
         )
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError):
@@ -223,7 +224,7 @@ def make_engine(url: str, pool_size: int, timeout: float) -> Engine:
     return engine
 
 
-def _connect_arguments(backend: str, timeout: float) -> dict[str, object]:
+def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> dict[str, object]:
     milliseconds = int(timeout * 1000)
     if backend == "sqlite":
         return {"timeout": timeout}
@@ -231,7 +232,8 @@ def _connect_arguments(backend: str, timeout: float) -> dict[str, object]:
         return {
             "connect_timeout": 2, "tcp_user_timeout": milliseconds,
             "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
-            "options": f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
+            "options": f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds if bound_statements else 0} "
+                       "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
         }
     whole = max(1, round(timeout))
     return {"connect_timeout": whole, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4",

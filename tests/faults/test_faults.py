@@ -108,6 +108,22 @@ async def test_a_restarted_database_is_not_noticed_by_the_next_request(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_start_while_the_database_is_down_serves_once_it_is_up(
+        own_postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx")))
+    own_postgresql.kill()
+    api = deployments[0].api()
+    assert (await api.get("/v1/secrets")).status == 503
+    own_postgresql.start()
+
+    async def served() -> bool:
+        return (await api.get("/v1/secrets")).status == 200
+
+    await until(served)
+    assert (await api.get(await api.store())).status == 200
+
+
+@pytest_twisted.ensureDeferred
 async def test_too_many_slow_queries_give_503_and_the_healthcheck_lives(
         own_postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
     deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx"), **{

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.task import Clock
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
 from barbtx.model.database import Database
+from barbtx.model.repositories.secrets import SecretRepo
+
+NOW = datetime.datetime(2026, 11, 23, 6, 1, 2, 345678)
 
 
 @pytest.fixture
@@ -22,3 +27,16 @@ def database(database_url: str) -> Iterator[Database]:
     database.start()
     yield database
     database.stop()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands at :data:`NOW` until a test moves it."""
+    clock = Clock()
+    clock.advance(NOW.replace(tzinfo=datetime.timezone.utc).timestamp())
+    return clock
+
+
+@pytest.fixture
+def secrets(database: Database, clock: Clock) -> SecretRepo:
+    return SecretRepo(database, clock)

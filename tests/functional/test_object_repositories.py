@@ -23,19 +23,8 @@ from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStore
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.model.repositories.transport_keys import TransportKeyRepo
 from barbtx.model.repositories.user_metadata import UserMetadataRepo
-from tests.functional.test_repositories import clock_at
 
 GONE = str(uuid.uuid4())
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return clock_at()
-
-
-@pytest.fixture
-def secrets(database: Database, clock: Clock) -> SecretRepo:
-    return SecretRepo(database, clock)
 
 
 @pytest.fixture

@@ -24,24 +24,7 @@ from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.secrets import SecretRepo
-
-NOW = datetime.datetime(2026, 11, 23, 6, 1, 2, 345678)
-
-
-def clock_at(moment: datetime.datetime = NOW) -> Clock:
-    clock = Clock()
-    clock.advance(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
-    return clock
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return clock_at()
-
-
-@pytest.fixture
-def secrets(database: Database, clock: Clock) -> SecretRepo:
-    return SecretRepo(database, clock)
+from tests.functional.conftest import NOW
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from barbtx.model.models import Base
 
 
 def run() -> None:
-    engine = make_engine(context.config.attributes["url"], 1, 30.0)
+    engine = make_engine(context.config.attributes["url"], 1, 30.0, bound_statements=False)
     with engine.connect() as connection:
         # SQLite would otherwise start to read, and another process could have written before we do.
         connection = connection.execution_options(barbtx_write=True)

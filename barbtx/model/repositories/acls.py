@@ -104,7 +104,8 @@ def delete_acl(session: Session, object_id: str) -> None:
     session.execute(delete(_A).where(_A.object_id == object_id))
 
 
-def access_columns(owner_id: ColumnElement[str], user_id: str | None) -> tuple[ColumnElement, ColumnElement]:
+def access_columns(owner_id: ColumnElement[str],
+                   user_id: str | ColumnElement[str] | None) -> tuple[ColumnElement, ColumnElement]:
     """Columns that say what an object's ACL means to a user; :func:`access` makes sense of them."""
     listed = (exists().where(_U.object_id == owner_id, _U.user_id == user_id) if user_id is not None
               else literal(False))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 import attrs
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -176,12 +177,8 @@ def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> N
 def find_secret(session: Session, secret_id: str, user_id: str | None, now: datetime.datetime,
                 with_payload: bool = False) -> Secret | None:
     """Read a secret that has not expired, and what its ACL means to a user."""
-    query = (select(*_COLUMNS, *access_columns(_S.id, user_id))
-             .join(models.Project, models.Project.id == _S.project_id))
-    if with_payload:
-        query = (query.add_columns(*_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
-                 .outerjoin(models.KEK, models.KEK.id == _D.kek_id))
-    row = session.execute(query.where(_S.id == secret_id, _unexpired(now))).first()
+    parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
+    row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
     if row is None:
         return None
     columns = len(_COLUMNS)
@@ -193,7 +190,18 @@ def find_secret(session: Session, secret_id: str, user_id: str | None, now: date
     return attrs.evolve(secret, payload=StoredPayload(plugin, secret.content_type, json.loads(metadata), datum))
 
 
-def _unexpired(now: datetime.datetime) -> ColumnElement[bool]:
+@lru_cache
+def _find_query(with_user: bool, with_payload: bool) -> Select:
+    """The most frequent statement of all: to build it anew was measured at a third of what finding a secret costs."""
+    query = (select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None))
+             .join(models.Project, models.Project.id == _S.project_id))
+    if with_payload:
+        query = (query.add_columns(*_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
+                 .outerjoin(models.KEK, models.KEK.id == _D.kek_id))
+    return query.where(_S.id == bindparam("secret_id"), _unexpired(bindparam("now", type_=_S.expiration.type)))
+
+
+def _unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
     return or_(_S.expiration.is_(None), _S.expiration > now)
 
 

@@ -36,7 +36,7 @@ class LocalTransport:
     def send(self, message: TaskMessage) -> Deferred[None]:
         if not self.ready:
             return fail(Refused("no room"))
-        running = self._running.run(lambda: Deferred.fromCoroutine(self.tasks.dispatch(message)))
+        running = self._running.run(self._dispatch, message)
         self._pending.add(running)
         answer: Deferred[None] = Deferred(lambda _: None)
 
@@ -48,14 +48,17 @@ class LocalTransport:
         running.addErrback(lambda failure: log.failure("a task failed", failure=failure)).addBoth(ended)
         return answer
 
+    def _dispatch(self, message: TaskMessage) -> Deferred[None] | None:
+        return None if self._stopped else Deferred.fromCoroutine(self.tasks.dispatch(message))
+
     def stop(self) -> Deferred[object]:
-        """Take no more; fires when what was taken has come to an end."""
+        """Begin no more; fires when what was begun has come to an end. The rest waits in the database."""
         self._stopped = True
         return DeferredList([waiting.addBoth(lambda result: result) for waiting in set(self._pending)])
 
 
 class LocalService(Service):
-    """Lets what was taken come to an end before the process does."""
+    """Lets what was begun come to an end before the process does."""
 
     def __init__(self, transport: LocalTransport) -> None:
         self._transport = transport

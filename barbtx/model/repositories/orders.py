@@ -119,14 +119,16 @@ class OrderRepo:
         token = str(uuid.uuid4())
 
         def work(session: Session) -> Lease | None:
+            order = _find(session, order_id, project_id)
+            if order is None:
+                return None
             now = utcnow(self.clock)
             until = now + datetime.timedelta(seconds=seconds)
             claimed = session.execute(
                 update(_T).where(_T.order_id == order_id, or_(_T.leased_until.is_(None), _T.leased_until <= now))
                 .values(lease=token, leased_until=until, retry_at=until, retry_count=_T.retry_count + 1)
             )
-            order = _find(session, order_id, project_id) if claimed.rowcount == 1 else None
-            if order is None:
+            if claimed.rowcount != 1:
                 return None
             attempt = session.scalar(select(_T.retry_count).where(_T.order_id == order_id))
             return Lease(order, token, attempt, _find_passphrase(session, order_id))

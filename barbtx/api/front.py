@@ -65,11 +65,11 @@ class Front:
 def settle(path: bytes) -> str:
     """The one spelling of a path: decoded, without empty segments.
 
-    :raises ValueError: it has an encoded slash or is not UTF-8; the text says so.
+    :raises ValueError: it has an encoded slash or NUL, or is not UTF-8; the text says so.
     """
     segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
-    if any(b"/" in segment for segment in segments):
-        raise ValueError("The path has an encoded slash; identifiers have none.")
+    if any(b"/" in segment or b"\0" in segment for segment in segments):
+        raise ValueError("The path has an encoded slash or NUL; identifiers have none.")
     try:
         settled = "/" + "/".join(segment.decode() for segment in segments if segment)
     except UnicodeDecodeError:

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
 
 T = TypeVar("T")
 
@@ -118,6 +118,7 @@ class Database:
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether it may change anything.
+        :raises BadRequest: (asynchronously) the database does not take a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
         if len(self._open) >= self.max_waiting:
@@ -171,6 +172,9 @@ class Database:
                     committing = True
                     session.commit()
                     return result
+            except exc.DataError as problem:
+                log.warn("the database does not take a value: {code}", code=_code(problem))
+                raise BadRequest("A value is too long, too large or has characters that cannot be kept.") from None
             except exc.DBAPIError as problem:
                 attempt += 1
                 retriable = _is_serialization(problem) or problem.connection_invalidated and not committing

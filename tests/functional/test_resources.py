@@ -238,3 +238,28 @@ async def test_deep_paths_and_strange_ids_lead_nowhere(api: Api) -> None:
     for path in (f"{ref}/acl/read", f"{ref}/metadata/k/more", f"{ref}/consumers/x", f"{box}/acl/read", f"{box}/nosuch",
                  f"{ref}/consumers/{uuid.uuid4()}", "/v1/quotas/x", "/v1/secret-stores/preferred/x", f"/v1/orders/{'o' * 4000}"):
         assert (await api.get(path)).status == 404, path
+
+
+@pytest_twisted.ensureDeferred
+async def test_nul_is_kept_or_refused_but_never_an_error_of_ours(api: Api) -> None:
+    ref, box = await api.store(name="a\0b", algorithm="\0"), await container(api, name="\0")
+    assert (await api.get(ref)).json["name"] == "a\0b" and (await api.get(box)).json["name"] == "\0"
+    assert (await api.get("/v1/secrets?name=a%00b")).json["total"] == 1
+    for path, total in (("secrets?secret_type=%00", 0), ("secrets?alg=%00", 1), ("orders?meta=%00", 0),
+                        ("containers?type=%00", 0), ("transport_keys?plugin_name=%00", 0)):
+        assert (await api.get(f"/v1/{path}")).json["total"] == total, path
+    for path in ("/v1/orders/%00", "/v1/project-quotas/%00", f"{ref}/metadata/%00", f"{ref}%00"):
+        assert (await api.get(path, roles=f"admin,{SERVICE_ADMIN}")).status == 400, path
+    named = {"name": "x", "secret_ref": f"{api.url}/v1/secrets/\0"}
+    assert (await api.post(f"{box}/secrets", named)).status == 404
+    assert (await api.post("/v1/containers", {"type": "generic", "secret_refs": [named]})).status == 404
+    key = {"plugin_name": "\0", "transport_key": "k"}
+    assert (await api.post("/v1/transport_keys", key, roles=SERVICE_ADMIN)).status == 400
+    for body in (consumer() | {"service": "\0"}, container_consumer() | {"name": "\0"}):
+        where = ref if "service" in body else box
+        assert (await api.post(f"{where}/consumers", body)).status == 200
+    assert (await api.request("PUT", f"{ref}/acl", json={"read": {"users": ["\0"]}})).status == 200
+    assert (await api.get(f"{ref}/acl")).json["read"]["users"] == ["\0"]
+    order = await api.finished(await api.order(note="\0", name="\0"))
+    assert order["status"] == "ACTIVE" and order["meta"]["note"] == "\0"
+    assert "Traceback" not in api.process.read_log()

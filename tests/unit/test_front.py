@@ -19,8 +19,8 @@ def test_a_path_has_one_spelling(path: str, settled: str) -> None:
     assert settle(path.encode()) == settled
 
 
-@pytest.mark.parametrize("path", [f"{ID}%2Fpayload", f"{ID}%2fpayload", "/v1%2Fsecrets"])
-def test_an_encoded_slash_is_refused(path: str) -> None:
+@pytest.mark.parametrize("path", [f"{ID}%2Fpayload", f"{ID}%2fpayload", "/v1%2Fsecrets", f"{ID}%00"])
+def test_an_encoded_slash_or_nul_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="encoded slash"):
         settle(path.encode())
 

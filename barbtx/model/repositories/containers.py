@@ -18,7 +18,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acl, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, consumers_of
-from barbtx.model.repositories.listing import Condition, apply_conditions, count
+from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.times import utcnow
@@ -160,7 +160,7 @@ def _link(session: Session, container_id: str, entry: Entry) -> str | None:
 
 def _require_secrets(session: Session, project: str, secret_ids: list[str], now: datetime.datetime) -> None:
     """:raises NotFound: not all of them are live secrets of the project."""
-    wanted = set(secret_ids)
+    wanted = {without_nul(secret_id) for secret_id in secret_ids}
     if not wanted:
         return
     # Shared locks, so that none of them is deleted before the links to it are there.

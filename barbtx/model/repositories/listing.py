@@ -32,8 +32,13 @@ def apply_conditions(query: Select, conditions: Iterable[Condition], columns: Ma
         if condition.comparison == "like":
             query = query.where(column.ilike(_whole_escapes(condition.value), escape="\\"))
         else:
-            query = query.where(_COMPARISONS[condition.comparison](column, condition.value))
+            query = query.where(_COMPARISONS[condition.comparison](column, without_nul(condition.value)))
     return query
+
+
+def without_nul(value: object) -> object:
+    """A value to compare with columns that never hold a NUL; PostgreSQL refuses to be asked for one."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _whole_escapes(pattern: str) -> str:

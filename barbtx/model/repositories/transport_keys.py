@@ -14,6 +14,7 @@ from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Page, TransportKey
+from barbtx.model.repositories.listing import without_nul
 from barbtx.times import utcnow
 
 _K = models.TransportKey
@@ -66,7 +67,7 @@ class TransportKeyRepo:
         def work(session: Session) -> Page[str]:
             query = select(_K.id)
             if plugin_name:
-                query = query.where(_K.plugin_name == plugin_name)
+                query = query.where(_K.plugin_name == without_nul(plugin_name))
             total = session.scalar(select(func.count()).select_from(query.subquery()))
             rows = session.scalars(query.order_by(_K.created_at, _K.id).limit(limit).offset(min(offset, total)))
             return Page(tuple(rows), total)

@@ -21,9 +21,10 @@ def base_of(request: Any, conf: cfg.ConfigOpts) -> str:
     """
     if conf.host_href:
         return conf.host_href.rstrip("/")
-    host = request.getHeader(b"host") or b""
+    hosts = request.requestHeaders.getRawHeaders(b"host", [])
+    host = hosts[0] if len(hosts) == 1 else b""
     if not _HOST.fullmatch(host):
-        raise BadRequest("The request needs a Host header with a host name or address, and perhaps a port.")
+        raise BadRequest("The request needs one Host header with a host name or address, and perhaps a port.")
     scheme = "https" if request.isSecure() else "http"
     forwarded = (request.getHeader(b"x-forwarded-proto") or b"").strip().lower()
     if forwarded in (b"http", b"https") and _is_trusted(request.getClientAddress(), conf.api.trusted_proxies):

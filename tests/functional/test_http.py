@@ -238,3 +238,27 @@ async def test_a_strange_host_is_refused_and_never_in_a_reference(service: Api) 
 async def test_the_healthcheck_needs_no_project(service: Api) -> None:
     reply = await treq.get(f"{service.url}/healthcheck", persistent=False)
     assert reply.code == 200 and await treq.content(reply) == b"OK"
+
+
+@pytest.mark.parametrize(("head", "status"), [
+    (b"Host: a\r\nHost: b\r\nContent-Type: application/json\r\n", 400), (b"Content-Type: application/json\r\n", 400),
+    (b"Host: a\r\nX-Project-Id: other\r\n", 400),
+    (b"Host: a\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n", 415),
+    (b"Host: a\r\nContent-Length: 2\r\n", 400), (b"Host: a\r\nAccept: text/html\r\nAccept: application/json\r\n", 415),
+    (b"Host: a\r\nTransfer-Encoding: chunked\r\n", 400),
+])
+@pytest_twisted.ensureDeferred
+async def test_doubled_and_missing_headers_are_the_clients_error(service: Api, head: bytes, status: int) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+
+    def exchange() -> bytes:
+        with socket.create_connection((host, int(port)), timeout=5) as client:
+            client.sendall(b"POST /v1/secrets HTTP/1.1\r\nX-Project-Id: p\r\nContent-Length: 2\r\nConnection: close\r\n"
+                           + head + b"\r\n{}")
+            received = b""
+            while data := client.recv(65536):
+                received += data
+            return received
+
+    answer = await deferToThread(exchange)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer

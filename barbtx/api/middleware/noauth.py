@@ -57,11 +57,13 @@ class NoAuthContext(Filter):
 
 
 def _header(request: Any, name: bytes) -> str | None:
-    value = request.getHeader(name)
-    if not value:
+    values = request.requestHeaders.getRawHeaders(name, [])
+    if len(values) > 1:
+        raise BadRequest(f"The header {name.decode()} is there more than once; which one is meant?")
+    if not values or not values[0]:
         return None
     try:
-        text = value.decode()
+        text = values[0].decode()
     except UnicodeDecodeError:
         raise BadRequest(f"The header {name.decode()} is not UTF-8.") from None
     if name != b"X-Roles" and len(text) > 255:

@@ -1,4 +1,4 @@
-"""Reading the configuration: oslo.config files, environment and ``--set``, checked as a whole before anything starts."""
+"""Reading the configuration: oslo.config files, environment and ``--set``, checked whole before anything starts."""
 
 from __future__ import annotations
 

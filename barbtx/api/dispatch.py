@@ -1,7 +1,7 @@
 """From a route to an answer: the order of checks that every request goes through, so that no handler can forget one.
 
-The order is the contract's (section 1.2): the object is there (404), the method is known (405), Accept (406), policy (403),
-Content-Type (415), the body (400, 413), and only then the handler.
+The order is the contract's (section 1.2): the object is there (404), the method is known (405), Accept (406), policy
+(403), Content-Type (415), the body (400, 413), and only then the handler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The front door: one reading of the path, before anything decides by it.
 
-Paths are decoded here, once, segment by segment. An encoded slash is refused, since later readers could not tell it from
-a real one; doubled and trailing slashes name the same resource.
+Paths are decoded here, once, segment by segment. An encoded slash is refused, since later readers could not tell it
+from a real one; doubled and trailing slashes name the same resource.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The service's description of itself, OpenAPI 3.1, made from the routes and the schemas that the requests go through."""
+"""The service's description of itself, OpenAPI 3.1, made from its routes and the schemas that requests go through."""
 
 from __future__ import annotations
 

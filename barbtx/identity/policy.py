@@ -1,8 +1,8 @@
 """The rules of who may do what: oslo.policy reads them, and here they become plain predicates.
 
 oslo.policy's check objects look at their own signature at each call, which costs a third of a millisecond a decision.
-Their trees are therefore compiled once, when the rules are loaded, into functions of a target and credentials. A kind of
-check that is not known here keeps its object, and so its meaning.
+Their trees are therefore compiled once, when the rules are loaded, into functions of a target and credentials. A kind
+of check that is not known here keeps its object, and so its meaning.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
     """Make an engine with the settings that durability and fail-over need on each database.
 
     :param timeout: seconds; longest wait for a connection or a lock.
-    :param bound_statements: whether that is also the longest that a statement may take, where the database can see to it.
+    :param bound_statements: whether that is also the longest that a statement may take, where the database sees to it.
     :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
     """
     try:

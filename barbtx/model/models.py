@@ -216,7 +216,7 @@ class SecretUserMetadatum(Base):
 
 
 class _Consumer:
-    """Who uses an object. ``digest`` stands for all that the consumer said of itself, which is too long for an index."""
+    """Who uses an object. ``digest`` stands for all that the consumer said of itself: that is too long for an index."""
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)

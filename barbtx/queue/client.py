@@ -20,7 +20,8 @@ def _is_transport(instance: object, attribute: object, value: object) -> None:
 class TaskClient:
     """Has tasks run, wherever the transport takes them.
 
-    :ivar patience: seconds for which it is worth waiting that a task just sent comes to its end; 0 if it runs elsewhere.
+    :ivar patience: seconds for which it is worth waiting that a task just sent comes to its end; 0 if it runs
+        elsewhere.
     """
 
     transport: Any = attrs.field(validator=_is_transport)

@@ -30,12 +30,14 @@ class SecretMetadataController(OneSecret):
     async def on_get(self, call: Call, found: Found) -> Answer:
         return Answer(document={"metadata": await call.services.user_metadata.get(found.object.id)})
 
-    @operation("Secret metadata creation", "secret_meta:put", body=METADATA, success=(201,), answer=answers.METADATA_REF)
+    @operation("Secret metadata creation", "secret_meta:put", body=METADATA, success=(201,),
+               answer=answers.METADATA_REF)
     async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         await call.services.user_metadata.replace(found.object.id, lower_keys(document["metadata"]))
         return Answer(201, {"metadata_ref": self._ref(call, found)})
 
-    @operation("Secret metadatum creation", "secret_meta:post", body=METADATUM, success=(201,), answer=answers.METADATUM)
+    @operation("Secret metadatum creation", "secret_meta:post", body=METADATUM, success=(201,),
+               answer=answers.METADATUM)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key, value = document["key"].lower(), document["value"]
         await call.services.user_metadata.add(found.object.id, key, value)

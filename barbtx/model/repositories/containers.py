@@ -56,7 +56,8 @@ class ContainerRepo:
         """A container of any project, and what its ACL means to a user."""
         def work(session: Session) -> Container | None:
             row = session.execute(
-                select(*_COLUMNS, *access_columns(_C.id, user_id)).join(models.Project, models.Project.id == _C.project_id)
+                select(*_COLUMNS, *access_columns(_C.id, user_id))
+                .join(models.Project, models.Project.id == _C.project_id)
                 .where(_C.id == container_id)).first()
             if row is None:
                 return None

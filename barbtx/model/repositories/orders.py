@@ -92,7 +92,8 @@ class OrderRepo:
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)
-            rows = session.execute(query.join(models.Project, models.Project.id == _O.project_id).order_by(_O.created_at, _O.id).limit(limit).offset(offset))
+            rows = session.execute(query.join(models.Project, models.Project.id == _O.project_id)
+                                   .order_by(_O.created_at, _O.id).limit(limit).offset(offset))
             return Page(tuple(Order(*row) for row in rows), total)
 
         return self.database.interact(work, write=False)

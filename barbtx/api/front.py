@@ -17,6 +17,7 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from barbtx.api.answers import apply_fault
+from barbtx.api.cors import Cors
 from barbtx.api.services import Services
 from barbtx.errors import Fault
 
@@ -31,7 +32,8 @@ _JSON_SUFFIX = re.compile(r"/v1/[^/]+/[^/]+\.json")
 def composite_factory(loader: Any, global_conf: Mapping[str, str], **mounts: str) -> Builder:
     """PasteDeploy: ``/first-segment = application`` lines, ``/`` for the bare root and everything else."""
     builders = {path.strip("/"): loader.get_app(name, global_conf=global_conf) for path, name in mounts.items()}
-    return lambda services: Front({name: build(services) for name, build in builders.items()})
+    return lambda services: Front({name: build(services) for name, build in builders.items()},
+                                  Cors(services.conf.cors))
 
 
 @implementer(IResource)
@@ -40,10 +42,12 @@ class Front:
     """Answers OPTIONS, settles the path and passes the request on by its first segment."""
 
     mounts: Mapping[str, IResource]
+    cors: Cors
 
     isLeaf = True
 
     def render(self, request: IRequest) -> bytes | int:
+        self.cors.mark(request)
         if request.method == b"OPTIONS":
             request.setHeader(b"content-length", b"0")
             return b""

@@ -129,3 +129,20 @@ async def test_a_postgresql_dump_never_holds_a_payload(tmp_path: Path, postgresq
                           check=True, capture_output=True).stdout
     assert b"encrypted_data" in dump and marker.encode() not in dump and marker.encode().hex().encode() not in dump
     api.process.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_of_allowed_origins_and_no_others_may_read_answers(tmp_path: Path) -> None:
+    api = embedded(tmp_path, **{"cors.allowed_origin": "https://dashboard.example"}).api()
+    ours, theirs = {"Origin": "https://dashboard.example"}, {"Origin": "https://evil.example"}
+    reply = await api.get("/v1/secrets", headers=ours)
+    assert reply.status == 200 and reply.headers["access-control-allow-origin"] == "https://dashboard.example"
+    assert "X-Openstack-Request-Id" in reply.headers["access-control-expose-headers"]
+    asked = {**ours, "Access-Control-Request-Method": "DELETE"}
+    preflight = await api.request("OPTIONS", "/v1/secrets", headers=asked)
+    assert preflight.status == 200 and "DELETE" in preflight.headers["access-control-allow-methods"]
+    assert "X-Auth-Token" in preflight.headers["access-control-allow-headers"]
+    for method in ("GET", "OPTIONS"):
+        refused_reply = await api.request(method, "/v1/secrets", headers=theirs)
+        assert not [name for name in refused_reply.headers if name.startswith("access-control")]
+    api.process.stop()

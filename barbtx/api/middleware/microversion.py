@@ -57,7 +57,7 @@ class Microversion(Filter):
         values = request.requestHeaders.getRawHeaders(_HEADER, [])
         request.microversion = requested_version(b",".join(values).decode("ascii", "replace"))
         request.setHeader(_HEADER, f"{_SERVICE} {version_text(request.microversion)}".encode())
-        request.setHeader(b"vary", _HEADER)
+        request.responseHeaders.addRawHeader(b"vary", _HEADER)
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

@@ -1,0 +1,58 @@
+"""Cross-origin requests: which web pages of other sites may read answers.
+
+Source: the Fetch standard, section "CORS protocol"; options by their names in oslo.middleware.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from oslo_config import cfg
+
+_HEADERS = ["X-Auth-Token", "X-Openstack-Request-Id", "X-Project-Id", "X-Identity-Status", "X-User-Id",
+            "X-Storage-Token", "X-Domain-Id", "X-User-Domain-Id", "X-Project-Domain-Id", "X-Roles"]
+
+OPTIONS = {
+    "cors": [
+        cfg.ListOpt("allowed_origin", default=[],
+                    help="Origins whose pages may use the API, such as https://dashboard.example; * for all."),
+        cfg.BoolOpt("allow_credentials", default=True, help="Whether pages may send credentials."),
+        cfg.ListOpt("expose_headers", default=_HEADERS, help="Headers of answers that pages may read."),
+        cfg.ListOpt("allow_headers", default=_HEADERS, help="Headers that pages may send."),
+        cfg.ListOpt("allow_methods", default=["GET", "PUT", "POST", "DELETE", "PATCH"],
+                    help="Methods that pages may use."),
+        cfg.IntOpt("max_age", default=3600, min=0, help="Seconds for which browsers may remember these permissions."),
+    ],
+}
+
+
+@attrs.frozen
+class Cors:
+    """Marks answers for the browsers of allowed origins; without any, nobody sees a difference."""
+
+    options: Any
+
+    def mark(self, request: Any) -> None:
+        """Add the headers that the request's origin is due."""
+        options = self.options
+        origin = request.getHeader(b"origin")
+        if not options.allowed_origin or origin is None:
+            return
+        text = origin.decode("ascii", "replace")
+        if text not in options.allowed_origin and "*" not in options.allowed_origin:
+            return
+        self._set(request, "Access-Control-Allow-Origin", text)
+        request.responseHeaders.addRawHeader(b"vary", b"Origin")
+        if options.allow_credentials and "*" not in options.allowed_origin:
+            self._set(request, "Access-Control-Allow-Credentials", "true")
+        if request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):
+            self._set(request, "Access-Control-Allow-Methods", ",".join(options.allow_methods))
+            self._set(request, "Access-Control-Allow-Headers", ",".join(options.allow_headers))
+            self._set(request, "Access-Control-Max-Age", str(options.max_age))
+        else:
+            self._set(request, "Access-Control-Expose-Headers", ",".join(options.expose_headers))
+
+    @staticmethod
+    def _set(request: Any, name: str, value: str) -> None:
+        request.responseHeaders.setRawHeaders(name.encode(), [value.encode()])

@@ -8,13 +8,14 @@ from barbtx import limits
 from barbtx.api import cors
 from barbtx.api import options as api
 from barbtx.identity import options as identity
+from barbtx.identity.keystone import options as keystone
 from barbtx.model import database
 from barbtx.plugin import manager
 from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.stores import store_crypto
 from barbtx.queue import options as queue
 
-_MODULES = (limits, api, cors, identity, database, manager, simple_crypto, store_crypto, queue)
+_MODULES = (limits, api, cors, identity, keystone, database, manager, simple_crypto, store_crypto, queue)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -15,7 +14,9 @@ _HOST = re.compile(rb"[A-Za-z0-9._~:\[\]-]{1,300}")
 
 
 def base_of(request: Any, conf: cfg.ConfigOpts) -> str:
-    """Where all references start: ``[DEFAULT] host_href``, else scheme and host of the request.
+    """Where all references start: ``[DEFAULT] host_href``, else scheme and host as the client wrote them.
+
+    What a proxy says about that counts only from one that is trusted, and only what the nearest one says.
 
     :raises BadRequest: the Host header is missing or no host.
     """
@@ -23,20 +24,23 @@ def base_of(request: Any, conf: cfg.ConfigOpts) -> str:
         return conf.host_href.rstrip("/")
     hosts = request.requestHeaders.getRawHeaders(b"host", [])
     host = hosts[0] if len(hosts) == 1 else b""
+    scheme = b"https" if request.isSecure() else b"http"
+    if _is_trusted(request.getClientAddress(), conf.api.trusted_proxies):
+        forwarded = _last(request, b"x-forwarded-proto").lower()
+        scheme = forwarded if forwarded in (b"http", b"https") else scheme
+        host = _last(request, b"x-forwarded-host") or host
     if not _HOST.fullmatch(host):
         raise BadRequest("The request needs one Host header with a host name or address, and perhaps a port.")
-    scheme = "https" if request.isSecure() else "http"
-    forwarded = (request.getHeader(b"x-forwarded-proto") or b"").strip().lower()
-    if forwarded in (b"http", b"https") and _is_trusted(request.getClientAddress(), conf.api.trusted_proxies):
-        scheme = forwarded.decode()
-    return f"{scheme}://{host.decode()}"
+    return f"{scheme.decode()}://{host.decode()}"
 
 
-def _is_trusted(peer: Any, networks: Sequence[str]) -> bool:
-    if not networks:
-        return False
+def _last(request: Any, header: bytes) -> bytes:
+    return b",".join(request.requestHeaders.getRawHeaders(header, [])).rpartition(b",")[2].strip()
+
+
+def _is_trusted(peer: Any, networks: list[Any]) -> bool:
     try:
         address = ipaddress.ip_address(peer.host)
-        return any(address in ipaddress.ip_network(network, strict=False) for network in networks)
     except (AttributeError, ValueError):
         return False
+    return any(address in network for network in networks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
+from barbtx.networks import network
+
 OPTIONS = {
     "DEFAULT": [
         cfg.StrOpt("host_href", regex=r"(https?://[^/\s]+.*)?",
@@ -14,8 +16,11 @@ OPTIONS = {
     "api": [
         cfg.StrOpt("bind_host", default="127.0.0.1", help="Address to listen on."),
         cfg.PortOpt("bind_port", default=9311, help="Port to listen on; 0 takes a free one."),
-        cfg.ListOpt("trusted_proxies", default=[],
-                    help="Addresses or networks whose X-Forwarded-Proto header is believed."),
+        cfg.StrOpt("auth_strategy", default="keystone", regex=r"[A-Za-z0-9_.-]+",
+                   help="How callers are authenticated: the name of a composite in api_paste_config, keystone or "
+                        "noauth as shipped."),
+        cfg.ListOpt("trusted_proxies", default=[], item_type=network,
+                    help="Addresses or networks whose X-Forwarded-Proto and X-Forwarded-Host headers are believed."),
         cfg.BoolOpt("allow_unauthenticated_remote", default=False,
                     help="Whether a pipeline without authentication may listen on more than loopback."),
         cfg.IntOpt("max_connections", default=2000, min=1,

@@ -13,7 +13,7 @@ from barbtx.errors import ConfigurationError
 
 
 def load_pipeline(services: Services) -> IResource:
-    """The resource that ``[DEFAULT] api_paste_config`` describes.
+    """The resource that ``[DEFAULT] api_paste_config`` describes under the name of ``[api] auth_strategy``.
 
     :raises ConfigurationError: the file is missing or does not describe one.
     """
@@ -22,7 +22,7 @@ def load_pipeline(services: Services) -> IResource:
     if path is None:
         raise ConfigurationError(f"api_paste_config: there is no file {conf.api_paste_config}")
     try:
-        build = loadapp(f"config:{os.path.abspath(path)}")
+        build = loadapp(f"config:{os.path.abspath(path)}", name=conf.api.auth_strategy)
     except (LookupError, ImportError, ValueError, TypeError, OSError) as problem:
         raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
     return build(services)

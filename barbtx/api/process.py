@@ -13,6 +13,7 @@ from barbtx.api.service import ApiService
 from barbtx.api.services import Services
 from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, end_process
 from barbtx.identity.policy import Policy
+from barbtx.identity.policy_reload import PolicyReloader
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
@@ -37,7 +38,9 @@ def make_api(reactor: Any, foundation: Foundation,
         LocalService(transport).setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)
     make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
-    services = Services(conf, reactor, Policy.from_config(conf), foundation.database, foundation.secrets,
+    policy = Policy.from_config(conf)
+    PolicyReloader(reactor, policy, conf.policy.reload_seconds).setServiceParent(serving)
+    services = Services(conf, reactor, policy, foundation.database, foundation.secrets,
                         foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
     ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
     stack = Stack()

@@ -1,4 +1,4 @@
-"""``barbtx-manage``: the schema and the master key."""
+"""``barbtx-manage``: the schema, the master key and the policy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sqlalchemy import exc
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
+from barbtx.identity.policy import Policy
+from barbtx.identity.policy_check import find_risks
 from barbtx.model.migration import alembic_config
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
 
@@ -20,12 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ConfigurationError, OSError, exc.DBAPIError) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     generate = crypto.add_parser("gen_mkek", help="make a master key in a new file that only its owner may read")
     generate.add_argument("file", help="where to write it; must not exist")
     generate.set_defaults(run=_generate)
+
+    policy = categories.add_parser("policy", help="who may do what").add_subparsers(required=True, metavar="action")
+    check = policy.add_parser("check", help="name what the rules allow beyond a project or into what is private; "
+                                            "exit status 3 if there is any, 1 if the rules have an error")
+    check.set_defaults(run=_check_policy)
     return parser
 
 
@@ -63,6 +69,14 @@ def _upgrade(options: argparse.Namespace) -> None:
 
 def _current(options: argparse.Namespace) -> None:
     command.current(_alembic(options))
+
+
+def _check_policy(options: argparse.Namespace) -> int:
+    risks = list(find_risks(Policy.from_config(load(options.config_file, options.set))))
+    for risk in risks:
+        print(f"risk: {risk}")
+    print(f"{len(risks)} risks; config/policy-hardened.yaml closes those of the shipped rules" if risks else "no risks")
+    return 3 if risks else 0
 
 
 def _generate(options: argparse.Namespace) -> None:

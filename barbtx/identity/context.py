@@ -9,15 +9,19 @@ import attrs
 class RequestContext:
     """Who asks.
 
-    :ivar project_id: the Keystone project that the request is scoped to.
+    :ivar project_id: the Keystone project that the request is scoped to; None only for nobody, where that is allowed.
     :ivar roles: role names in lower case.
     :ivar request_id: ``req-<uuid>``.
+    :ivar service_roles: of the service that acts for the user, if one does.
     """
 
-    project_id: str
+    project_id: str | None
     user_id: str | None
     roles: frozenset[str]
     request_id: str
     domain_id: str | None = None
     user_domain_id: str | None = None
     project_domain_id: str | None = None
+    service_user_id: str | None = None
+    service_project_id: str | None = None
+    service_roles: frozenset[str] = frozenset()

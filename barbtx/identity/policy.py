@@ -1,17 +1,11 @@
-"""The rules of who may do what: oslo.policy reads them, and here they become plain predicates.
-
-oslo.policy's check objects look at their own signature at each call, which costs a third of a millisecond a decision.
-Their trees are therefore compiled once, when the rules are loaded, into functions of a target and credentials. A kind
-of check that is not known here keeps its object, and so its meaning.
-"""
+"""The rules of who may do what: oslo.policy reads them, and what they mean is decided here."""
 
 from __future__ import annotations
 
-import ast
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 import attrs
 from oslo_config import cfg
@@ -20,10 +14,7 @@ from oslo_policy import policy as oslo_policy
 
 from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
-
-Target = Mapping[str, object]
-Credentials = Mapping[str, object]
-Predicate = Callable[[Target, Credentials], bool]
+from barbtx.identity.predicates import Credentials, Predicate, Target, compile_rules
 
 
 def list_rules() -> list[oslo_policy.RuleDefault]:
@@ -61,15 +52,41 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     return enforcer
 
 
-@attrs.frozen
+def policy_files(conf: cfg.ConfigOpts) -> list[Path]:
+    """The operator's override files that are there, in the order in which they count."""
+    options = conf.oslo_policy
+    main = options.policy_file and conf.find_file(options.policy_file)
+    found = [Path(main)] if main else []
+    for name in options.policy_dirs:
+        directory = conf.find_file(name)
+        if directory and Path(directory).is_dir():
+            found += sorted(path for path in Path(directory).iterdir()
+                            if path.is_file() and not path.name.startswith("."))
+    return found
+
+
+def enforcer_for_tools() -> oslo_policy.Enforcer:
+    """oslo.policy's entry point for its command line tools; the configuration is found as oslo.config finds it.
+
+    :raises ConfigurationError: see :func:`get_enforcer`.
+    """
+    conf = cfg.ConfigOpts()
+    conf(args=[], project="barbtx")
+    return get_enforcer(conf)
+
+
+@attrs.define(eq=False)
 class Policy:
-    """Decides. A rule that does not exist allows nobody.
+    """Decides: the one place where it is settled whether a caller may do something to an object.
+
+    A rule that does not exist allows nobody.
 
     :ivar enforce_new_defaults: part of every target, since the rules' texts ask for it.
     """
 
-    predicates: Mapping[str, Predicate]
+    conf: cfg.ConfigOpts
     enforce_new_defaults: bool
+    _predicates: Mapping[str, Predicate]
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Policy:
@@ -77,76 +94,32 @@ class Policy:
 
         :raises ConfigurationError: they have an error.
         """
-        enforcer = get_enforcer(conf)
-        return cls(_compile_all(enforcer), conf.oslo_policy.enforce_new_defaults)
+        return cls(conf, conf.oslo_policy.enforce_new_defaults, compile_rules(get_enforcer(conf)))
+
+    def reload(self) -> None:
+        """Read the rules again. It takes a while, and may be done in a thread: the new ones count all at once.
+
+        :raises ConfigurationError: they have an error; the old ones stay.
+        """
+        self._predicates = compile_rules(get_enforcer(self.conf))
 
     def allows(self, rule: str, context: RequestContext, target: Target) -> bool:
         """Whether the caller may do what a rule is about.
 
         :param target: what policy may know of the object; made by the service alone, never from a request.
         """
-        predicate = self.predicates.get(rule)
+        predicate = self._predicates.get(rule)
         if predicate is None:
             return False
-        credentials = {"user_id": context.user_id, "project_id": context.project_id, "roles": list(context.roles),
-                       "domain_id": context.domain_id, "user_domain_id": context.user_domain_id,
-                       "project_domain_id": context.project_domain_id}
-        return predicate({**target, "enforce_new_defaults": self.enforce_new_defaults}, credentials)
+        return predicate({**target, "enforce_new_defaults": self.enforce_new_defaults}, credentials_of(context))
 
 
-def _compile_all(enforcer: oslo_policy.Enforcer) -> dict[str, Predicate]:
-    predicates: dict[str, Predicate] = {}
-    for name, check in enforcer.rules.items():
-        predicates[name] = _compile(check, predicates, enforcer)
-    return predicates
-
-
-def _compile(check: Any, predicates: Mapping[str, Predicate], enforcer: oslo_policy.Enforcer) -> Predicate:
-    kind = type(check)
-    if kind is checks.TrueCheck:
-        return lambda target, creds: True
-    if kind is checks.FalseCheck:
-        return lambda target, creds: False
-    if kind is checks.NotCheck:
-        inner = _compile(check.rule, predicates, enforcer)
-        return lambda target, creds: not inner(target, creds)
-    if kind in (checks.AndCheck, checks.OrCheck):
-        parts = [_compile(rule, predicates, enforcer) for rule in check.rules]
-        if kind is checks.AndCheck:
-            return lambda target, creds: all(part(target, creds) for part in parts)
-        return lambda target, creds: any(part(target, creds) for part in parts)
-    if kind is checks.RuleCheck:
-        # Looked up when it is asked: rules may name each other in any order.
-        name = check.match
-        return lambda target, creds: name in predicates and predicates[name](target, creds)
-    if kind is checks.RoleCheck and "%" not in check.match:
-        role = check.match.lower()
-        return lambda target, creds: any(role == held.lower() for held in creds["roles"])
-    if kind is checks.GenericCheck:
-        return _compile_generic(check)
-    return lambda target, creds: bool(check(dict(target), dict(creds), enforcer))
-
-
-def _compile_generic(check: checks.GenericCheck) -> Predicate:
-    template = check.match
-    key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
-    try:
-        literal = str(ast.literal_eval(check.kind))
-    except ValueError:
-        literal = None
-
-    def wanted(target: Target) -> str | None:
-        try:
-            return str(target[key]) if key is not None else template % target
-        except KeyError:
-            return None
-
-    if literal is not None:
-        return lambda target, creds: wanted(target) == literal
-    path = check.kind.split(".")
-
-    def matches(target: Target, creds: Credentials) -> bool:
-        match = wanted(target)
-        return match is not None and check._find_in_dict(creds, path, match)
-
-    return matches
+def credentials_of(context: RequestContext) -> Credentials:
+    """A caller in the words of rules: oslo.context's attributes."""
+    return {
+        "user_id": context.user_id, "project_id": context.project_id, "roles": list(context.roles),
+        "domain_id": context.domain_id, "user_domain_id": context.user_domain_id,
+        "project_domain_id": context.project_domain_id, "system_scope": None, "is_admin_project": True,
+        "service_user_id": context.service_user_id, "service_project_id": context.service_project_id,
+        "service_roles": list(context.service_roles),
+    }

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from barbtx.api.answers import apply_early_fault
@@ -24,18 +26,36 @@ class Filter(ABC):
     isLeaf = True
 
     @abstractmethod
-    def before(self, request: Any) -> None:
+    def before(self, request: Any) -> Deferred[None] | None:
         """Look at the request; leave on it what later steps need.
 
-        :raises BarbtxError: it goes no further.
+        :return: None if that is done, else what fires when it is.
+        :raises BarbtxError: (perhaps asynchronously) it goes no further.
         """
 
     def render(self, request: IRequest) -> bytes | int:
         try:
-            self.before(request)
+            looking = self.before(request)
         except BarbtxError as problem:
             return self.refuse(request, describe(problem, "Request"))
-        return self.wrapped.render(request)
+        if looking is None:
+            return self.wrapped.render(request)
+        request.notifyFinish().addErrback(lambda _: looking.cancel())
+        Deferred.fromCoroutine(self._render_after(looking, request)).addErrback(request.processingFailed)
+        return NOT_DONE_YET
+
+    async def _render_after(self, looking: Deferred[None], request: Any) -> None:
+        try:
+            await looking
+        except CancelledError:
+            return
+        except BarbtxError as problem:
+            body: bytes | int = self.refuse(request, describe(problem, "Request"))
+        else:
+            body = self.wrapped.render(request)
+        if body is not NOT_DONE_YET:
+            request.write(body)
+            request.finish()
 
     def refuse(self, request: Any, fault: Fault) -> bytes:
         """Render a refusal."""

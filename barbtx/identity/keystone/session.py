@@ -1,0 +1,244 @@
+"""The service's own way to Keystone: it logs itself in, and asks about tokens."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import treq
+from oslo_config import cfg
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.identity.keystone.circuit import Circuit
+from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.tls import client_tls
+
+log = Logger()
+
+_MAX_ANSWER = 1 << 20
+# The service's own token is renewed so many seconds before it expires.
+_RENEW_BEFORE = 60
+
+
+class _NoAnswer(Exception):
+    """Keystone gave none, or none that can be used; the text says why. Another try may help."""
+
+
+@implementer(IPolicyForHTTPS)
+@attrs.frozen
+class _TLSPolicy:
+    make: Any
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        return self.make(hostname.decode("ascii"))
+
+
+@attrs.frozen
+class _OwnToken:
+    text: str = attrs.field(repr=False)
+    expires_at: float
+
+
+def _keystone_url(url: str) -> str:
+    url = url.rstrip("/")
+    return url if url.endswith("/v3") else f"{url}/v3"
+
+
+def _domain(options: Any, kind: str) -> dict[str, str]:
+    name, id = getattr(options, f"{kind}_domain_name"), getattr(options, f"{kind}_domain_id")
+    return {"name": name} if name and not id else {"id": id or "default"}
+
+
+def _user(options: Any) -> dict[str, Any]:
+    return {"id": options.user_id} if options.user_id else {"name": options.username, "domain": _domain(options, "user")}
+
+
+def login_document(options: Any) -> dict[str, Any]:
+    """The body of the service's own authentication (Identity API v3, POST /v3/auth/tokens).
+
+    :param options: the ``[keystone_authtoken]`` section.
+    :raises ConfigurationError: something is missing that the way to authenticate needs.
+    """
+    def need(*names: str) -> None:
+        if not any(getattr(options, name) for name in names):
+            raise ConfigurationError(f"[keystone_authtoken] {' or '.join(names)} must be set for auth_type "
+                                     f"{options.auth_type}")
+
+    if options.auth_type == "v3applicationcredential":
+        need("application_credential_id", "application_credential_name")
+        need("application_credential_secret")
+        credential: dict[str, Any] = {"secret": options.application_credential_secret}
+        if options.application_credential_id:
+            credential["id"] = options.application_credential_id
+        else:
+            need("username", "user_id")
+            credential |= {"name": options.application_credential_name, "user": _user(options)}
+        return {"auth": {"identity": {"methods": ["application_credential"], "application_credential": credential}}}
+    need("username", "user_id")
+    need("password")
+    need("project_name", "project_id")
+    project = ({"id": options.project_id} if options.project_id
+               else {"name": options.project_name, "domain": _domain(options, "project")})
+    user = {**_user(options), "password": options.password}
+    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": {"project": project}}}
+
+
+def parse_expiry(text: str) -> float:
+    """Keystone's time of expiry, as seconds since the epoch.
+
+    :raises ValueError: it is no time.
+    """
+    moment = datetime.datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+@attrs.define(eq=False)
+class KeystoneSession:
+    """Asks Keystone, with limits on how long, how often and how many at once.
+
+    :ivar url: of the Identity API, with its version.
+    """
+
+    reactor: Any
+    url: str
+    options: Any = attrs.field(repr=False)
+    _login: Mapping[str, Any] = attrs.field(repr=False)
+    _http: HTTPClient = attrs.field(repr=False)
+    _circuit: Circuit
+    _turns: DeferredSemaphore
+    _own: _OwnToken | None = attrs.field(default=None, init=False)
+    _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
+
+    @classmethod
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> KeystoneSession:
+        """Make a session; nothing is asked yet.
+
+        :raises ConfigurationError: an option is missing, or a file cannot be used.
+        """
+        options = conf.keystone_authtoken
+        if not options.auth_url:
+            raise ConfigurationError("[keystone_authtoken] auth_url must be set: the pipeline authenticates with Keystone")
+        login = login_document(options)
+        tls = _TLSPolicy(client_tls("keystone_authtoken", options.cafile, options.certfile, options.keyfile))
+        pool = HTTPConnectionPool(reactor)
+        pool.maxPersistentPerHost = options.max_requests
+        agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
+        circuit = Circuit(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
+        return cls(reactor, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit,
+                   DeferredSemaphore(options.max_requests))
+
+    async def describe_token(self, token: str, *, allow_expired: bool = False) -> Mapping[str, Any] | None:
+        """What Keystone knows of a token, or None if it knows it for invalid.
+
+        :param allow_expired: whether one is good for a while after its end (for services that act for a user).
+        :raises ServiceUnavailable: Keystone does not say.
+        """
+        path = "/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
+        for _ in range(2):
+            own = await self._own_token()
+            status, document = await self._ask(
+                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token})
+            if status == 200:
+                if not isinstance(document.get("token"), dict):
+                    break
+                return document["token"]
+            if status in (400, 404):
+                return None
+            # It is our own token that it does not take: revoked, perhaps. Another one may do.
+            if self._own is own:
+                self._own = None
+            if status != 401:
+                break
+        log.error("Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
+                  "[keystone_authtoken] have a role on its project?", status=status)
+        raise self._circuit.unavailable()
+
+    def _own_token(self) -> Deferred[_OwnToken]:
+        own = self._own
+        if own is not None and own.expires_at - _RENEW_BEFORE > self.reactor.seconds():
+            return succeed(own)
+        return self._logins.join("login", self._log_in)
+
+    async def _log_in(self) -> _OwnToken:
+        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login)
+        try:
+            if status != 201:
+                raise ValueError
+            self._own = _OwnToken(headers["x-subject-token"], parse_expiry(document["token"]["expires_at"]))
+        except (ValueError, TypeError, KeyError):
+            log.error("Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
+                      "and project of [keystone_authtoken]", status=status)
+            self._circuit.open()
+            raise self._circuit.unavailable() from None
+        return self._own
+
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
+        status, document, _ = await self._exchange(method, path, headers, None)
+        return status, document
+
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str],
+                        document: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+        """One question, tried several times if need be.
+
+        :raises ServiceUnavailable: there is no answer.
+        """
+        self._circuit.check()
+        if len(self._turns.waiting) >= self.options.max_waiting_requests:
+            raise self._circuit.unavailable()
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(1 + self.options.http_request_max_retries),
+            wait=wait_random_exponential(multiplier=0.1, max=1), retry=retry_if_exception_type(_NoAnswer),
+            sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
+        try:
+            answer = await self._turns.run(
+                lambda: Deferred.fromCoroutine(retrying(self._try, method, path, headers, document)))
+        except _NoAnswer as problem:
+            self._circuit.failed()
+            log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem))
+            raise self._circuit.unavailable() from None
+        self._circuit.succeeded()
+        return answer
+
+    async def _try(self, method: str, path: str, headers: Mapping[str, str],
+                   document: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+        trying = Deferred.fromCoroutine(self._request(method, path, headers, document))
+        trying.addTimeout(self.options.http_request_timeout, self.reactor)
+        try:
+            status, content, answered = await trying
+            found = json.loads(content) if content else {}
+        except Exception as problem:
+            # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
+            raise _NoAnswer(type(problem).__name__) from None
+        if status >= 500 or status == 429 or not isinstance(found, dict):
+            raise _NoAnswer(f"status {status}")
+        return status, found, answered
+
+    async def _request(self, method: str, path: str, headers: Mapping[str, str],
+                       document: Mapping[str, Any] | None) -> tuple[int, bytes, Mapping[str, str]]:
+        sent = {"Accept": "application/json", "User-Agent": "barbtx", **headers}
+        data = None
+        if document is not None:
+            sent["Content-Type"], data = "application/json", json.dumps(document).encode()
+        response = await self._http.request(method, self.url + path, headers=sent, data=data, allow_redirects=False)
+        content = bytearray()
+
+        def take(piece: bytes) -> None:
+            content.extend(piece)
+            if len(content) > _MAX_ANSWER:
+                raise ValueError("the answer is too long")
+
+        await treq.collect(response, take)
+        answered = {name.decode("ascii", "replace").lower(): values[0].decode("latin-1")
+                    for name, values in response.headers.getAllRawHeaders()}
+        return response.code, bytes(content), answered

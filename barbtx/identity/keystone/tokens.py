@@ -1,0 +1,126 @@
+"""Tokens: what they stand for, asked of Keystone as seldom as possible."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from cachetools import TLRUCache, TTLCache
+from oslo_config import cfg
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from barbtx.errors import ServiceUnavailable, Unauthorized
+from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
+
+log = Logger()
+
+# Fernet and JWS tokens have some hundred characters; what is longer than this is none.
+_MAX_TOKEN = 8192
+
+
+class InvalidToken(Unauthorized):
+    """There is no token, or not a good one."""
+
+    def __init__(self) -> None:
+        super().__init__("The request you have made requires authentication.")
+
+
+@attrs.frozen
+class Identity:
+    """Whom a token stands for.
+
+    :ivar project_id: of its scope, if that is a project.
+    :ivar roles: names in lower case.
+    :ivar expires_at: seconds since the epoch.
+    """
+
+    user_id: str
+    user_domain_id: str | None
+    project_id: str | None
+    project_domain_id: str | None
+    roles: frozenset[str]
+    expires_at: float
+
+    @classmethod
+    def from_document(cls, token: Mapping[str, Any]) -> Identity:
+        """Read the ``token`` object of Keystone's answer (Identity API v3, GET /v3/auth/tokens).
+
+        :raises LookupError, TypeError, ValueError: it is not one.
+        """
+        user, project = token["user"], token.get("project") or {}
+        return cls(user["id"], user["domain"]["id"], project.get("id"), (project.get("domain") or {}).get("id"),
+                   frozenset(role["name"].lower() for role in token.get("roles", ())),
+                   parse_expiry(token["expires_at"]))
+
+
+@attrs.define(eq=False)
+class TokenValidator:
+    """Remembers what Keystone said, under digests, and asks once for however many ask it.
+
+    :ivar secret: with which tokens are digested, so that a copy of the memory's index is of no use elsewhere.
+    """
+
+    session: KeystoneSession
+    cache_time: float
+    _valid: TLRUCache
+    _invalid: TTLCache
+    _flights: SharedFlights = attrs.field(factory=SharedFlights, init=False)
+    _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
+
+    @classmethod
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> TokenValidator:
+        """:raises ConfigurationError: an option is missing, or a file cannot be used."""
+        options = conf.keystone_authtoken
+        life = options.token_cache_time
+
+        def until(key: object, identity: Identity, now: float) -> float:
+            return min(now + life, identity.expires_at) if identity.expires_at > now else now + life
+
+        return cls(KeystoneSession.from_config(reactor, conf), life,
+                   TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
+                   TTLCache(options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds))
+
+    def known(self, token: bytes, *, allow_expired: bool = False) -> Identity | None:
+        """Whom a token stands for, if that is known without asking.
+
+        :raises InvalidToken: it is known, or seen, to be no good.
+        """
+        key = self._key(token, allow_expired)
+        if key in self._invalid:
+            raise InvalidToken
+        return self._valid.get(key)
+
+    def validate(self, token: bytes, *, allow_expired: bool = False) -> Deferred[Identity]:
+        """Whom a token stands for, asked of Keystone.
+
+        :param allow_expired: whether one is good for a while after its end.
+        :raises InvalidToken: (asynchronously) nobody.
+        :raises ServiceUnavailable: (asynchronously) Keystone does not say.
+        """
+        key = self._key(token, allow_expired)
+        return self._flights.join(key, lambda: self._ask(key, token.decode("ascii"), allow_expired))
+
+    async def _ask(self, key: bytes, token: str, allow_expired: bool) -> Identity:
+        document = await self.session.describe_token(token, allow_expired=allow_expired)
+        if document is None:
+            self._invalid[key] = True
+            raise InvalidToken
+        try:
+            identity = Identity.from_document(document)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            log.error("Keystone's answer about a token cannot be read")
+            raise ServiceUnavailable("Keystone gave an answer that cannot be read.") from None
+        if not allow_expired and identity.expires_at <= self.session.reactor.seconds():
+            raise InvalidToken
+        self._valid[key] = identity
+        return identity
+
+    def _key(self, token: bytes, allow_expired: bool) -> bytes:
+        if not 0 < len(token) <= _MAX_TOKEN or not token.isascii() or any(byte <= 32 or byte == 127 for byte in token):
+            raise InvalidToken
+        return hashlib.blake2b(token, key=self._secret, digest_size=32, salt=b"expired" if allow_expired else b"").digest()

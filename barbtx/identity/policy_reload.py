@@ -1,0 +1,86 @@
+"""Policy files that an operator changes while the service runs."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from barbtx.errors import ConfigurationError
+from barbtx.identity.policy import Policy, policy_files
+
+log = Logger()
+
+
+class PolicyReloader(Service):
+    """Reads the rules again on SIGHUP, and when it sees that a file has changed.
+
+    Rules with an error are refused as a whole: those that were there stay in force.
+
+    :param seconds: between looks at the files; 0 for only on SIGHUP.
+    """
+
+    def __init__(self, reactor: Any, policy: Policy, seconds: float) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self._seconds = seconds
+        self._seen: object = None
+        self._looking: LoopingCall | None = None
+        self._busy = False
+        self._before: Any = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
+        if self._seconds:
+            self._looking = LoopingCall(self._look)
+            self._looking.clock = self._reactor
+            self._looking.start(self._seconds)
+
+    def stopService(self) -> None:
+        super().stopService()
+        signal.signal(signal.SIGHUP, self._before)
+        if self._looking is not None:
+            self._looking.stop()
+
+    def _look(self) -> Deferred[None]:
+        return self._in_thread(self._state).addCallbacks(self._compare, self._cannot_look)
+
+    def _compare(self, state: object) -> Deferred[None] | None:
+        seen, self._seen = self._seen, state
+        return self.reload() if seen is not None and state != seen else None
+
+    def _cannot_look(self, failure: Failure) -> None:
+        log.warn("the policy files cannot be looked at: {reason}", reason=failure.getErrorMessage())
+
+    def _state(self) -> list[tuple[str, int, int]]:
+        stats = [(str(path), path.stat()) for path in policy_files(self._policy.conf)]
+        return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
+
+    def reload(self) -> Deferred[None]:
+        """Read the rules now; fires when it is done, one way or the other."""
+        if self._busy:
+            return succeed(None)
+        self._busy = True
+        return self._in_thread(self._policy.reload).addCallbacks(self._done, self._refused).addBoth(self._idle)
+
+    def _in_thread(self, work: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+    def _done(self, _: object) -> None:
+        log.info("the policy was read again and is in force")
+
+    def _refused(self, failure: Failure) -> None:
+        failure.trap(ConfigurationError)
+        log.error("the policy was refused, and the one before stays in force: {reason}",
+                  reason=failure.getErrorMessage())
+
+    def _idle(self, outcome: object) -> object:
+        self._busy = False
+        return outcome

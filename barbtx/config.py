@@ -31,8 +31,7 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.Config
             conf.register_opts(BACKEND_OPTIONS, group=f"secretstore:{suffix}")
         for path in files:
             _check_names(conf, path)
-        for override in overrides:
-            _override(conf, override)
+        _override(conf, overrides)
         _check_values(conf)
     except (cfg.Error, ValueError) as problem:
         raise ConfigurationError(" ".join(str(problem).split())) from None
@@ -67,19 +66,26 @@ def _hint(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _override(conf: cfg.ConfigOpts, override: str) -> None:
-    name, equals, value = override.partition("=")
-    section, _, option = name.strip().rpartition(".")
-    section = section or "DEFAULT"
-    if not equals or not option:
-        raise ConfigurationError(f"--set {override.partition('=')[0]}: write it as section.option=value")
-    names = _known(conf).get(section, set())
-    if option not in names:
-        raise ConfigurationError(f"--set: unknown option '{option}' in [{section}]{_hint(option, names)}")
-    try:
-        conf.set_override(option, value, group=None if section == "DEFAULT" else section)
-    except ValueError as problem:
-        raise ConfigurationError(f"--set {section}.{option}: {problem}") from None
+def _override(conf: cfg.ConfigOpts, overrides: Iterable[str]) -> None:
+    known = {section: {opt.dest: opt for opt in opts} for section, opts in _sections(conf)}
+    several: dict[tuple[str, str], list[str]] = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        section, _, option = name.strip().rpartition(".")
+        section = section or "DEFAULT"
+        if not equals or not option:
+            raise ConfigurationError(f"--set {override.partition('=')[0]}: write it as section.option=value")
+        opt = known.get(section, {}).get(option)
+        if opt is None:
+            hint = _hint(option, known.get(section, {}))
+            raise ConfigurationError(f"--set: unknown option '{option}' in [{section}]{hint}")
+        if opt.multi:
+            several.setdefault((section, option), []).append(value)
+        try:
+            conf.set_override(option, several.get((section, option), value),
+                              group=None if section == "DEFAULT" else section)
+        except ValueError as problem:
+            raise ConfigurationError(f"--set {section}.{option}: {problem}") from None
 
 
 def _check_values(conf: cfg.ConfigOpts) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.keystone import Identity, Keystone
 from tests.support.servers import MariaDB, PostgreSQL, RabbitMQ, Server
 from tests.support.service import Api, Deployment
 
@@ -34,6 +35,17 @@ def mariadb() -> Iterator[MariaDB]:
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     yield from _running(RabbitMQ)
+
+
+@pytest.fixture(scope="session")
+def keystone() -> Iterator[Keystone]:
+    yield from _running(Keystone)
+
+
+@pytest.fixture(scope="session")
+def identity(keystone: Keystone) -> Identity:
+    """An administrator of the Keystone."""
+    return Identity(keystone)
 
 
 def unique(prefix: str = "t") -> str:

@@ -116,14 +116,19 @@ class Deployment:
 class Api:
     """A running API process and a client for it."""
 
-    def __init__(self, process: Process, url: str, project: str = "project") -> None:
+    def __init__(self, process: Process, url: str, project: str = "project", token: str | None = None) -> None:
         self.process = process
         self.url = url
         self.project = project
+        self.token = token
 
     def of(self, project: str) -> Api:
         """The same service for another project."""
         return Api(self.process, self.url, project)
+
+    def by(self, token: str | None) -> Api:
+        """The same service for the holder of a token."""
+        return Api(self.process, self.url, "", token or "")
 
     async def request(self, method: str, path: str, *, roles: str | None = "admin", user: str | None = "user",
                       headers: dict[str, str] | None = None, timeout: float = 20, **arguments: Any) -> Reply:
@@ -131,6 +136,8 @@ class Api:
         from twisted.internet import reactor
 
         identity = {"X-Project-Id": self.project, "X-User-Id": user, "X-Roles": roles}
+        if self.token is not None:
+            identity = {"X-Auth-Token": self.token or None}
         sent = {name: value for name, value in {**identity, **(headers or {})}.items() if value is not None}
         url = path if path.startswith("http") else self.url + path
         pool = HTTPConnectionPool(reactor, persistent=False)

@@ -43,6 +43,12 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, said: str)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_an_option_with_several_values_is_set_by_naming_it_several_times() -> None:
+    assert load([], ["oslo_policy.policy_dirs=/one"]).oslo_policy.policy_dirs == ["/one"]
+    settings = ["oslo_policy.policy_dirs=/one", "oslo_policy.policy_dirs=/two"]
+    assert load([], settings).oslo_policy.policy_dirs == ["/one", "/two"]
+
+
 @pytest.mark.parametrize("setting", ["api.bind_port", "api.bind_port=x", "api.nothing=1", "nothing.at_all=1", "=", "x"])
 def test_a_bad_override_is_refused_in_one_line(setting: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -20,12 +20,14 @@ from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
+from barbtx.tasks.project_removal import RemoveProject
 from barbtx.tasks.type_order import BeginTypeOrder
 
 log = Logger()
@@ -69,6 +71,11 @@ class Foundation:
         queue = self.conf.queue
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, queue.lease_seconds,
                                             queue.max_attempts))
+
+    def remove_project(self) -> RemoveProject:
+        """The task that removes a project."""
+        return RemoveProject(ProjectRemovalRepo(self.database), self.stores,
+                             self.conf.keystone_notifications.batch_size)
 
     async def check(self) -> None:
         """Make sure that database and keys belong to this release and configuration.

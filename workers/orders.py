@@ -1,33 +1,27 @@
-"""The consumer of order tasks, as a worker process runs it."""
+"""The consumer of order tasks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.application.service import Service
+from oslo_config import cfg
 
-from barbtx.errors import ConfigurationError
-from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, end_process
-from barbtx.queue.amqp.consumer import TaskConsumer
-from barbtx.queue.amqp.publisher import AMQPTransport
-from barbtx.queue.client import TaskClient
-from workers.retry_scheduler import RetryScheduler
+from barbtx.queue.amqp.connection import Broker
+from barbtx.queue.amqp.consumer import Consumer
+from barbtx.queue.amqp.topology import Topology
+from barbtx.queue.server import Tasks
+from barbtx.queue.transport import decode
 
 
-def make_worker(reactor: Any, foundation: Foundation) -> Service:
-    """A worker: a consumer that runs tasks, and a scheduler.
+def make_order_consumer(reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks) -> Consumer:
+    """A consumer that runs the task that each message names.
 
-    :raises ConfigurationError: there is no queue to take them from.
+    :raises ConfigurationError: the broker's address is none.
     """
-    conf = foundation.conf
-    if not conf.queue.enable:
-        raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
-    transport = AMQPTransport.from_config(reactor, conf)
-    working = Stack()
-    transport.setServiceParent(working)
-    RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
-    TaskConsumer.from_config(reactor, conf, foundation.tasks()).setServiceParent(working)
-    stack = Stack()
-    DatabaseService(foundation.database).setServiceParent(stack)
-    CheckedStart(foundation, working, lambda: end_process(reactor)).setServiceParent(stack)
-    return stack
+    queue = conf.queue
+
+    async def handle(body: bytes) -> None:
+        await tasks.dispatch(decode(body, queue.namespace, queue.version))
+
+    return Consumer(reactor, Broker.from_url(conf.transport_url), Topology.from_config(conf), handle,
+                    queue.heartbeat_seconds, queue.asynchronous_workers, queue.shutdown_seconds)

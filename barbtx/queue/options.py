@@ -35,6 +35,20 @@ OPTIONS = {
         cfg.FloatOpt("shutdown_seconds", default=30.0, min=0,
                      help="How long a stopping worker may take to finish what it has in hand."),
     ],
+    "keystone_notifications": [
+        cfg.BoolOpt("enable", default=False,
+                    help="Whether workers remove what belonged to projects that Keystone deletes."),
+        cfg.StrOpt("control_exchange", default="keystone", help="Keystone's exchange."),
+        cfg.StrOpt("topic", default="notifications", help="Keystone's topic for notifications."),
+        cfg.StrOpt("pool_name", default="barbtx.notifications",
+                   help="Our own queue for them; if empty, the queue that all consumers share, each of which then gets "
+                        "only some."),
+        cfg.IntOpt("concurrency", default=2, min=1, help="Projects that are removed at the same time, at most."),
+        cfg.IntOpt("batch_size", default=100, min=1, help="Objects that are removed in one transaction, at most."),
+        cfg.IntOpt("max_attempts", default=10, min=1,
+                   help="How often a removal is tried before its notification becomes a dead letter."),
+        cfg.FloatOpt("retry_seconds_max", default=60.0, min=0, help="Longest wait between two tries."),
+    ],
     "retry_scheduler": [
         cfg.FloatOpt("initial_delay_seconds", default=1.0, min=0, help="Wait before the first look for due tasks."),
         cfg.FloatOpt("periodic_interval_max_seconds", default=5.0, min=0.1,

@@ -16,11 +16,11 @@ from txamqp.content import Content
 from txamqp.message import Message
 
 from barbtx.queue.amqp.connection import Broker, client_service
-from barbtx.queue.amqp.consumer import TaskConsumer
+from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
-from barbtx.queue.transport import BadMessage, Refused, TaskMessage
+from barbtx.queue.transport import BadMessage, Refused, TaskMessage, decode
 from tests.support.servers import RabbitMQ
 
 MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "p", "request_id": None})
@@ -216,10 +216,12 @@ def transport(broker: Broker, topology: Topology, **settings: Any) -> AMQPTransp
                             "version": "1.1", "heartbeat": 10, "max_unconfirmed": 50, **settings})
 
 
-def consumer(broker: Broker, topology: Topology, tasks: _Tasks, **settings: Any) -> TaskConsumer:
-    return TaskConsumer(**{"reactor": reactor(), "broker": broker, "topology": topology, "tasks": tasks,
-                           "namespace": "barbtx", "version": "1.1", "heartbeat": 10, "concurrency": 2, "grace": 5,
-                           **settings})
+def consumer(broker: Broker, topology: Topology, tasks: _Tasks, **settings: Any) -> Consumer:
+    async def handle(body: bytes) -> None:
+        await tasks.dispatch(decode(body, "barbtx", "1.1"))
+
+    return Consumer(**{"reactor": reactor(), "broker": broker, "source": topology, "handle": handle, "heartbeat": 10,
+                       "concurrency": 2, "grace": 5, **settings})
 
 
 async def ready(sender: AMQPTransport) -> AMQPTransport:
@@ -291,7 +293,11 @@ async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
     good, refusing = _Tasks(), _Tasks(outcome)
     service = consumer(broker, topology, good)
     service.startService()
-    assert {(await within(dead.get())).content.body for _ in bodies} == set(bodies)
+    letters = [await within(dead.get()) for _ in bodies]
+    assert {letter.content.body for letter in letters} == set(bodies)
+    for letter in letters:
+        headers = letter.content.properties["headers"]
+        assert headers["x-barbtx-queue"] == topology.queue and headers["x-barbtx-reason"]
     await within(sender.send(MESSAGE))
     assert await within(good.taken.get()) == MESSAGE
     await service.stopService()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 import pytest_twisted
 
 from tests.conftest import unique
-from tests.support import wrapping_store
-from tests.support.service import Api, Deployment
+from tests.support.service import Api, with_wrapping_store
 from tests.support.wrapping_store import TRANSPORT_KEY, wrap
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -24,15 +22,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(plugins: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    shutil.copy(wrapping_store.__file__, plugins / "their_store.py")
-    metadata = plugins / "their_store-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-store\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[barbtx.secretstore]\nwrapping = their_store:from_config\n")
-    directory = tmp_path_factory.mktemp("wrapping")
-    deployment = Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite",
-                            **{"secretstore.enabled_secretstore_plugins": "wrapping,store_crypto"})
-    deployment.plugins = plugins
+    deployment = with_wrapping_store(tmp_path_factory.mktemp("wrapping"), plugins)
     yield deployment.api()
     deployment.stop()
 

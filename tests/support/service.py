@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import treq
 from treq.client import HTTPClient
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from tests.support import wrapping_store
 from tests.support.servers import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -99,18 +101,34 @@ class Deployment:
         self.processes.append(process.start("barbtx listens on"))
         return Api(process, _LISTENS.search(process.read_log())[1])
 
-    def worker(self, **settings: object) -> Process:
+    def worker(self, ready: str = "taking tasks from", **settings: object) -> Process:
         """Start a worker process."""
         number = len(self.processes)
         process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}",
                           self.config_files, self.plugins)
-        self.processes.append(process.start("taking tasks from"))
+        self.processes.append(process.start(ready))
         return process
 
     def stop(self) -> None:
         for process in self.processes:
             if process.process.poll() is None:
                 process.kill()
+
+
+def with_wrapping_store(directory: Path, plugins: Path, **settings: object) -> Deployment:
+    """A deployment whose payloads go to the store of ``wrapping_store.py``, installed as a distribution of its own.
+
+    :param plugins: an empty directory for that distribution.
+    """
+    shutil.copy(wrapping_store.__file__, plugins / "their_store.py")
+    metadata = plugins / "their_store-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-store\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[barbtx.secretstore]\nwrapping = their_store:from_config\n")
+    deployment = Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
+        "secretstore.enabled_secretstore_plugins": "wrapping,store_crypto", **settings})
+    deployment.plugins = plugins
+    return deployment
 
 
 class Api:

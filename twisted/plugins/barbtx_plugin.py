@@ -35,7 +35,7 @@ class _WorkerMaker(_Maker):
 
     def makeService(self, options):
         from barbtx.twistd import make_service
-        from workers.orders import make_worker
+        from workers.process import make_worker
 
         return make_service(options, make_worker)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 from sqlalchemy import ColumnElement, delete, exists, insert, literal, select, update
@@ -71,7 +71,7 @@ class AclRepo:
             touch(session, self.owner, object_id, now)
             old = _find(session, object_id)
             if change is None:
-                delete_acl(session, object_id)
+                delete_acls(session, [object_id])
                 return
             project_access, users = change(old)
             if old is None:
@@ -98,10 +98,10 @@ def touch(session: Session, owner: type[models.Secret] | type[models.Container],
         raise NotFound("Secret not found." if owner is models.Secret else "Secrets container not found.")
 
 
-def delete_acl(session: Session, object_id: str) -> None:
-    """Delete an object's ACL, if there is one."""
-    session.execute(delete(_U).where(_U.object_id == object_id))
-    session.execute(delete(_A).where(_A.object_id == object_id))
+def delete_acls(session: Session, object_ids: Sequence[str]) -> None:
+    """Delete the ACLs of objects, where there are any."""
+    session.execute(delete(_U).where(_U.object_id.in_(object_ids)))
+    session.execute(delete(_A).where(_A.object_id.in_(object_ids)))
 
 
 def access_columns(owner_id: ColumnElement[str],

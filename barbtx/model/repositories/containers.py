@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from sqlalchemy import delete, insert, or_, select
@@ -16,7 +16,7 @@ from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
-from barbtx.model.repositories.acls import access, access_columns, delete_acl, touch
+from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, consumers_of
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import project_key
@@ -94,10 +94,7 @@ class ContainerRepo:
 
         def work(session: Session) -> None:
             touch(session, _C, container_id, now)
-            delete_acl(session, container_id)
-            session.execute(delete(models.ContainerConsumer).where(models.ContainerConsumer.object_id == container_id))
-            session.execute(delete(_L).where(_L.container_id == container_id))
-            session.execute(delete(_C).where(_C.id == container_id))
+            delete_containers(session, [container_id])
 
         return self.database.interact(work)
 
@@ -136,6 +133,14 @@ class ContainerRepo:
             session.execute(delete(_L).where(_L.id == link))
 
         return self.database.interact(work)
+
+
+def delete_containers(session: Session, ids: Sequence[str]) -> None:
+    """Delete containers with everything below them; the secrets in them stay."""
+    delete_acls(session, ids)
+    session.execute(delete(models.ContainerConsumer).where(models.ContainerConsumer.object_id.in_(ids)))
+    session.execute(delete(_L).where(_L.container_id.in_(ids)))
+    session.execute(delete(_C).where(_C.id.in_(ids)))
 
 
 def insert_container(session: Session, new: NewContainer, now: datetime.datetime) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections.abc import Sequence
 
 import attrs
 from sqlalchemy import delete, insert, or_, select, update
@@ -106,9 +107,7 @@ class OrderRepo:
         def work(session: Session) -> None:
             if _find(session, order_id, project_id) is None:
                 raise NotFound("Order not found.")
-            session.execute(delete(_T).where(_T.order_id == order_id))
-            session.execute(delete(_P).where(_P.order_id == order_id))
-            session.execute(delete(_O).where(_O.id == order_id))
+            delete_orders(session, [order_id])
 
         return self.database.interact(work)
 
@@ -216,6 +215,13 @@ class OrderRepo:
             return [Task(order_id, method, json.loads(kwargs)) for order_id, method, kwargs, _ in rows]
 
         return self.database.interact(work)
+
+
+def delete_orders(session: Session, ids: Sequence[str]) -> None:
+    """Delete orders and what is still to be done for them; what they made stays."""
+    session.execute(delete(_T).where(_T.order_id.in_(ids)))
+    session.execute(delete(_P).where(_P.order_id.in_(ids)))
+    session.execute(delete(_O).where(_O.id.in_(ids)))
 
 
 def _select():

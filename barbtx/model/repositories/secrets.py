@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import attrs
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
@@ -17,7 +18,7 @@ from barbtx.errors import BadRequest, Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
-from barbtx.model.repositories.acls import access, access_columns, delete_acl, is_listed, touch
+from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
@@ -154,12 +155,28 @@ class SecretRepo:
             touch(session, _S, secret_id, now)
             if not even_if_used and consumers_of(session, SECRET_CONSUMERS, [secret_id]):
                 raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
-            delete_acl(session, secret_id)
-            for model, owner in _CHILDREN:
-                session.execute(delete(model).where(owner == secret_id))
-            session.execute(delete(_S).where(_S.id == secret_id))
+            delete_secrets(session, [secret_id])
 
         return self.database.interact(work)
+
+
+def delete_secrets(session: Session, ids: Sequence[str]) -> None:
+    """Delete secrets with everything below them."""
+    delete_acls(session, ids)
+    for model, owner in _CHILDREN:
+        session.execute(delete(model).where(owner.in_(ids)))
+    session.execute(delete(_S).where(_S.id.in_(ids)))
+
+
+def payloads_of(session: Session, project: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
+    """Some secrets of a project, expired ones too, by their ids, and where their payloads are.
+
+    :param project: its primary key.
+    """
+    rows = session.execute(
+        select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id).where(_S.project_id == project).limit(limit))
+    return [(row[0], _payload(row[1], *row[2:])) for row in rows]
 
 
 def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> None:
@@ -183,11 +200,17 @@ def find_secret(session: Session, secret_id: str, user_id: str | None, now: date
         return None
     columns = len(_COLUMNS)
     secret = Secret(*row[:columns], access=access(*row[columns:columns + 2]))
-    if not with_payload or secret.content_type is None:
+    if not with_payload:
         return secret
-    plugin, metadata, cypher_text, extended, *kek = row[columns + 2:]
+    return attrs.evolve(secret, payload=_payload(secret.content_type, *row[columns + 2:]))
+
+
+def _payload(content_type: str | None, plugin: str, metadata: str, cypher_text: bytes | None, extended: str | None,
+             *kek: Any) -> StoredPayload | None:
+    if content_type is None:
+        return None
     datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
-    return attrs.evolve(secret, payload=StoredPayload(plugin, secret.content_type, json.loads(metadata), datum))
+    return StoredPayload(plugin, content_type, json.loads(metadata), datum)
 
 
 @lru_cache

@@ -1,59 +1,76 @@
-"""Taking messages from the broker and running what they ask for."""
+"""Taking messages from the broker and having them handled."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import attrs
-from oslo_config import cfg
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from txamqp.client import Closed
+from txamqp.content import Content
 from txamqp.message import Message
 
+from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Broker, client_service
 from barbtx.queue.amqp.protocol import Channel, Client
-from barbtx.queue.amqp.topology import Topology
-from barbtx.queue.server import Tasks
-from barbtx.queue.transport import BadMessage, decode
+from barbtx.queue.transport import BadMessage, Refused
 
 log = Logger()
 
+#: Headers of a dead letter: why it is one, and where it came from.
+REASON, ORIGIN = "x-barbtx-reason", "x-barbtx-queue"
+
+_TAG = "barbtx"
+
+
+class Source(Protocol):
+    """What to take messages from.
+
+    :ivar name: what is taken, in logs and for the connection's name.
+    :ivar queue: where it is taken from.
+    :ivar dead_queue: where messages go that can never be handled.
+    """
+
+    name: str
+    queue: str
+    dead_queue: str
+
+    async def declare(self, channel: Channel) -> None:
+        """Make sure that the queues are there."""
+
 
 @attrs.define(eq=False)
-class TaskConsumer(Service):
-    """Runs tasks, so many at a time, and acknowledges each when it has ended.
+class Consumer(Service):
+    """Has messages handled, so many at a time, and acknowledges each when that has ended.
 
-    :ivar concurrency: tasks in hand at the same time; the broker sends no more than that.
+    :ivar handle: handles the body of a message; what it raises decides what becomes of the message: a
+        :class:`BadMessage` makes it a dead letter, anything else sends it back to the queue.
+    :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
     """
 
     reactor: Any
     broker: Broker
-    topology: Topology
-    tasks: Tasks
-    namespace: str
-    version: str
+    source: Source
+    handle: Callable[[bytes], Awaitable[None]]
     heartbeat: float
     concurrency: int
     grace: float
     _connection: ClientService | None = attrs.field(default=None, init=False)
     _channel: Channel | None = attrs.field(default=None, init=False)
+    _confirms: Confirms | None = attrs.field(default=None, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
     _in_hand: int = attrs.field(default=0, init=False)
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
-    @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks) -> TaskConsumer:
-        queue = conf.queue
-        return cls(reactor, Broker.from_url(conf.transport_url), Topology.from_config(conf), tasks, queue.namespace,
-                   queue.version, queue.heartbeat_seconds, queue.asynchronous_workers, queue.shutdown_seconds)
-
     def startService(self) -> None:
         super().startService()
-        self._connection = client_service(self.reactor, self.broker, "barbtx consumer", self.heartbeat, self._prepare)
+        self._connection = client_service(self.reactor, self.broker, f"barbtx {self.source.name}", self.heartbeat,
+                                          self._prepare)
         self._connection.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -63,28 +80,30 @@ class TaskConsumer(Service):
     async def _stop(self) -> None:
         self._stopping = True
         if self._channel is not None:
-            self._channel.basic_cancel(consumer_tag="tasks", nowait=True)
+            self._channel.basic_cancel(consumer_tag=_TAG, nowait=True)
         if self._in_hand:
             self._idle = Deferred()
             self._idle.addTimeout(self.grace, self.reactor, lambda *_: log.warn(
-                "{count} tasks were not finished in time and go back to the queue", count=self._in_hand))
+                "{count} messages were not finished in time and go back to the queue", count=self._in_hand))
             await self._idle
         await self._connection.stopService()
 
     async def _prepare(self, client: Client) -> None:
         channel = await client.new_channel()
-        await self.topology.declare(channel)
+        await self.source.declare(channel)
         await channel.basic_qos(prefetch_count=self.concurrency)
+        self._confirms = await Confirms.on(channel)
         channel.on_deliver = lambda message: self._take(channel, message)
         # The broker ends a consumer when its queue goes; a new connection declares the queue again.
         channel.on_cancel = lambda message: client.transport.loseConnection()
         channel.on_closed = lambda reason: self._lost(client)
-        await channel.basic_consume(queue=self.topology.queue, consumer_tag="tasks")
+        await channel.basic_consume(queue=self.source.queue, consumer_tag=_TAG)
         self._channel = channel
-        log.info("taking tasks from {queue}", queue=self.topology.queue)
+        log.info("taking {name} from {queue}", name=self.source.name, queue=self.source.queue)
 
     def _lost(self, client: Client) -> None:
         self._channel = None
+        self._confirms.lost()
         if client.transport is not None:
             client.transport.loseConnection()
 
@@ -93,23 +112,37 @@ class TaskConsumer(Service):
             channel.basic_nack(delivery_tag=message.delivery_tag, requeue=True)
             return
         self._in_hand += 1
-        Deferred.fromCoroutine(self._run(channel, message)).addBoth(self._ended)
+        Deferred.fromCoroutine(self._run(channel, self._confirms, message)).addBoth(self._ended)
 
-    async def _run(self, channel: Channel, message: Message) -> None:
+    async def _run(self, channel: Channel, confirms: Confirms, message: Message) -> None:
         tag = message.delivery_tag
         try:
             try:
-                await self.tasks.dispatch(decode(message.content.body, self.namespace, self.version))
+                await self.handle(message.content.body)
             except BadMessage as problem:
-                log.error("a message goes to the dead letters: {reason}", reason=str(problem))
-                await channel.basic_reject(delivery_tag=tag, requeue=False)
+                await self._bury(confirms, message.content, str(problem))
             except Exception:
-                log.failure("a task failed in an unforeseen way and goes back to the queue")
+                log.failure("{name}: handling a message failed; it goes back to the queue", name=self.source.name)
                 await channel.basic_reject(delivery_tag=tag, requeue=True)
-            else:
-                await channel.basic_ack(delivery_tag=tag)
+                return
+            await channel.basic_ack(delivery_tag=tag)
         except Closed:
-            log.info("the connection was lost before a task was acknowledged; it will be delivered again")
+            log.info("the connection was lost before a message was acknowledged; it will be delivered again")
+        except Refused as problem:
+            log.warn("a message could not become a dead letter and goes back to the queue: {reason}",
+                     reason=str(problem))
+            await channel.basic_nack(delivery_tag=tag, requeue=True)
+
+    async def _bury(self, confirms: Confirms, content: Content, reason: str) -> None:
+        """Make a message a dead letter: a copy with the reason, which is safe before the original is acknowledged.
+
+        :raises Refused: the broker did not take the copy.
+        """
+        log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name, queue=self.source.dead_queue,
+                  reason=reason)
+        headers = {**(content.properties.get("headers") or {}), REASON: reason, ORIGIN: self.source.queue}
+        await confirms.publish(self.source.dead_queue, Content(content.body, properties={
+            **content.properties, "delivery-mode": 2, "headers": headers}))
 
     def _ended(self, _: object) -> None:
         self._in_hand -= 1

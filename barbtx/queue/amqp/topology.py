@@ -21,6 +21,10 @@ class Topology:
         return cls(conf.queue.topic, conf.queue.delivery_limit, conf.queue.max_length)
 
     @property
+    def name(self) -> str:
+        return "tasks"
+
+    @property
     def dead_queue(self) -> str:
         return f"{self.queue}.dead"
 

@@ -1,0 +1,140 @@
+"""The consumer of Keystone's notifications: what a deleted project had here goes with it.
+
+Source: the contract's behaviour, section 9; oslo.messaging's notifications in their two envelopes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+from oslo_config import cfg
+from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from barbtx.queue.amqp.connection import Broker
+from barbtx.queue.amqp.consumer import Consumer
+from barbtx.queue.amqp.protocol import Channel
+from barbtx.queue.transport import BadMessage
+from barbtx.tasks.project_removal import RemoveProject
+
+log = Logger()
+
+
+@attrs.frozen
+class NotificationSource:
+    """A queue of our own for Keystone's notifications or, without a name for it, the one that all consumers share.
+
+    :ivar exchange: Keystone's control_exchange.
+    :ivar routing_key: ``<topic>.info``, the priority that Keystone sends with.
+    :ivar pool: our queue's name.
+    """
+
+    exchange: str
+    routing_key: str
+    pool: str | None
+    max_length: int
+
+    name = "notifications"
+
+    @property
+    def queue(self) -> str:
+        return self.pool or self.routing_key
+
+    @property
+    def dead_queue(self) -> str:
+        return f"{self.pool or 'barbtx.notifications'}.dead"
+
+    async def declare(self, channel: Channel) -> None:
+        """Declare what is ours, bound to Keystone's exchange, and look whether the rest is there.
+
+        How Keystone declares its own depends on its configuration, so that it is left to Keystone.
+
+        :raises ChannelClosed: Keystone's exchange or queue is not there (yet), or ours is of another kind.
+        """
+        await channel.queue_declare(queue=self.dead_queue, durable=True, arguments={
+            "x-queue-type": "quorum", "x-max-length": self.max_length})
+        if self.pool is None:
+            await channel.queue_declare(queue=self.routing_key, passive=True)
+            return
+        await channel.exchange_declare(exchange=self.exchange, type="topic", passive=True)
+        await channel.queue_declare(queue=self.pool, durable=True, arguments={
+            "x-queue-type": "quorum", "x-max-length": self.max_length})
+        await channel.queue_bind(queue=self.pool, exchange=self.exchange, routing_key=self.routing_key)
+
+
+def deleted_project(body: bytes) -> str | None:
+    """The id of the project whose deletion a notification tells of, or None if it is about anything else.
+
+    :raises BadMessage: it is no notification, or one of another version.
+    """
+    event = _load(body)
+    if "oslo.version" in event:
+        major, _, minor = str(event["oslo.version"]).partition(".")
+        if major != "2" or minor not in ("", "0"):
+            raise BadMessage("an envelope of another version")
+        inner = event.get("oslo.message")
+        if not isinstance(inner, str):
+            raise BadMessage("an envelope without a message")
+        event = _load(inner)
+    kind, payload = event.get("event_type"), event.get("payload")
+    if not isinstance(kind, str):
+        raise BadMessage("no event type")
+    parts = kind.lower().split(".")
+    if len(parts) < 3 or parts[-2:] != ["project", "deleted"] or not isinstance(payload, dict):
+        return None
+    project_id = payload.get("resource_info")
+    return project_id if isinstance(project_id, str) and project_id else None
+
+
+def _load(text: bytes | str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadMessage("not JSON") from None
+    if not isinstance(document, dict):
+        raise BadMessage("not an object")
+    return document
+
+
+def notification_handler(reactor: Any, remove: RemoveProject, attempts: int,
+                         longest_wait: float) -> Callable[[bytes], Awaitable[None]]:
+    """What handles a notification: tries a removal several times, further and further apart.
+
+    :param longest_wait: seconds between two tries, at most.
+    """
+    async def handle(body: bytes) -> None:
+        project_id = deleted_project(body)
+        if project_id is None:
+            return
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(attempts), wait=wait_random_exponential(max=longest_wait),
+            sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
+            before_sleep=lambda state: log.warn(
+                "removing project {project_id} failed and is tried again: {reason}", project_id=project_id,
+                reason=type(state.outcome.exception()).__name__), reraise=True)
+        try:
+            removed = await retrying(remove.run, project_id)
+        except Exception:
+            log.failure("removing project {project_id} failed", project_id=project_id)
+            raise BadMessage("the project's removal failed again and again") from None
+        log.info("project {project_id} was deleted in Keystone; {count} secrets went with it", project_id=project_id,
+                 count=removed)
+
+    return handle
+
+
+def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: RemoveProject) -> Consumer:
+    """The consumer, as ``[keystone_notifications]`` wants it.
+
+    :raises ConfigurationError: the broker's address is none.
+    """
+    options = conf.keystone_notifications
+    source = NotificationSource(options.control_exchange, f"{options.topic}.info", options.pool_name or None,
+                                conf.queue.max_length)
+    handle = notification_handler(reactor, remove, options.max_attempts, options.retry_seconds_max)
+    return Consumer(reactor, Broker.from_url(conf.transport_url), source, handle, conf.queue.heartbeat_seconds,
+                    options.concurrency, conf.queue.shutdown_seconds)

@@ -1,0 +1,37 @@
+"""A worker process: what it runs beside the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+
+from barbtx.errors import ConfigurationError
+from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, end_process
+from barbtx.queue.amqp.publisher import AMQPTransport
+from barbtx.queue.client import TaskClient
+from workers.keystone_notifications import make_notification_consumer
+from workers.orders import make_order_consumer
+from workers.retry_scheduler import RetryScheduler
+
+
+def make_worker(reactor: Any, foundation: Foundation) -> Service:
+    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications, if wanted.
+
+    :raises ConfigurationError: there is no queue to take anything from.
+    """
+    conf = foundation.conf
+    if not (conf.queue.enable or conf.keystone_notifications.enable):
+        raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
+    working = Stack()
+    if conf.queue.enable:
+        transport = AMQPTransport.from_config(reactor, conf)
+        transport.setServiceParent(working)
+        RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
+        make_order_consumer(reactor, conf, foundation.tasks()).setServiceParent(working)
+    if conf.keystone_notifications.enable:
+        make_notification_consumer(reactor, conf, foundation.remove_project()).setServiceParent(working)
+    stack = Stack()
+    DatabaseService(foundation.database).setServiceParent(stack)
+    CheckedStart(foundation, working, lambda: end_process(reactor)).setServiceParent(stack)
+    return stack

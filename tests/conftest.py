@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.support.keystone import Identity, Keystone
 from tests.support.servers import MariaDB, PostgreSQL, RabbitMQ, Server
@@ -46,6 +48,15 @@ def keystone() -> Iterator[Keystone]:
 def identity(keystone: Keystone) -> Identity:
     """An administrator of the Keystone."""
     return Identity(keystone)
+
+
+@pytest.fixture(scope="session")
+def service_user(identity: Identity) -> None:
+    """barbtx's own user at the Keystone, as ``with_keystone`` configures it."""
+    async def make() -> None:
+        await identity.user("barbtx", await identity.project("service"), "service")
+
+    pytest_twisted.blockon(Deferred.fromCoroutine(make()))
 
 
 def unique(prefix: str = "t") -> str:

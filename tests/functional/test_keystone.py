@@ -16,7 +16,7 @@ from barbtx.api.app import V1_ROUTES
 from tests.conftest import unique
 from tests.support.certificates import authority, certificate
 from tests.support.keystone import PASSWORD, Identity, Keystone
-from tests.support.service import Api, Deployment
+from tests.support.service import Api, Deployment, with_keystone
 
 
 @attrs.define
@@ -32,20 +32,9 @@ class World:
     tokens: dict[str, str]
 
 
-def deployment_with(keystone: Keystone, directory: Path, **settings: object) -> Deployment:
-    return Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
-        "api.auth_strategy": "keystone", "keystone_authtoken.auth_url": keystone.url,
-        "keystone_authtoken.www_authenticate_uri": "http://keystone.example/v3",
-        "keystone_authtoken.username": "barbtx", "keystone_authtoken.password": PASSWORD,
-        "keystone_authtoken.project_name": "service", "oslo_policy.enforce_new_defaults": "true", **settings,
-    })
-
-
 @pytest_twisted.async_fixture(scope="module")
-async def world(identity: Identity) -> World:
+async def world(service_user: None, identity: Identity) -> World:
     name = unique()
-    service = await identity.project("service")
-    await identity.user("barbtx", service, "service")
     one, two = await identity.project(f"{name}-one"), await identity.project(f"{name}-two")
     alice = await identity.user("alice", one, "member")
     await identity.grant(alice, "/domains/default", "member")
@@ -59,7 +48,8 @@ async def world(identity: Identity) -> World:
 
 @pytest.fixture(scope="module")
 def deployment(keystone: Keystone, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = deployment_with(keystone, tmp_path_factory.mktemp("keystone"))
+    deployment = with_keystone(tmp_path_factory.mktemp("keystone"), keystone.url,
+                               **{"keystone_authtoken.www_authenticate_uri": "http://keystone.example/v3"})
     yield deployment
     deployment.stop()
 
@@ -316,7 +306,7 @@ async def test_nobody_may_pass_only_if_that_is_configured(deployment: Deployment
 
 @pytest.mark.parametrize("missing", ["auth_url", "password", "username", "project_name", "cafile"])
 def test_an_incomplete_configuration_stops_the_start(keystone: Keystone, tmp_path: Path, missing: str) -> None:
-    deployment = deployment_with(keystone, tmp_path)
+    deployment = with_keystone(tmp_path, keystone.url)
     if missing == "cafile":
         deployment.settings["keystone_authtoken.cafile"] = tmp_path / "absent.pem"
     else:

@@ -67,12 +67,13 @@ async def _pair(api: Api, **meta: object) -> str:
     return reply.json["order_ref"]
 
 
+@pytest.mark.parametrize("key", ["passphrase", "pass_phrase"])
 @pytest_twisted.ensureDeferred
-async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secret_only(api: Api) -> None:
+async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secret_only(api: Api, key: str) -> None:
     passphrase = "a very own passphrase"
     order = await api.finished(
-        await _pair(api, algorithm="RSA", bit_length=2048, name="pair", passphrase=passphrase))
-    assert order["status"] == "ACTIVE" and "passphrase" not in order["meta"]
+        await _pair(api, algorithm="RSA", bit_length=2048, name="pair", **{key: passphrase}))
+    assert order["status"] == "ACTIVE" and key not in order["meta"]
     container = (await api.get(order["container_ref"])).json
     refs = {entry["name"]: entry["secret_ref"] for entry in container["secret_refs"]}
     assert (container["type"], container["name"], set(refs)) == (

@@ -17,6 +17,7 @@ from treq.client import HTTPClient
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from tests.support import wrapping_store
+from tests.support.keystone import PASSWORD
 from tests.support.servers import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,15 @@ class Deployment:
         for process in self.processes:
             if process.process.poll() is None:
                 process.kill()
+
+
+def with_keystone(directory: Path, url: str, **settings: object) -> Deployment:
+    """A deployment that asks a Keystone; the fixture ``service_user`` makes its user there."""
+    return Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
+        "api.auth_strategy": "keystone", "keystone_authtoken.auth_url": url,
+        "keystone_authtoken.username": "barbtx", "keystone_authtoken.password": PASSWORD,
+        "keystone_authtoken.project_name": "service", "oslo_policy.enforce_new_defaults": "true", **settings,
+    })
 
 
 def with_wrapping_store(directory: Path, plugins: Path, **settings: object) -> Deployment:

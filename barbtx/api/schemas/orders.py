@@ -13,13 +13,16 @@ from barbtx.api.bodies import Schema
 from barbtx.api.schemas.secrets import METADATA_PROPERTIES, read_content_type, read_expiration
 from barbtx.errors import SchemaMismatch
 
+# The API's name, and the one that python-barbicanclient sends; a passphrase must not end up in the clear under either.
+_PASSPHRASES = ("passphrase", "pass_phrase")
+
 META = Schema("Secret' within 'Order", {
     "type": "object",
     "required": ["algorithm", "bit_length"],
     "properties": METADATA_PROPERTIES | {
         "algorithm": {"type": "string", "minLength": 1, "maxLength": 255},
         "payload_content_type": {"type": ["string", "null"], "maxLength": 255},
-        "passphrase": {"type": ["string", "null"]},
+        **{name: {"type": ["string", "null"]} for name in _PASSPHRASES},
     },
 })
 
@@ -67,11 +70,11 @@ def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> Wanted:
         except ValueError:
             raise _mismatch("payload_content_type is not supported", "payload_content_type") from None
     expiration = read_expiration(meta, now, META.name)
-    shown = {key: value for key, value in meta.items() if key != "passphrase"}
+    shown = {key: value for key, value in meta.items() if key not in _PASSPHRASES}
     shown |= {"name": meta.get("name"),
               "expiration": expiration.isoformat(timespec="microseconds") if expiration else None}
-    passphrase = meta.get("passphrase") if document["type"] == "asymmetric" else None
-    return Wanted(json.dumps(shown, ensure_ascii=False), passphrase or None)
+    passphrase = next((meta[name] for name in _PASSPHRASES if meta.get(name)), None)
+    return Wanted(json.dumps(shown, ensure_ascii=False), passphrase if document["type"] == "asymmetric" else None)
 
 
 def _mismatch(reason: str, prop: str) -> SchemaMismatch:

@@ -146,3 +146,16 @@ async def test_pages_of_allowed_origins_and_no_others_may_read_answers(tmp_path:
         refused_reply = await api.request(method, "/v1/secrets", headers=theirs)
         assert not [name for name in refused_reply.headers if name.startswith("access-control")]
     api.process.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_a_trusted_proxy_says_under_which_name_the_service_is_known(tmp_path: Path) -> None:
+    said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example, keys.example"}
+    for trusted, base in (("10.0.0.0/8, ::1", None), ("127.0.0.0/8", "https://keys.example")):
+        (tmp_path / trusted[:3]).mkdir()
+        api = embedded(tmp_path / trusted[:3], **{"api.trusted_proxies": trusted}).api()
+        reply = await api.post("/v1/secrets", {}, headers=said)
+        assert reply.status == 201 and reply.json["secret_ref"].startswith(f"{base or api.url}/v1/secrets/")
+        assert reply.headers["location"] == reply.json["secret_ref"]
+        api.process.stop()
+    assert "127.0.0.300" in refused("barbtx", "api.trusted_proxies=127.0.0.300")

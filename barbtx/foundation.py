@@ -29,6 +29,7 @@ from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
 from barbtx.tasks.project_removal import RemoveProject
 from barbtx.tasks.type_order import BeginTypeOrder
+from barbtx.times import Clock, WallClock
 
 log = Logger()
 
@@ -37,8 +38,13 @@ _CHECK_AGAIN_SECONDS = 2.0
 
 @attrs.frozen
 class Foundation:
+    """:ivar reactor: by whose monotonic time everything waits.
+    :ivar clock: the time of day, for what is written down.
+    """
+
     conf: cfg.ConfigOpts
     reactor: Any
+    clock: Clock
     database: Database
     secrets: SecretRepo
     orders: OrderRepo
@@ -47,23 +53,23 @@ class Foundation:
     stores: StoreManager
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> Foundation:
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, clock: Clock = WallClock()) -> Foundation:
         """Make everything; nothing is connected yet.
 
         :raises ConfigurationError: something is not as it should be.
         """
         database = Database.from_config(reactor, conf)
         context = PluginContext(
-            conf, reactor, KEKRepo(database, reactor),
+            conf, reactor, KEKRepo(database, clock),
             lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments))
         quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
         return cls(
-            conf, reactor, database,
-            SecretRepo(database, reactor, quotas["secrets"]),
-            OrderRepo(database, reactor, quotas["orders"]),
-            ContainerRepo(database, reactor, quotas["containers"]),
-            QuotaRepo(database, reactor, quotas),
-            StoreManager.from_config(context, SecretStoreRepo(database, reactor)),
+            conf, reactor, clock, database,
+            SecretRepo(database, clock, quotas["secrets"]),
+            OrderRepo(database, clock, quotas["orders"]),
+            ContainerRepo(database, clock, quotas["containers"]),
+            QuotaRepo(database, clock, quotas),
+            StoreManager.from_config(context, SecretStoreRepo(database, clock)),
         )
 
     def tasks(self) -> Tasks:
@@ -133,10 +139,10 @@ class CheckedStart(Service):
     checked, and nothing is served before that is done.
     """
 
-    def __init__(self, foundation: Foundation, service: Service, end: Callable[[], None]) -> None:
+    def __init__(self, foundation: Foundation, service: Service, refuse: Callable[[str], None]) -> None:
         self._foundation = foundation
         self._service = service
-        self._end = end
+        self._refuse = refuse
         self._checking: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -160,14 +166,14 @@ class CheckedStart(Service):
                     self._service.startService()
                 await deferLater(self._foundation.reactor, _CHECK_AGAIN_SECONDS, lambda: None)
             except ConfigurationError as problem:
-                log.critical("barbtx: {reason}", reason=str(problem))
-                self._end()
+                self._refuse(str(problem))
                 return
         if not self._service.running:
             self._service.startService()
 
 
-def end_process(reactor: Any) -> None:
-    """Stop in good order, but let the exit status tell that something was wrong."""
+def refuse_start(reactor: Any, reason: str) -> None:
+    """Say what is wrong and stop in good order, with an exit status that tells of it."""
+    log.critical("barbtx: {reason}", reason=reason)
     reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
     reactor.stop()

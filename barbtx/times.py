@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import time
+from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
+
+class Clock(Protocol):
+    """The time of day. Twisted's ``task.Clock`` is one, for tests."""
+
+    def seconds(self) -> float:
+        """Seconds since the epoch."""
 
 
-def utcnow(clock: IReactorTime) -> datetime.datetime:
+class WallClock:
+    """The machine's time of day, which somebody may set."""
+
+    def seconds(self) -> float:
+        return time.time()
+
+
+def utcnow(clock: Clock) -> datetime.datetime:
     """The clock's time, in UTC, without a zone."""
     return datetime.datetime.fromtimestamp(clock.seconds(), datetime.timezone.utc).replace(tzinfo=None)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +36,21 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service]) -
     """Read the configuration and make a service, or end the process with one clear line."""
     from twisted.internet import reactor
 
+    # Twisted waits by the time of day: set back by an hour, it would stand still for one.
+    reactor.seconds = time.monotonic
+    reactor.callWhenRunning(_stop_on_signals, reactor)
     try:
         conf = load(options["config-file"], options["set"])
         return make(reactor, Foundation.from_config(reactor, conf))
     except ConfigurationError as problem:
         sys.exit(f"barbtx: {problem}")
+
+
+def _stop_on_signals(reactor: Any) -> None:
+    """Being asked to stop is no failure: twistd would end the process by the signal, with a status that says so."""
+    def stop() -> None:
+        if reactor.running:
+            reactor.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: reactor.callFromThread(stop))

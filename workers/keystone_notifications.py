@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from barbtx.queue.amqp.connection import Broker
+from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel
 from barbtx.queue.transport import BadMessage
@@ -127,14 +127,15 @@ def notification_handler(reactor: Any, remove: RemoveProject, attempts: int,
     return handle
 
 
-def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: RemoveProject) -> Consumer:
+def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: RemoveProject,
+                               refuse: Callable[[str], None]) -> Consumer:
     """The consumer, as ``[keystone_notifications]`` wants it.
 
-    :raises ConfigurationError: the broker's address is none.
+    :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
     """
     options = conf.keystone_notifications
     source = NotificationSource(options.control_exchange, f"{options.topic}.info", options.pool_name or None,
                                 conf.queue.max_length)
     handle = notification_handler(reactor, remove, options.max_attempts, options.retry_seconds_max)
-    return Consumer(reactor, Broker.from_url(conf.transport_url), source, handle, conf.queue.heartbeat_seconds,
-                    options.concurrency, conf.queue.shutdown_seconds)
+    return Consumer(reactor, Brokers.from_config(conf), source, handle, conf.queue.heartbeat_seconds,
+                    options.concurrency, conf.queue.shutdown_seconds, refuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oslo_config import cfg
@@ -11,7 +12,7 @@ from twisted.application.service import Service
 from barbtx.api.pipeline import load_pipeline
 from barbtx.api.service import ApiService
 from barbtx.api.services import Services
-from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, end_process
+from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, refuse_start
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_reload import PolicyReloader
 from barbtx.model.repositories.orders import OrderRepo
@@ -28,9 +29,10 @@ def make_api(reactor: Any, foundation: Foundation,
     :raises ConfigurationError: something is not as it should be.
     """
     conf = foundation.conf
+    refuse = partial(refuse_start, reactor)
     serving = Stack()
     if conf.queue.enable:
-        transport = AMQPTransport.from_config(reactor, conf)
+        transport = AMQPTransport.from_config(reactor, conf, refuse)
         transport.setServiceParent(serving)
         client = TaskClient(transport)
     else:
@@ -40,10 +42,10 @@ def make_api(reactor: Any, foundation: Foundation,
     make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
     policy = Policy.from_config(conf)
     PolicyReloader(reactor, policy, conf.policy.reload_seconds).setServiceParent(serving)
-    services = Services(conf, reactor, policy, foundation.database, foundation.secrets,
+    services = Services(conf, reactor, foundation.clock, policy, foundation.database, foundation.secrets,
                         foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
     ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
     stack = Stack()
     DatabaseService(foundation.database).setServiceParent(stack)
-    CheckedStart(foundation, serving, lambda: end_process(reactor)).setServiceParent(stack)
+    CheckedStart(foundation, serving, refuse).setServiceParent(stack)
     return stack

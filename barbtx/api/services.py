@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from oslo_config import cfg
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.identity.policy import Policy
 from barbtx.model import models
@@ -19,12 +20,14 @@ from barbtx.model.repositories.transport_keys import TransportKeyRepo
 from barbtx.model.repositories.user_metadata import UserMetadataRepo
 from barbtx.plugin.manager import StoreManager
 from barbtx.queue.client import TaskClient
+from barbtx.times import Clock
 
 
 @attrs.frozen
 class Services:
     conf: cfg.ConfigOpts
-    clock: IReactorTime
+    reactor: Any
+    clock: Clock
     policy: Policy
     database: Database
     secrets: SecretRepo

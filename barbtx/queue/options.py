@@ -7,13 +7,24 @@ from oslo_config import cfg
 OPTIONS = {
     "DEFAULT": [
         cfg.StrOpt("transport_url", default="rabbit://guest:guest@127.0.0.1:5672/", secret=True,
-                   help="Where RabbitMQ is: rabbit://user:password@host:port/virtual-host."),
+                   help="Where RabbitMQ is: rabbit://user:password@host:port/virtual-host; several hosts with commas between "
+                        "them; amqps://… for TLS."),
+    ],
+    "oslo_messaging_rabbit": [
+        cfg.BoolOpt("ssl", default=False, help="Whether to use TLS, whatever transport_url says."),
+        cfg.StrOpt("ssl_ca_file", help="PEM file with the authorities to believe; the system's if not set."),
+        cfg.StrOpt("ssl_cert_file", help="PEM file with a client certificate."),
+        cfg.StrOpt("ssl_key_file", help="PEM file with the client certificate's key."),
     ],
     "queue": [
         cfg.BoolOpt("enable", default=False,
                     help="Whether orders go to workers through RabbitMQ; if not, the API process runs them itself."),
         cfg.StrOpt("topic", default="barbtx.workers", regex=r"[A-Za-z0-9_.:-]{1,200}",
-                   help="Name of the task queue; its dead letters go to <topic>.dead."),
+                   help="Name of the task queue."),
+        cfg.StrOpt("dead_letter_queue", regex=r"[A-Za-z0-9_.:-]{1,200}",
+                   help="Queue of the messages that cannot be got rid of; <topic>.dead if not set."),
+        cfg.StrOpt("dead_letter_exchange", default="", regex=r"[A-Za-z0-9_.:-]{0,200}",
+                   help="Exchange through which they go; if empty, RabbitMQ's default one."),
         cfg.StrOpt("namespace", default="barbtx", help="Namespace in the messages; others are refused."),
         cfg.StrOpt("version", default="1.1", regex=r"\d+\.\d+",
                    help="Version in the messages; workers take every minor version of the same major."),

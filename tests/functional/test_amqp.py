@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,12 +16,15 @@ from txamqp.client import ChannelClosed, Closed
 from txamqp.content import Content
 from txamqp.message import Message
 
-from barbtx.queue.amqp.connection import Broker, client_service
+from barbtx.config import load
+from barbtx.errors import ConfigurationError
+from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import BadMessage, Refused, TaskMessage, decode
+from tests.support.certificates import authority, certificate
 from tests.support.servers import RabbitMQ
 
 MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "p", "request_id": None})
@@ -33,17 +37,18 @@ def reactor() -> Any:
 
 
 @pytest.fixture
-def broker(rabbitmq: RabbitMQ) -> Broker:
-    return Broker.from_url(rabbitmq.url)
+def broker(rabbitmq: RabbitMQ) -> Brokers:
+    return Brokers.from_url(rabbitmq.url)
 
 
 @pytest.fixture
 def topology() -> Topology:
-    return Topology(f"tasks.{uuid.uuid4().hex}", delivery_limit=3, max_length=100)
+    name = f"tasks.{uuid.uuid4().hex}"
+    return Topology(name, f"{name}.dead", "", delivery_limit=3, max_length=100)
 
 
 @pytest_twisted.async_yield_fixture
-async def client(broker: Broker) -> AsyncIterator[Client]:
+async def client(broker: Brokers) -> AsyncIterator[Client]:
     """A connection that is open."""
     async def nothing(client: Client) -> None:
         pass
@@ -184,11 +189,11 @@ async def test_an_unknown_frame_ends_the_connection_instead_of_hanging_it(client
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_password_is_told_as_such(broker: Broker) -> None:
+async def test_a_wrong_password_is_told_as_such(broker: Brokers) -> None:
     async def nothing(client: Client) -> None:
         pass
 
-    service = client_service(reactor(), attrs.evolve(broker, password="wrong"), "test", 10, nothing)
+    service = client_service(reactor(), Brokers.from_url(f"rabbit://guest:wrong@127.0.0.1:{broker.members[0].port}/"), "test", 10, nothing)
     service.startService()
     with pytest.raises(Closed):
         await within(service.whenConnected(failAfterFailures=1))
@@ -211,16 +216,16 @@ class _Tasks:
             await result
 
 
-def transport(broker: Broker, topology: Topology, **settings: Any) -> AMQPTransport:
-    return AMQPTransport(**{"reactor": reactor(), "broker": broker, "topology": topology, "namespace": "barbtx",
+def transport(broker: Brokers, topology: Topology, **settings: Any) -> AMQPTransport:
+    return AMQPTransport(**{"reactor": reactor(), "brokers": broker, "topology": topology, "namespace": "barbtx",
                             "version": "1.1", "heartbeat": 10, "max_unconfirmed": 50, **settings})
 
 
-def consumer(broker: Broker, topology: Topology, tasks: _Tasks, **settings: Any) -> Consumer:
+def consumer(broker: Brokers, topology: Topology, tasks: _Tasks, **settings: Any) -> Consumer:
     async def handle(body: bytes) -> None:
         await tasks.dispatch(decode(body, "barbtx", "1.1"))
 
-    return Consumer(**{"reactor": reactor(), "broker": broker, "source": topology, "handle": handle, "heartbeat": 10,
+    return Consumer(**{"reactor": reactor(), "brokers": broker, "source": topology, "handle": handle, "heartbeat": 10,
                        "concurrency": 2, "grace": 5, **settings})
 
 
@@ -233,7 +238,7 @@ async def ready(sender: AMQPTransport) -> AMQPTransport:
 
 
 @pytest_twisted.async_yield_fixture
-async def sender(broker: Broker, topology: Topology, channel: Channel) -> AsyncIterator[AMQPTransport]:
+async def sender(broker: Brokers, topology: Topology, channel: Channel) -> AsyncIterator[AMQPTransport]:
     service = transport(broker, topology)
     service.startService()
     yield await ready(service)
@@ -241,7 +246,7 @@ async def sender(broker: Broker, topology: Topology, channel: Channel) -> AsyncI
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_is_confirmed_and_taken(sender: AMQPTransport, broker: Broker, topology: Topology) -> None:
+async def test_a_message_is_confirmed_and_taken(sender: AMQPTransport, broker: Brokers, topology: Topology) -> None:
     tasks = _Tasks()
     service = consumer(broker, topology, tasks)
     service.startService()
@@ -252,7 +257,7 @@ async def test_a_message_is_confirmed_and_taken(sender: AMQPTransport, broker: B
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_tasks_are_in_hand_than_configured(
-        sender: AMQPTransport, broker: Broker, topology: Topology) -> None:
+        sender: AMQPTransport, broker: Brokers, topology: Topology) -> None:
     gates: list[Deferred] = []
     closed = True
 
@@ -282,7 +287,7 @@ async def test_no_more_tasks_are_in_hand_than_configured(
 
 @pytest_twisted.ensureDeferred
 async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
-        sender: AMQPTransport, client: Client, channel: Channel, broker: Broker, topology: Topology) -> None:
+        sender: AMQPTransport, client: Client, channel: Channel, broker: Brokers, topology: Topology) -> None:
     def outcome() -> None:
         raise BadMessage("not for us")
 
@@ -310,7 +315,7 @@ async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_returns_what_is_not_finished_in_time(
-        sender: AMQPTransport, broker: Broker, topology: Topology) -> None:
+        sender: AMQPTransport, broker: Brokers, topology: Topology) -> None:
     tasks = _Tasks(lambda: Deferred())
     service = consumer(broker, topology, tasks, grace=0.05)
     service.startService()
@@ -326,7 +331,7 @@ async def test_stopping_returns_what_is_not_finished_in_time(
 
 @pytest_twisted.ensureDeferred
 async def test_consuming_resumes_after_the_queue_was_deleted(
-        sender: AMQPTransport, client: Client, broker: Broker, topology: Topology) -> None:
+        sender: AMQPTransport, client: Client, broker: Brokers, topology: Topology) -> None:
     tasks = _Tasks()
     service = consumer(broker, topology, tasks)
     service.startService()
@@ -358,8 +363,8 @@ async def test_a_message_that_finds_no_queue_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_queue_refuses_messages(broker: Broker, topology: Topology, channel: Channel) -> None:
-    small = attrs.evolve(topology, queue=f"{topology.queue}.small", max_length=2)
+async def test_a_full_queue_refuses_messages(broker: Brokers, topology: Topology, channel: Channel) -> None:
+    small = attrs.evolve(topology, queue=f"{topology.queue}.small", dead_queue=f"{topology.queue}.small.dead", max_length=2)
     service = transport(broker, small)
     service.startService()
     await ready(service)
@@ -377,7 +382,7 @@ async def test_a_full_queue_refuses_messages(broker: Broker, topology: Topology,
 
 @pytest_twisted.ensureDeferred
 async def test_unconfirmed_messages_are_bounded_and_told_of_a_lost_connection(
-        broker: Broker, topology: Topology, channel: Channel) -> None:
+        broker: Brokers, topology: Topology, channel: Channel) -> None:
     service = transport(broker, topology, max_unconfirmed=3)
     service.startService()
     await ready(service)
@@ -396,12 +401,86 @@ async def test_unconfirmed_messages_are_bounded_and_told_of_a_lost_connection(
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_broker_messages_are_refused_at_once(topology: Topology) -> None:
-    service = transport(Broker("127.0.0.1", 1, "/", "guest", "guest"), topology)
+    service = transport(Brokers.from_url("rabbit://127.0.0.1:1"), topology)
     service.startService()
     with pytest.raises(Refused):
         await service.send(MESSAGE)
     await service.stopService()
 
 
-def test_a_password_is_not_in_the_repr_of_a_broker() -> None:
-    assert "s3cret" not in repr(Broker.from_url("rabbit://user:s3cret@host:5671/vhost"))
+def test_a_transport_url_names_one_broker_or_several() -> None:
+    several = Brokers.from_url("rabbit://u:p%40@one:1,v:q@[::1],three/v%2Fhost?x=1")
+    assert [(b.host, b.port, b.user, b.password) for b in several.members] == [
+        ("one", 1, "u", "p@"), ("::1", 5672, "v", "q"), ("three", 5672, "u", "p@")]
+    assert several.vhost == "v/host" and Brokers.from_url("amqps://h").members[0].port == 5671
+    assert "p@" not in repr(several) and Brokers.from_url("rabbit://h/").vhost == "/"
+    for bad in ("", "h:5672", "http://h", "rabbit://", "rabbit://h:x/", "rabbit://a,,b/"):
+        with pytest.raises(ConfigurationError):
+            Brokers.from_url(bad)
+
+
+@pytest_twisted.ensureDeferred
+async def test_when_one_broker_is_away_the_next_is_taken(rabbitmq: RabbitMQ, topology: Topology, channel: Channel) -> None:
+    both = Brokers.from_url(f"rabbit://127.0.0.1:1,127.0.0.1:{rabbitmq.port}/")
+    service = transport(both, topology)
+    service.startService()
+    await ready(service)
+    await within(service.send(MESSAGE))
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_queue_with_other_arguments_is_a_clear_error(broker: Brokers, topology: Topology, channel: Channel) -> None:
+    refused: list[str] = []
+    service = transport(broker, attrs.evolve(topology, max_length=7), refuse=refused.append)
+    service.startService()
+    while not refused:
+        await deferLater(reactor(), 0.02, lambda: None)
+    await service.stopService()
+    assert len(refused) == 1 and "x-max-length" in refused[0] and topology.dead_queue in refused[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_may_go_through_an_exchange_of_their_own(
+        client: Client, broker: Brokers, topology: Topology) -> None:
+    mine = attrs.evolve(topology, queue=f"{topology.queue}.x", dead_queue=f"{topology.queue}.x.dead",
+                        dead_exchange=f"{topology.queue}.dlx")
+    channel = await client.new_channel()
+    await mine.declare(channel)
+    await mine.declare(channel)
+    publish(channel, mine.queue, b"one")
+    message = await within((await consume(channel, mine.queue)).get())
+    dead = await consume(await client.new_channel(), mine.dead_queue)
+    await channel.basic_reject(delivery_tag=message.delivery_tag, requeue=False)
+    assert (await within(dead.get())).content.body == b"one"
+    for queue in (mine.queue, mine.dead_queue):
+        await channel.queue_delete(queue=queue)
+    await channel.exchange_delete(exchange=mine.dead_exchange)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_with_client_certificates(topology: Topology, tmp_path: Path) -> None:
+    ca = authority(tmp_path, "ca")
+    server, ours = certificate(tmp_path, ca, "127.0.0.1"), certificate(tmp_path, ca, "client")
+    rabbitmq = RabbitMQ(tls=(str(ca.path), *server))
+    try:
+        rabbitmq.start()
+        settings = ["oslo_messaging_rabbit.ssl_ca_file=" + str(ca.path), "oslo_messaging_rabbit.ssl_cert_file=" + ours[0],
+                    "oslo_messaging_rabbit.ssl_key_file=" + ours[1]]
+        url = f"transport_url=amqps://guest:guest@127.0.0.1:{rabbitmq.tls_port}/"
+        service = transport(Brokers.from_config(load([], [url, *settings])), topology)
+        service.startService()
+        await ready(service)
+        await within(service.send(MESSAGE))
+        await service.stopService()
+        for missing in (settings[1:], settings[:1]):
+            service = transport(Brokers.from_config(load([], [url, *missing])), topology)
+            service.startService()
+            with pytest.raises(Exception):
+                await within(service._connection.whenConnected(failAfterFailures=2))
+            # ClientService is still telling of the failure.
+            await deferLater(reactor(), 0, lambda: None)
+            assert not service.ready
+            await service.stopService()
+    finally:
+        rabbitmq.stop()

@@ -176,12 +176,25 @@ class MariaDB(Server):
 
 
 class RabbitMQ(Server):
+    """:param tls: PEM files of an authority, a certificate and its key; clients must have one of that authority too."""
+
+    def __init__(self, tls: tuple[str, str, str] | None = None) -> None:
+        self._tls = tls
+        self.tls_port = free_port()
+        super().__init__()
+
     def prepare(self) -> None:
         self._epmd_port, self._distribution_port = free_port(), free_port()
         (self.directory / "plugins").write_text("[].\n")
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 10MB\n"
             "vm_memory_high_watermark.absolute = 1GB\n")
+        if self._tls:
+            names = ("cacertfile", "certfile", "keyfile")
+            with open(self.directory / "rabbitmq.conf", "a") as file:
+                file.write(f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\nssl_options.verify = verify_peer\n"
+                           "ssl_options.fail_if_no_peer_cert = true\n")
+                file.writelines(f"ssl_options.{name} = {path}\n" for name, path in zip(names, self._tls))
         self._epmd = subprocess.Popen([require("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

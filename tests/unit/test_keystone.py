@@ -125,7 +125,7 @@ class _Session:
 def validator(clock: Clock, **answers: Any) -> TokenValidator:
     options = {"auth_url": "http://keystone.example", "username": "u", "password": "p", "project_name": "p",
                "token_cache_time": 300, "token_cache_entries": 2, "invalid_token_cache_time": 5}
-    made = TokenValidator.from_config(clock, load([], [f"keystone_authtoken.{k}={v}" for k, v in options.items()]))
+    made = TokenValidator.from_config(clock, clock, load([], [f"keystone_authtoken.{k}={v}" for k, v in options.items()]))
     made.session = _Session(clock, answers)
     return made
 

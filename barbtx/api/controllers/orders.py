@@ -84,7 +84,7 @@ class OrdersController(Controller):
         sent.addErrback(_not_sent, context.request_id)
         patience = services.task_client.patience
         if patience:
-            await sent.addTimeout(patience, services.clock, lambda outcome, timeout: None)
+            await sent.addTimeout(patience, services.reactor, lambda outcome, timeout: None)
         return Answer(202, {"order_ref": ref}, headers={"Location": ref})
 
     @operation("Order update", "orders:put", success=())

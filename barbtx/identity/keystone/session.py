@@ -22,6 +22,7 @@ from zope.interface import implementer
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.identity.keystone.circuit import Circuit
 from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.times import Clock
 from barbtx.tls import client_tls
 
 log = Logger()
@@ -111,6 +112,7 @@ class KeystoneSession:
     """
 
     reactor: Any
+    clock: Clock
     url: str
     options: Any = attrs.field(repr=False)
     _login: Mapping[str, Any] = attrs.field(repr=False)
@@ -121,7 +123,7 @@ class KeystoneSession:
     _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> KeystoneSession:
+    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts) -> KeystoneSession:
         """Make a session; nothing is asked yet.
 
         :raises ConfigurationError: an option is missing, or a file cannot be used.
@@ -135,7 +137,7 @@ class KeystoneSession:
         pool.maxPersistentPerHost = options.max_requests
         agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
         circuit = Circuit(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
-        return cls(reactor, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit,
+        return cls(reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit,
                    DeferredSemaphore(options.max_requests))
 
     async def describe_token(self, token: str, *, allow_expired: bool = False) -> Mapping[str, Any] | None:
@@ -166,7 +168,7 @@ class KeystoneSession:
 
     def _own_token(self) -> Deferred[_OwnToken]:
         own = self._own
-        if own is not None and own.expires_at - _RENEW_BEFORE > self.reactor.seconds():
+        if own is not None and own.expires_at - _RENEW_BEFORE > self.clock.seconds():
             return succeed(own)
         return self._logins.join("login", self._log_in)
 

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from barbtx.errors import ServiceUnavailable, Unauthorized
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
+from barbtx.times import Clock
 
 log = Logger()
 
@@ -66,22 +67,23 @@ class TokenValidator:
     """
 
     session: KeystoneSession
-    cache_time: float
+    clock: Clock
     _valid: TLRUCache
     _invalid: TTLCache
     _flights: SharedFlights = attrs.field(factory=SharedFlights, init=False)
     _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> TokenValidator:
+    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts) -> TokenValidator:
         """:raises ConfigurationError: an option is missing, or a file cannot be used."""
         options = conf.keystone_authtoken
         life = options.token_cache_time
 
         def until(key: object, identity: Identity, now: float) -> float:
-            return min(now + life, identity.expires_at) if identity.expires_at > now else now + life
+            remaining = identity.expires_at - clock.seconds()
+            return now + (min(life, remaining) if remaining > 0 else life)
 
-        return cls(KeystoneSession.from_config(reactor, conf), life,
+        return cls(KeystoneSession.from_config(reactor, clock, conf), clock,
                    TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
                    TTLCache(options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds))
 
@@ -115,7 +117,7 @@ class TokenValidator:
         except (LookupError, TypeError, ValueError, AttributeError):
             log.error("Keystone's answer about a token cannot be read")
             raise ServiceUnavailable("Keystone gave an answer that cannot be read.") from None
-        if not allow_expired and identity.expires_at <= self.session.reactor.seconds():
+        if not allow_expired and identity.expires_at <= self.clock.seconds():
             raise InvalidToken
         self._valid[key] = identity
         return identity

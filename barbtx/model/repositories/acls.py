@@ -9,13 +9,12 @@ import attrs
 from sqlalchemy import ColumnElement, delete, exists, insert, literal, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import Access, Acl
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _A = models.Acl
 _U = models.AclUser
@@ -29,7 +28,7 @@ class AclRepo:
     """
 
     database: Database
-    clock: IReactorTime
+    clock: Clock
     owner: type[models.Secret] | type[models.Container]
 
     def get(self, object_id: str) -> Deferred[Acl | None]:

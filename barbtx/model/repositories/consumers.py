@@ -12,7 +12,6 @@ import attrs
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import Forbidden, NotFound
 from barbtx.model import models
@@ -23,7 +22,7 @@ from barbtx.model.repositories.acls import touch
 from barbtx.model.repositories.listing import ordering
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 
 @attrs.frozen
@@ -56,7 +55,7 @@ class Consumers:
 @attrs.frozen
 class ConsumerRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
     kind: ConsumerKind
     quota: int
 

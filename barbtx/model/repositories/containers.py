@@ -10,7 +10,6 @@ import attrs
 from sqlalchemy import delete, insert, or_, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
@@ -21,7 +20,7 @@ from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, consumers_o
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _C = models.Container
 _L = models.ContainerSecret
@@ -33,7 +32,7 @@ _COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, 
 @attrs.frozen
 class ContainerRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
     quota: int
 
     def create(self, new: NewContainer) -> Deferred[None]:

@@ -8,13 +8,12 @@ import attrs
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.model.database import Database
 from barbtx.model.models import KEK, Project
 from barbtx.model.records import KEKMeta
 from barbtx.model.repositories.projects import find_or_create, project_key
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_length, KEK.mode, KEK.plugin_meta)
 
@@ -22,7 +21,7 @@ KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_le
 @attrs.frozen
 class KEKRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
 
     def get_active(self, project_id: str, plugin_name: str) -> Deferred[KEKMeta | None]:
         """A project's active key for a crypto plugin, if it has one.

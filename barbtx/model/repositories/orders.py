@@ -11,7 +11,6 @@ import attrs
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import NotFound
 from barbtx.model import models
@@ -25,7 +24,7 @@ from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.model.repositories.secrets import insert_secret
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _O = models.Order
 _T = models.OrderRetryTask
@@ -46,7 +45,7 @@ class OrderRepo:
     """:ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited."""
 
     database: Database
-    clock: IReactorTime
+    clock: Clock
     quota: int = -1
 
     def create(self, order_id: str, project_id: str, type_: str, meta: str, creator_id: str | None,

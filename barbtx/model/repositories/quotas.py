@@ -9,7 +9,6 @@ import attrs
 from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import NotFound, QuotaReached
 from barbtx.model import models
@@ -17,7 +16,7 @@ from barbtx.model.database import Database
 from barbtx.model.models import Project, ProjectQuota
 from barbtx.model.records import Page
 from barbtx.model.repositories.projects import find_or_create, project_key
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 RESOURCES = ("secrets", "orders", "containers", "consumers", "cas")
 _COLUMNS = tuple(getattr(ProjectQuota, name) for name in RESOURCES)
@@ -30,7 +29,7 @@ class QuotaRepo:
     """:ivar defaults: what holds for a project that has no quota of its own; negative is unlimited."""
 
     database: Database
-    clock: IReactorTime
+    clock: Clock
     defaults: Mapping[str, int]
 
     def effective(self, project_id: str) -> Deferred[dict[str, int]]:

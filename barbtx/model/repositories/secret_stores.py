@@ -9,14 +9,13 @@ import attrs
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import ConfigurationError, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, SecretStore
 from barbtx.model.repositories.projects import find_or_create, project_key
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _B = models.SecretStore
 _P = models.ProjectSecretStore
@@ -37,7 +36,7 @@ class ConfiguredStore:
 @attrs.frozen
 class SecretStoreRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
 
     def sync(self, configured: Sequence[ConfiguredStore]) -> Deferred[None]:
         """Bring the table in line with the configuration.

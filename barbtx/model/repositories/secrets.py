@@ -12,7 +12,6 @@ import attrs
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import BadRequest, Conflict, NotFound
 from barbtx.model import models
@@ -24,7 +23,7 @@ from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_secrets, enforce
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _S = models.Secret
 _D = models.EncryptedDatum
@@ -53,7 +52,7 @@ class SecretRepo:
     """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
 
     database: Database
-    clock: IReactorTime
+    clock: Clock
     quota: int = -1
 
     def create(self, new: NewSecret) -> Deferred[None]:

@@ -8,14 +8,13 @@ import attrs
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Page, TransportKey
 from barbtx.model.repositories.listing import without_nul
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 _K = models.TransportKey
 _COLUMNS = (_K.id, _K.plugin_name, _K.transport_key, _K.status, _K.created_at, _K.updated_at)
@@ -24,7 +23,7 @@ _COLUMNS = (_K.id, _K.plugin_name, _K.transport_key, _K.status, _K.created_at, _
 @attrs.frozen
 class TransportKeyRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
 
     def create(self, plugin_name: str, transport_key: str) -> Deferred[str]:
         """Add a key; its id."""

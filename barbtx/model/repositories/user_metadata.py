@@ -8,20 +8,19 @@ import attrs
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.models import SecretUserMetadatum as _M
 from barbtx.model.repositories.acls import touch
-from barbtx.times import utcnow
+from barbtx.times import Clock, utcnow
 
 
 @attrs.frozen
 class UserMetadataRepo:
     database: Database
-    clock: IReactorTime
+    clock: Clock
 
     def get(self, secret_id: str) -> Deferred[dict[str, str]]:
         """All of a secret's metadata."""

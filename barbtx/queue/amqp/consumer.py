@@ -15,7 +15,7 @@ from txamqp.content import Content
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
-from barbtx.queue.amqp.connection import Broker, client_service
+from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.transport import BadMessage, Refused
 
@@ -51,15 +51,17 @@ class Consumer(Service):
         :class:`BadMessage` makes it a dead letter, anything else sends it back to the queue.
     :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
+    :ivar refuse: as in :func:`client_service`.
     """
 
     reactor: Any
-    broker: Broker
+    brokers: Brokers
     source: Source
     handle: Callable[[bytes], Awaitable[None]]
     heartbeat: float
     concurrency: int
     grace: float
+    refuse: Callable[[str], None] | None = None
     _connection: ClientService | None = attrs.field(default=None, init=False)
     _channel: Channel | None = attrs.field(default=None, init=False)
     _confirms: Confirms | None = attrs.field(default=None, init=False)
@@ -69,8 +71,8 @@ class Consumer(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._connection = client_service(self.reactor, self.broker, f"barbtx {self.source.name}", self.heartbeat,
-                                          self._prepare)
+        self._connection = client_service(self.reactor, self.brokers, f"barbtx {self.source.name}", self.heartbeat,
+                                          self._prepare, self.refuse)
         self._connection.startService()
 
     def stopService(self) -> Deferred[None]:

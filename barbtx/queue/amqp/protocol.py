@@ -205,6 +205,7 @@ class Delegate(TwistedDelegate):
 class Client(AMQClient):
     """A connection.
 
+    :ivar prepared: whether it may be used; set by whoever prepared it.
     :ivar blocked: whether the broker has asked not to be sent messages.
     :ivar credentials: user name and password.
     :ivar name: what the connection is called in the broker's management and in our log.
@@ -217,6 +218,7 @@ class Client(AMQClient):
         super().__init__(Delegate(), vhost, spec, heartbeat=0, clock=clock)
         self.credentials = credentials
         self.name = name
+        self.prepared = False
         self.blocked = False
         self.frame_max = FRAME_MAX
         self._wanted_heartbeat = heartbeat

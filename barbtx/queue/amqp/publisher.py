@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from txamqp.content import Content
 from zope.interface import implementer
 
 from barbtx.queue.amqp.confirms import Confirms
-from barbtx.queue.amqp.connection import Broker, client_service
+from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import ITransport, Refused, TaskMessage, encode
@@ -28,28 +29,32 @@ class AMQPTransport(Service):
     """Publishes persistent messages with confirms, on a connection of its own.
 
     :ivar max_unconfirmed: messages that may wait for the broker's word; further ones are refused.
+    :ivar refuse: as in :func:`client_service`.
     """
 
     reactor: Any
-    broker: Broker
+    brokers: Brokers
     topology: Topology
     namespace: str
     version: str
     heartbeat: float
     max_unconfirmed: int
+    refuse: Callable[[str], None] | None = None
     _connection: ClientService | None = attrs.field(default=None, init=False)
     _client: Client | None = attrs.field(default=None, init=False)
     _confirms: Confirms | None = attrs.field(default=None, init=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> AMQPTransport:
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, refuse: Callable[[str], None]) -> AMQPTransport:
+        """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
         queue = conf.queue
-        return cls(reactor, Broker.from_url(conf.transport_url), Topology.from_config(conf), queue.namespace,
-                   queue.version, queue.heartbeat_seconds, queue.max_unconfirmed)
+        return cls(reactor, Brokers.from_config(conf), Topology.from_config(conf), queue.namespace,
+                   queue.version, queue.heartbeat_seconds, queue.max_unconfirmed, refuse)
 
     def startService(self) -> None:
         super().startService()
-        self._connection = client_service(self.reactor, self.broker, "barbtx publisher", self.heartbeat, self._prepare)
+        self._connection = client_service(self.reactor, self.brokers, "barbtx publisher", self.heartbeat, self._prepare,
+                                          self.refuse)
         self._connection.startService()
 
     def stopService(self) -> Deferred[None] | None:
@@ -75,7 +80,6 @@ class AMQPTransport(Service):
         self._confirms = await Confirms.on(channel, lambda: self._lost(client))
         channel.on_closed = lambda reason: self._lost(client)
         self._client = client
-        log.info("connected to the broker at {host}:{port}", host=self.broker.host, port=self.broker.port)
 
     def _lost(self, client: Client) -> None:
         confirms, self._confirms = self._confirms, None

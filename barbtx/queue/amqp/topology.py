@@ -10,23 +10,24 @@ from barbtx.queue.amqp.protocol import Channel
 
 @attrs.frozen
 class Topology:
-    """A durable quorum queue for tasks, and one for the messages that it could not get rid of."""
+    """A durable quorum queue for tasks, and one for the messages that it could not get rid of.
+
+    :ivar dead_exchange: through which those go; empty for the broker's default exchange.
+    """
 
     queue: str
+    dead_queue: str
+    dead_exchange: str
     delivery_limit: int
     max_length: int
 
+    name = "tasks"
+
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Topology:
-        return cls(conf.queue.topic, conf.queue.delivery_limit, conf.queue.max_length)
-
-    @property
-    def name(self) -> str:
-        return "tasks"
-
-    @property
-    def dead_queue(self) -> str:
-        return f"{self.queue}.dead"
+        queue = conf.queue
+        return cls(queue.topic, queue.dead_letter_queue or f"{queue.topic}.dead", queue.dead_letter_exchange,
+                   queue.delivery_limit, queue.max_length)
 
     async def declare(self, channel: Channel) -> None:
         """Declare everything; what is there already stays as it is.
@@ -36,6 +37,9 @@ class Topology:
         await channel.queue_declare(queue=self.dead_queue, durable=True, arguments={
             "x-queue-type": "quorum", "x-max-length": self.max_length,
         })
+        if self.dead_exchange:
+            await channel.exchange_declare(exchange=self.dead_exchange, type="direct", durable=True)
+            await channel.queue_bind(queue=self.dead_queue, exchange=self.dead_exchange, routing_key=self.dead_queue)
         await channel.queue_declare(queue=self.queue, durable=True, arguments={
             "x-queue-type": "quorum",
             "x-delivery-limit": self.delivery_limit,
@@ -44,6 +48,6 @@ class Topology:
             # queues that refuse messages when they are full.
             "x-overflow": "reject-publish",
             "x-dead-letter-strategy": "at-least-once",
-            "x-dead-letter-exchange": "",
+            "x-dead-letter-exchange": self.dead_exchange,
             "x-dead-letter-routing-key": self.dead_queue,
         })

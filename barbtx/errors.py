@@ -105,6 +105,14 @@ class Conflict(BarbtxError):
     status = 409
 
 
+class UnprocessableContent(BarbtxError):
+    status = 422
+
+
+class TooManyRequests(BarbtxError):
+    status = 429
+
+
 class TooLarge(BarbtxError):
     status = 413
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
 from barbtx.tasks.project_removal import RemoveProject
-from barbtx.tasks.type_order import BeginTypeOrder
+from barbtx.tasks.type_order import BeginTypeOrder, Leases
 from barbtx.times import Clock, WallClock
 
 log = Logger()
@@ -74,9 +75,9 @@ class Foundation:
 
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""
-        queue = self.conf.queue
-        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, queue.lease_seconds,
-                                            queue.max_attempts))
+        queue, leases = self.conf.queue, Leases(self.orders)
+        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
+                                            queue.max_attempts), leases)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""
@@ -170,6 +171,23 @@ class CheckedStart(Service):
                 return
         if not self._service.running:
             self._service.startService()
+
+
+class Abandon(Service):
+    """Ends the process, once all else has stopped, if threads are still at work whose outcome nobody waits for.
+
+    :param abandoned: whether there may be such threads.
+    """
+
+    def __init__(self, abandoned: Callable[[], bool]) -> None:
+        self._abandoned = abandoned
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._abandoned():
+            log.info("stopping without waiting for what was given back")
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def refuse_start(reactor: Any, reason: str) -> None:

@@ -25,4 +25,4 @@ def make_order_consumer(reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks, refuse
         await tasks.dispatch(decode(body, queue.namespace, queue.version))
 
     return Consumer(reactor, Brokers.from_config(conf), Topology.from_config(conf), handle,
-                    queue.heartbeat_seconds, queue.asynchronous_workers, queue.shutdown_seconds, refuse)
+                    queue.heartbeat_seconds, queue.asynchronous_workers, queue.shutdown_seconds, refuse, tasks.give_back)

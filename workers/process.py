@@ -8,7 +8,7 @@ from typing import Any
 from twisted.application.service import Service
 
 from barbtx.errors import ConfigurationError
-from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, refuse_start
+from barbtx.foundation import Abandon, CheckedStart, DatabaseService, Foundation, Stack, refuse_start
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from workers.keystone_notifications import make_notification_consumer
@@ -25,15 +25,16 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
     if not (conf.queue.enable or conf.keystone_notifications.enable):
         raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
     refuse = partial(refuse_start, reactor)
-    working = Stack()
+    stack, working = Stack(), Stack()
     if conf.queue.enable:
         transport = AMQPTransport.from_config(reactor, conf, refuse)
         transport.setServiceParent(working)
         RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
-        make_order_consumer(reactor, conf, foundation.tasks(), refuse).setServiceParent(working)
+        consumer = make_order_consumer(reactor, conf, foundation.tasks(), refuse)
+        Abandon(lambda: consumer.abandoned).setServiceParent(stack)
+        consumer.setServiceParent(working)
     if conf.keystone_notifications.enable:
         make_notification_consumer(reactor, conf, foundation.remove_project(), refuse).setServiceParent(working)
-    stack = Stack()
     DatabaseService(foundation.database).setServiceParent(stack)
     CheckedStart(foundation, working, refuse).setServiceParent(stack)
     return stack

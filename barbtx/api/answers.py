@@ -62,7 +62,11 @@ def apply_early_fault(request: Any, fault: Fault) -> bytes:
 def _apply(request: Any, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
     request.setResponseCode(status)
     for name, value in headers.items():
-        request.setHeader(name.encode(), value.encode())
+        if name == "Vary":
+            # Steps before this one have their own.
+            request.responseHeaders.addRawHeader(b"vary", value.encode())
+        else:
+            request.setHeader(name.encode(), value.encode())
     if status == 204:
         return
     request.setHeader(b"content-length", b"%d" % len(body))

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from barbtx.api import hrefs
 from barbtx.api.answers import Answer, apply_answer, apply_fault
 from barbtx.api.bodies import Schema, read_json
+from barbtx.api.idempotency import Repeatable
 from barbtx.api.middleware.microversion import Version
 from barbtx.api.negotiation import JSON, accepts_json
 from barbtx.api.services import Services
@@ -25,6 +26,7 @@ from barbtx.errors import (
     BarbtxError, Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
 )
 from barbtx.identity.context import RequestContext
+from barbtx.model.repositories.idempotency import KeyUse
 
 log = Logger()
 
@@ -41,6 +43,11 @@ class Call:
     request: Any
     services: Services
     ids: Mapping[str, str]
+    repeatable: Repeatable | None = None
+
+    def use(self, answer: Answer) -> KeyUse | None:
+        """What to remember with what the request creates, so that its repetition gets the same answer."""
+        return self.repeatable and self.repeatable.use(answer, self.services.conf)
 
     @property
     def context(self) -> RequestContext:
@@ -129,6 +136,7 @@ class Operation:
     :ivar answer: JSON Schema of the answer, if that is JSON.
     :ivar media_types: what else the answer may be.
     :ivar query: the query parameters that count.
+    :ivar repeatable: whether an Idempotency-Key counts; the handler passes :meth:`Call.use` to what creates.
     """
 
     handler: Callable[..., Awaitable[Answer]]
@@ -140,14 +148,16 @@ class Operation:
     answer: Mapping[str, Any] | None = None
     media_types: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
+    repeatable: bool = False
 
 
 def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
               body: Schema | UntypedBody | RawBody | None = None, success: tuple[int, ...] = (200,),
               answer: Mapping[str, Any] | None = None, media_types: tuple[str, ...] = (),
-              query: tuple[str, ...] = ()) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+              query: tuple[str, ...] = (), repeatable: bool = False) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
     """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
-    return lambda handler: Operation(handler, name, rule, accepts, body, success, answer, media_types, query)
+    return lambda handler: Operation(handler, name, rule, accepts, body, success, answer, media_types, query,
+                                     repeatable)
 
 
 class Controller:
@@ -229,6 +239,12 @@ class Endpoint:
             limit = self.services.conf.max_allowed_request_size_in_bytes
             document = read_json(call.body, call.body_too_large, limit)
             schema.check(document)
+            if operation.repeatable:
+                call.repeatable = Repeatable.of(call)
+            if call.repeatable is not None:
+                return await call.repeatable.answer(
+                    call, self.services.idempotency,
+                    lambda: operation.handler(self.controller, call, found, document))
             return await operation.handler(self.controller, call, found, document)
         return await operation.handler(self.controller, call, found)
 

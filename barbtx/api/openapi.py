@@ -54,8 +54,12 @@ def _describe_operation(operation: Operation, method: str, route: str) -> dict[s
         "operationId": f"{method} {route}",
         "responses": _describe_answers(operation),
     }
-    if operation.query:
-        described["parameters"] = [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
+    parameters = [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
+    if operation.repeatable:
+        parameters.append({"name": "Idempotency-Key", "in": "header",
+                           "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}})
+    if parameters:
+        described["parameters"] = parameters
     body = operation.body
     if isinstance(body, RawBody):
         described["requestBody"] = {"required": True, "content": {kind: {} for kind in body.media_types}}

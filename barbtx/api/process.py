@@ -12,7 +12,7 @@ from twisted.application.service import Service
 from barbtx.api.pipeline import load_pipeline
 from barbtx.api.service import ApiService
 from barbtx.api.services import Services
-from barbtx.foundation import CheckedStart, DatabaseService, Foundation, Stack, refuse_start
+from barbtx.foundation import Abandon, CheckedStart, DatabaseService, Foundation, Stack, refuse_start
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_reload import PolicyReloader
 from barbtx.model.repositories.orders import OrderRepo
@@ -30,14 +30,16 @@ def make_api(reactor: Any, foundation: Foundation,
     """
     conf = foundation.conf
     refuse = partial(refuse_start, reactor)
-    serving = Stack()
+    stack, serving = Stack(), Stack()
     if conf.queue.enable:
         transport = AMQPTransport.from_config(reactor, conf, refuse)
         transport.setServiceParent(serving)
         client = TaskClient(transport)
     else:
         transport = LocalTransport(foundation.tasks(), conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
-        LocalService(transport).setServiceParent(serving)
+        local = LocalService(reactor, transport, conf.queue.shutdown_seconds)
+        Abandon(lambda: local.abandoned).setServiceParent(stack)
+        local.setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)
     make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
     policy = Policy.from_config(conf)
@@ -45,7 +47,6 @@ def make_api(reactor: Any, foundation: Foundation,
     services = Services(conf, reactor, foundation.clock, policy, foundation.database, foundation.secrets,
                         foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
     ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
-    stack = Stack()
     DatabaseService(foundation.database).setServiceParent(stack)
     CheckedStart(foundation, serving, refuse).setServiceParent(stack)
     return stack

@@ -7,12 +7,14 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
+from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.repositories.acls import AclRepo
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, SECRET_CONSUMERS, ConsumerRepo
 from barbtx.model.repositories.containers import ContainerRepo
+from barbtx.model.repositories.idempotency import IdempotencyRepo
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.quotas import QuotaRepo
 from barbtx.model.repositories.secrets import SecretRepo
@@ -42,6 +44,17 @@ class Services:
     container_consumers: ConsumerRepo = attrs.field(init=False)
     user_metadata: UserMetadataRepo = attrs.field(init=False)
     transport_keys: TransportKeyRepo = attrs.field(init=False)
+    idempotency: IdempotencyRepo = attrs.field(init=False)
+    watch: OrderWatch = attrs.field(init=False)
+
+    @idempotency.default
+    def _idempotency(self) -> IdempotencyRepo:
+        return IdempotencyRepo(self.database, self.clock, self.conf.idempotency.life_seconds)
+
+    @watch.default
+    def _watch(self) -> OrderWatch:
+        api = self.conf.api
+        return OrderWatch(self.reactor, self.clock, self.orders, api.max_waiters, api.wait_poll_seconds)
 
     @secret_acls.default
     def _secret_acls(self) -> AclRepo:

@@ -143,7 +143,7 @@ class Order(Base):
     secret_id: Mapped[str | None] = mapped_column(_Id)
     container_id: Mapped[str | None] = mapped_column(_Id)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
-    updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
 
 
 class OrderRetryTask(Base):
@@ -163,7 +163,7 @@ class OrderRetryTask(Base):
     retry_count: Mapped[int] = mapped_column(Integer)
     lease: Mapped[str | None] = mapped_column(_Id)
     leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
-    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
 
 
 class OrderPassphrase(Base):
@@ -279,6 +279,19 @@ class ProjectQuota(Base):
     cas: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
     updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class IdempotencyKey(Base):
+    """A key under which something was created, and what was answered then."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_project_id_created_at", "project_id", "created_at"), _MYSQL)
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(255))
+    answer: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
 class TransportKey(Base):

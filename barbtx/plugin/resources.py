@@ -85,8 +85,12 @@ async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> Non
     It serves as well for a secret whose row could not be written, so that its payload is not left in a store.
     """
     if secret.payload is not None:
-        store = stores.by_name(secret.payload.plugin)
-        await maybeDeferred(store.delete_secret, Kept(secret.payload.metadata, secret.payload.datum))
+        await delete_payload(stores, secret.payload)
+
+
+async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
+    """Have the store forget a payload."""
+    await maybeDeferred(stores.by_name(payload.plugin).delete_secret, Kept(payload.metadata, payload.datum))
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:

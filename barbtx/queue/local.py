@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail
@@ -51,18 +53,33 @@ class LocalTransport:
     def _dispatch(self, message: TaskMessage) -> Deferred[None] | None:
         return None if self._stopped else Deferred.fromCoroutine(self.tasks.dispatch(message))
 
-    def stop(self) -> Deferred[object]:
-        """Begin no more; fires when what was begun has come to an end. The rest waits in the database."""
+    async def stop(self, reactor: Any, grace: float) -> bool:
+        """Begin no more, and wait for what was begun to come to an end. The rest waits in the database.
+
+        :param grace: seconds; what takes longer is given back.
+        :return: whether everything came to its end.
+        """
         self._stopped = True
-        return DeferredList([waiting.addBoth(lambda result: result) for waiting in set(self._pending)])
+        ended: Deferred[Any] = DeferredList([waiting.addBoth(lambda result: result) for waiting in set(self._pending)])
+        in_time = await ended.addCallback(lambda _: True).addTimeout(grace, reactor, lambda *_: False)
+        if not in_time:
+            log.warn("{count} tasks were not finished in time and wait in the database", count=len(self._pending))
+            await self.tasks.give_back()
+        return in_time
 
 
 class LocalService(Service):
     """Lets what was begun come to an end before the process does."""
 
-    def __init__(self, transport: LocalTransport) -> None:
+    def __init__(self, reactor: Any, transport: LocalTransport, grace: float) -> None:
+        self._reactor = reactor
         self._transport = transport
+        self._grace = grace
+        self.abandoned = False
 
-    def stopService(self) -> Deferred[object]:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        return self._transport.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.abandoned = not await self._transport.stop(self._reactor, self._grace)

@@ -9,6 +9,10 @@ from twisted.logger import Logger
 
 from barbtx.errors import BarbtxError, Fault, describe
 
+class NoSuchEntity(Exception):
+    """What the task is to work on does not exist; the text says what. Whoever sent the task made a mistake."""
+
+
 E = TypeVar("E")
 R = TypeVar("R")
 
@@ -49,6 +53,8 @@ class BaseTask(ABC, Generic[E, R]):
         name = self.get_name()
         try:
             entity = await self.retrieve_entity(*args, **kwargs)
+        except NoSuchEntity:
+            raise
         except Exception:
             log.failure("{task}: could not retrieve the entity", task=name)
             raise
@@ -73,9 +79,14 @@ class BaseTask(ABC, Generic[E, R]):
         return result
 
     async def process_and_suppress_exceptions(self, *args: Any, **kwargs: Any) -> R | None:
-        """Run the task as :meth:`process` does, but never raise: what failed is logged and the answer is None."""
+        """Run the task as :meth:`process` does, but hold back what failed: that is logged and the answer is None.
+
+        :raises NoSuchEntity: there is nothing to record a failure on.
+        """
         try:
             return await self.process(*args, **kwargs)
+        except NoSuchEntity:
+            raise
         except BarbtxError as problem:
             if problem.status == 500:
                 log.failure("{task}: suppressed exception", task=self.get_name())

@@ -12,13 +12,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from barbtx.errors import BarbtxError, Fault, NotSupported, ServiceUnavailable
+from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.plugin import resources
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
-from barbtx.tasks.base import BaseTask
+from barbtx.tasks.base import BaseTask, NoSuchEntity
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 from barbtx.times import parse_time
 
@@ -35,10 +35,29 @@ class Outcome:
     follow_on: FollowOnProcessingStatusDTO = FollowOnProcessingStatusDTO()
 
 
-class TooManyAttempts(BarbtxError):
+class TooManyAttempts(ServiceUnavailable):
     """The order was begun again and again and never came to an end."""
 
-    status = 500
+    is_reason = True
+
+
+@attrs.define
+class Leases:
+    """The orders that this process has in hand."""
+
+    orders: OrderRepo
+    _held: dict[str, Lease] = attrs.field(factory=dict, init=False)
+
+    def add(self, lease: Lease) -> None:
+        self._held[lease.token] = lease
+
+    def discard(self, lease: Lease) -> None:
+        self._held.pop(lease.token, None)
+
+    async def release_all(self) -> None:
+        """Let go of all of them, so that others need not wait for the leases to end; the attempts do not count."""
+        for lease in list(self._held.values()):
+            await self.orders.release(lease)
 
 
 @attrs.frozen
@@ -53,6 +72,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     orders: OrderRepo
     stores: StoreManager
     clock: IReactorTime
+    leases: Leases
     lease_seconds: float = 30.0
     max_attempts: int = 10
     retry_seconds: float = 5.0
@@ -61,22 +81,28 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         return "Process TypeOrder"
 
     async def retrieve_entity(self, order_id: str, project_id: str) -> Lease | None:
-        lease = await self.orders.claim(order_id, project_id, self.lease_seconds)
+        try:
+            lease = await self.orders.claim(order_id, project_id, self.lease_seconds)
+        except NotFound:
+            raise NoSuchEntity("there is no such order") from None
         if lease is None:
-            log.info("order {order_id} is done, gone or in another worker's hand", order_id=order_id)
+            log.info("order {order_id} is done, or in another worker's hand", order_id=order_id)
         return lease
 
     async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Outcome:
         if lease.attempt > self.max_attempts:
-            raise TooManyAttempts(debug="the worker died, or was not able to store the outcome, each time")
+            raise TooManyAttempts(f"the order was begun {self.max_attempts} times, and each time the worker died or could "
+                                  "not store the outcome; order again")
         renewal = LoopingCall(self._renew, lease)
         renewal.clock = self.clock
         renewing = renewal.start(self.lease_seconds / 3, now=False)
+        self.leases.add(lease)
         try:
             return await self._generator(lease.order.type)(lease)
         finally:
             if renewal.running:
                 renewal.stop()
+            self.leases.discard(lease)
             renewing.addErrback(lambda failure: failure.trap(LeaseLost, ServiceUnavailable))
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
@@ -86,6 +112,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             await self.orders.retry(lease, "process_type_order", wait)
         else:
             await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
+            await self._forget_passphrase(lease)
 
     async def handle_success(self, lease: Lease, outcome: Outcome, order_id: str, project_id: str) -> None:
         follow_on = outcome.follow_on
@@ -98,6 +125,12 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
                 for secret in outcome.made.secrets:
                     await resources.delete_secret(self.stores, secret)
                 raise
+            await self._forget_passphrase(lease)
+
+    async def _forget_passphrase(self, lease: Lease) -> None:
+        """Its row is gone with the order's last task; a store of its own may have it still."""
+        if lease.passphrase is not None:
+            await resources.delete_payload(self.stores, lease.passphrase)
 
     async def _renew(self, lease: Lease) -> None:
         await self.orders.renew(lease, self.lease_seconds)

@@ -276,7 +276,8 @@ async def test_a_failed_order_keeps_as_much_of_the_reason_as_fits(orders: OrderR
 async def test_another_project_does_not_see_or_claim_an_order(orders: OrderRepo) -> None:
     order_id = await new_order(orders)
     assert await orders.get(order_id, "q") is None
-    assert await orders.claim(order_id, "q", 30) is None
+    with pytest.raises(NotFound):
+        await orders.claim(order_id, "q", 30)
     with pytest.raises(NotFound):
         await orders.delete(order_id, "q")
 

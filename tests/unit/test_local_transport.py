@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from barbtx.queue.local import LocalTransport
 from barbtx.queue.transport import BadMessage, Refused, TaskMessage
@@ -17,6 +18,9 @@ class Gates:
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []
+
+    async def give_back(self) -> None:
+        self.given_back = True
 
     async def dispatch(self, message: TaskMessage) -> None:
         self.waiting.append(Deferred())
@@ -61,11 +65,21 @@ def test_a_sender_that_waits_no_longer_does_not_end_the_task(tasks: Gates, trans
 def test_stopping_ends_what_has_begun_and_begins_nothing_more(tasks: Gates, transport: LocalTransport) -> None:
     for _ in range(4):
         transport.send(MESSAGE)
-    stopped = transport.stop()
+    stopped = Deferred.fromCoroutine(transport.stop(Clock(), 5))
     assert not stopped.called and not transport.ready
     for gate in tasks.waiting[:2]:
         gate.callback(None)
-    assert stopped.called and len(tasks.waiting) == 2
+    assert stopped.result is True and len(tasks.waiting) == 2
+
+
+def test_what_takes_too_long_to_end_is_given_back(tasks: Gates, transport: LocalTransport) -> None:
+    clock = Clock()
+    transport.send(MESSAGE)
+    stopped = Deferred.fromCoroutine(transport.stop(clock, 5))
+    clock.advance(4)
+    assert not stopped.called
+    clock.advance(2)
+    assert stopped.result is False and tasks.given_back
 
 
 def test_a_task_that_fails_is_logged_and_over(transport: LocalTransport, tasks: Gates) -> None:

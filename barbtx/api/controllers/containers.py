@@ -53,14 +53,16 @@ class ContainersController(Controller):
         items = [container_document(call, container) for container in page.items]
         return Answer(document=paging.document("containers", items, page, f"{call.base}/v1/containers", query))
 
-    @operation("Container creation", "containers:post", body=CONTAINER, success=(201,), answer=answers.CONTAINER_REF)
+    @operation("Container creation", "containers:post", body=CONTAINER, success=(201,), answer=answers.CONTAINER_REF,
+               repeatable=True)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         container = NewContainer(
             str(uuid.uuid4()), call.context.project_id, document["type"], document.get("name"), call.context.user_id,
             read_entries(document, call.base))
-        await call.services.containers.create(container)
         ref = call.ref("containers", container.id)
-        return Answer(201, {"container_ref": ref}, headers={"Location": ref})
+        answer = Answer(201, {"container_ref": ref}, headers={"Location": ref})
+        await call.services.containers.create(container, call.use(answer))
+        return answer
 
 
 class OneContainer(Controller):

@@ -16,9 +16,11 @@ from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.orders import ORDER, read_meta
-from barbtx.errors import MethodNotAllowed, NotFound
+from barbtx.api.waiting import preferred_wait
+from barbtx.errors import BarbtxError, MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
-from barbtx.model.records import Order, Task
+from barbtx.model.records import PENDING, Order, Task
+from barbtx.model.repositories.idempotency import DuplicateKey
 from barbtx.plugin import resources
 from barbtx.queue.transport import Refused
 from barbtx.times import utcnow
@@ -65,7 +67,8 @@ class OrdersController(Controller):
         items = [order_document(call, order) for order in page.items]
         return Answer(document=paging.document("orders", items, page, f"{call.base}/v1/orders", call.query))
 
-    @operation("Order creation", "orders:post", body=ORDER, success=(202,), answer=answers.ORDER_REF)
+    @operation("Order creation", "orders:post", body=ORDER, success=(202,), answer=answers.ORDER_REF,
+               repeatable=True)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         services, context = call.services, call.context
         wanted = read_meta(document, utcnow(services.clock))
@@ -77,15 +80,22 @@ class OrdersController(Controller):
         if wanted.passphrase is not None:
             passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
                                                          wanted.passphrase)
-        await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id, task,
-                                     services.conf.retry_scheduler.first_publish_seconds, passphrase)
+        answer = Answer(202, {"order_ref": ref}, headers={"Location": ref})
+        try:
+            await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id,
+                                         task, services.conf.retry_scheduler.first_publish_seconds, passphrase,
+                                         call.use(answer))
+        except (BarbtxError, DuplicateKey):
+            if passphrase is not None:
+                await resources.delete_payload(services.stores, passphrase)
+            raise
         sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)
         patience = services.task_client.patience
         if patience:
             await sent.addTimeout(patience, services.reactor, lambda outcome, timeout: None)
-        return Answer(202, {"order_ref": ref}, headers={"Location": ref})
+        return answer
 
     @operation("Order update", "orders:put", success=())
     async def on_put(self, call: Call, found: Found) -> Answer:
@@ -105,7 +115,15 @@ class OrderController(Controller):
 
     @operation(name, "order:get", answer=answers.ORDER)
     async def on_get(self, call: Call, found: Found) -> Answer:
-        return Answer(document=order_document(call, found.object))
+        order, headers = found.object, {}
+        seconds = preferred_wait(call.header("prefer"))
+        if seconds is not None:
+            seconds = min(seconds, call.services.conf.api.max_wait_seconds)
+            headers = {"Preference-Applied": f"wait={seconds}", "Vary": "Prefer"}
+            if order.status == PENDING and seconds:
+                await call.services.watch.wait(order.id, seconds)
+                order = (await self.find(call)).object
+        return Answer(document=order_document(call, order), headers=headers)
 
     @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:

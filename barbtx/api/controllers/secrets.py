@@ -125,7 +125,8 @@ class SecretsController(Controller):
         items = [secret_document(call, secret) for secret in page.items]
         return Answer(document=paging.document("secrets", items, page, f"{call.base}/v1/secrets", query))
 
-    @operation("Secret creation", "secrets:post", body=SECRET, success=(201,), answer=answers.SECRET_REF)
+    @operation("Secret creation", "secrets:post", body=SECRET, success=(201,), answer=answers.SECRET_REF,
+               repeatable=True)
     async def on_post(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         services, context = call.services, call.context
         expiration = read_expiration(document, utcnow(services.clock), SECRET.name)
@@ -137,15 +138,16 @@ class SecretsController(Controller):
             mode=document.get("mode"), creator_id=context.user_id,
         )
         ref = call.ref("secrets", secret.id)
-        answer = {"secret_ref": ref}
+        refs = {"secret_ref": ref}
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
             stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
-            answer["transport_key_ref"] = await _transport_key_ref(call, secret)
-        await _or_forget(call, secret, services.secrets.create(secret))
-        return Answer(201, answer, headers={"Location": ref})
+            refs["transport_key_ref"] = await _transport_key_ref(call, secret)
+        answer = Answer(201, refs, headers={"Location": ref})
+        await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
+        return answer
 
 
 def _whole(number: float | None) -> int | None:

@@ -17,6 +17,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, consumers_of
+from barbtx.model.repositories.idempotency import KeyUse, remember
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
@@ -35,8 +36,10 @@ class ContainerRepo:
     clock: Clock
     quota: int
 
-    def create(self, new: NewContainer) -> Deferred[None]:
+    def create(self, new: NewContainer, use: KeyUse | None = None) -> Deferred[None]:
         """Store a container.
+
+        :param use: as in :func:`remember`.
 
         :raises QuotaReached: the project may have no more.
         :raises NotFound: a secret is not the project's.
@@ -45,6 +48,7 @@ class ContainerRepo:
 
         def work(session: Session) -> None:
             project = project_key(session, new.project_id, now)
+            remember(session, project, use, now)
             enforce(session, project, "containers", self.quota, count_of(_C))
             _require_secrets(session, project, [entry.secret_id for entry in new.entries], now)
             insert_container(session, new, now)

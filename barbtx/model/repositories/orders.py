@@ -19,6 +19,7 @@ from barbtx.model.records import (
     ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
 )
 from barbtx.model.repositories.containers import insert_container
+from barbtx.model.repositories.idempotency import KeyUse, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.projects import project_key
@@ -36,6 +37,10 @@ _COLUMNS = (
 )
 
 
+# By so much the clocks of different machines may differ.
+_CLOCKS_DIFFER = datetime.timedelta(seconds=60)
+
+
 class LeaseLost(Exception):
     """The order was deleted, or another worker took it over; nothing was stored."""
 
@@ -49,17 +54,20 @@ class OrderRepo:
     quota: int = -1
 
     def create(self, order_id: str, project_id: str, type_: str, meta: str, creator_id: str | None,
-               task: Task, retry_after: float, passphrase: StoredPayload | None = None) -> Deferred[None]:
+               task: Task, retry_after: float, passphrase: StoredPayload | None = None,
+               use: KeyUse | None = None) -> Deferred[None]:
         """Create a PENDING order and the row of its first task, in one transaction.
 
         :param retry_after: seconds after which the scheduler shall publish the task again if it is still undone.
         :param passphrase: where the passphrase is kept for the task.
+        :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             project = project_key(session, project_id, now)
+            remember(session, project, use, now)
             enforce(session, project, "orders", self.quota, count_of(_O))
             session.execute(insert(_O).values(
                 id=order_id, project_id=project, type=type_, meta=meta,
@@ -77,6 +85,20 @@ class OrderRepo:
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
         """An order of a project (external id)."""
         return self.database.interact(lambda session: _find(session, order_id, project_id), write=False)
+
+    def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
+        """Those of some orders that are not PENDING any more, or gone."""
+        def work(session: Session) -> Sequence[str]:
+            pending = set(session.scalars(select(_O.id).where(_O.id.in_(ids), _O.status == PENDING)))
+            return [order_id for order_id in ids if order_id not in pending]
+
+        return self.database.interact(work, write=False)
+
+    def ended_since(self, moment: datetime.datetime) -> Deferred[Sequence[str]]:
+        """The orders of all projects that were changed since a moment and are not PENDING."""
+        return self.database.interact(
+            lambda session: session.scalars(select(_O.id).where(_O.updated_at >= moment, _O.status != PENDING)).all(),
+            write=False)
 
     def list(self, project_id: str, meta: str | None, limit: int, offset: int) -> Deferred[Page[Order]]:
         """A page of a project's orders, oldest first.
@@ -111,20 +133,24 @@ class OrderRepo:
         return self.database.interact(work)
 
     def claim(self, order_id: str, project_id: str, seconds: float) -> Deferred[Lease | None]:
-        """Take an order in hand, unless it is done, gone or in another's hand: then the answer is None.
+        """Take an order in hand, unless it is done or in another's hand: then the answer is None.
 
         :param seconds: for how long the claim holds unless it is renewed.
+        :raises NotFound: there is no such order.
         """
         token = str(uuid.uuid4())
 
         def work(session: Session) -> Lease | None:
             order = _find(session, order_id, project_id)
             if order is None:
-                return None
+                raise NotFound("Order not found.")
             now = utcnow(self.clock)
             until = now + datetime.timedelta(seconds=seconds)
+            # No lease ends so much later than now, unless the clock was set back since it was given.
+            never = until + datetime.timedelta(seconds=seconds) + _CLOCKS_DIFFER
+            free = or_(_T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > never)
             claimed = session.execute(
-                update(_T).where(_T.order_id == order_id, or_(_T.leased_until.is_(None), _T.leased_until <= now))
+                update(_T).where(_T.order_id == order_id, free)
                 .values(lease=token, leased_until=until, retry_at=until, retry_count=_T.retry_count + 1)
             )
             if claimed.rowcount != 1:
@@ -193,6 +219,15 @@ class OrderRepo:
 
         return self.database.interact(work)
 
+    def release(self, lease: Lease) -> Deferred[None]:
+        """Let go of an order that was not worked on to the end through no fault of its own; it is due at once.
+
+        The attempt does not count. A lease that was lost already is left alone.
+        """
+        now = utcnow(self.clock)
+        return self.database.interact(lambda session: session.execute(_held(update(_T), lease).values(
+            lease=None, leased_until=None, retry_at=now, retry_count=_T.retry_count - 1)) and None)
+
     def take_due(self, limit: int, republish_after: float) -> Deferred[list[Task]]:
         """The tasks that are due, oldest first, each for one caller only; they are due again later.
 
@@ -204,7 +239,9 @@ class OrderRepo:
         def work(session: Session) -> list[Task]:
             now = utcnow(self.clock)
             rows = session.execute(
-                select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at).where(_T.retry_at <= now)
+                select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at)
+                # What was made later than now was made before the clock was set back, and would wait for too long.
+                .where(or_(_T.retry_at <= now, _T.created_at > now + _CLOCKS_DIFFER))
                 .order_by(_T.retry_at).limit(limit).with_for_update(skip_locked=True)
             ).all()
             for order_id, _, _, created in rows:

@@ -17,8 +17,8 @@ from barbtx.model.repositories.containers import delete_containers
 from barbtx.model.repositories.orders import delete_orders
 from barbtx.model.repositories.secrets import delete_secrets, payloads_of
 
-# What hangs on a project's row itself; there is little of it.
-_OF_THE_PROJECT = (models.ProjectQuota, models.ProjectSecretStore, models.KEK)
+# What hangs on a project's row itself; there is not much of it.
+_OF_THE_PROJECT = (models.ProjectQuota, models.ProjectSecretStore, models.KEK, models.IdempotencyKey)
 
 
 @attrs.frozen

@@ -19,6 +19,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
+from barbtx.model.repositories.idempotency import KeyUse, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
@@ -55,15 +56,18 @@ class SecretRepo:
     clock: Clock
     quota: int = -1
 
-    def create(self, new: NewSecret) -> Deferred[None]:
+    def create(self, new: NewSecret, use: KeyUse | None = None) -> Deferred[None]:
         """Store a secret, with its payload if it has one; the project is created with it if need be.
 
+        :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            enforce(session, project_key(session, new.project_id, now), "secrets", self.quota, count_secrets(now))
+            project = project_key(session, new.project_id, now)
+            remember(session, project, use, now)
+            enforce(session, project, "secrets", self.quota, count_secrets(now))
             insert_secret(session, new, now)
 
         return self.database.interact(work)

@@ -52,6 +52,8 @@ class Consumer(Service):
     :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
     :ivar refuse: as in :func:`client_service`.
+    :ivar give_back: called when that time is over, to let go of what was in hand.
+    :ivar abandoned: whether it came to that.
     """
 
     reactor: Any
@@ -62,6 +64,8 @@ class Consumer(Service):
     concurrency: int
     grace: float
     refuse: Callable[[str], None] | None = None
+    give_back: Callable[[], Awaitable[None]] | None = None
+    abandoned: bool = attrs.field(default=False, init=False)
     _connection: ClientService | None = attrs.field(default=None, init=False)
     _channel: Channel | None = attrs.field(default=None, init=False)
     _confirms: Confirms | None = attrs.field(default=None, init=False)
@@ -85,9 +89,11 @@ class Consumer(Service):
             self._channel.basic_cancel(consumer_tag=_TAG, nowait=True)
         if self._in_hand:
             self._idle = Deferred()
-            self._idle.addTimeout(self.grace, self.reactor, lambda *_: log.warn(
-                "{count} messages were not finished in time and go back to the queue", count=self._in_hand))
-            await self._idle
+            self.abandoned = await self._idle.addTimeout(self.grace, self.reactor, lambda *_: True) or False
+        if self.abandoned:
+            log.warn("{count} messages were not finished in time and go back to the queue", count=self._in_hand)
+            if self.give_back is not None:
+                await self.give_back()
         await self._connection.stopService()
 
     async def _prepare(self, client: Client) -> None:

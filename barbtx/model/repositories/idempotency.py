@@ -1,0 +1,100 @@
+"""The first answers of requests that may be repeated."""
+
+from __future__ import annotations
+
+import datetime
+
+import attrs
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from twisted.internet.defer import Deferred
+
+from barbtx.errors import TooManyRequests
+from barbtx.model import models
+from barbtx.model.database import Database
+from barbtx.times import Clock, utcnow
+
+_I = models.IdempotencyKey
+_CLEARED_AT_ONCE = 100
+
+
+class DuplicateKey(Exception):
+    """The key was used before, or is being used now; nothing was stored."""
+
+
+@attrs.frozen
+class FirstAnswer:
+    """What was asked under a key, and answered.
+
+    :ivar fingerprint: by which a repetition of the request is known.
+    :ivar answer: JSON text.
+    """
+
+    fingerprint: str
+    answer: str = ""
+
+
+@attrs.frozen
+class KeyUse:
+    """A key to be remembered together with what the request creates.
+
+    :ivar digest: of the key.
+    :ivar life: seconds for which it is remembered.
+    :ivar limit: how many keys a project may have that are remembered.
+    """
+
+    digest: str
+    first: FirstAnswer
+    life: float
+    limit: int
+
+
+@attrs.frozen
+class IdempotencyRepo:
+    """:ivar life: seconds for which a key is remembered."""
+
+    database: Database
+    clock: Clock
+    life: float
+
+    def find(self, project_id: str, digest: str) -> Deferred[FirstAnswer | None]:
+        """What was answered under a key, if that is remembered.
+
+        :param project_id: external id.
+        """
+        since = utcnow(self.clock) - datetime.timedelta(seconds=self.life)
+
+        def work(session: Session) -> FirstAnswer | None:
+            row = session.execute(
+                select(_I.fingerprint, _I.answer).join(models.Project, models.Project.id == _I.project_id)
+                .where(models.Project.external_id == project_id, _I.digest == digest, _I.created_at > since)).first()
+            return FirstAnswer(*row) if row else None
+
+        return self.database.interact(work, write=False)
+
+
+def remember(session: Session, project: str, use: KeyUse | None, now: datetime.datetime) -> None:
+    """Remember a key, if there is one, in the transaction that creates what the request is for.
+
+    :param project: the project's primary key.
+    :raises DuplicateKey: it is remembered already.
+    :raises TooManyRequests: the project has too many.
+    """
+    if use is None:
+        return
+    over = _I.created_at <= now - datetime.timedelta(seconds=use.life)
+    session.execute(delete(_I).where(_I.project_id == project, _I.digest == use.digest, over))
+    old = session.scalars(select(_I.digest).where(_I.project_id == project, over).limit(_CLEARED_AT_ONCE)).all()
+    if old:
+        session.execute(delete(_I).where(_I.project_id == project, _I.digest.in_(old)))
+    if session.scalar(select(func.count()).select_from(_I).where(_I.project_id == project)) >= use.limit:
+        if session.scalar(select(_I.digest).where(_I.project_id == project, _I.digest == use.digest)) is None:
+            raise TooManyRequests("The project has used too many idempotency keys lately; use none, or wait.",
+                                  headers={"Retry-After": "60"})
+    try:
+        with session.begin_nested():
+            session.execute(insert(_I).values(project_id=project, digest=use.digest, created_at=now,
+                                              fingerprint=use.first.fingerprint, answer=use.first.answer))
+    except IntegrityError:
+        raise DuplicateKey from None

@@ -13,17 +13,18 @@ import sys
 
 PACKAGES = {
     "postgres": "postgresql", "initdb": "postgresql", "rabbitmq-server": "rabbitmq-server", "epmd": "rabbitmq-server",
+    "rabbitmqctl": "rabbitmq-server", "libfaketime.so.1": "libfaketime",
     "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server",
 }
 # Debian's own rabbitmq-server in the PATH insists on being the rabbitmq user; the one behind it does not.
-_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/lib/rabbitmq/bin", "/usr/sbin", "/usr/bin")
+_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/lib/rabbitmq/bin", "/usr/lib/*/faketime", "/usr/sbin", "/usr/bin")
 
 
 def find(program: str) -> str | None:
     """The path of a program, if it is installed."""
     for place in _PLACES:
         for path in sorted(glob.glob(os.path.join(place, program)), reverse=True):
-            if os.access(path, os.X_OK):
+            if os.access(path, os.R_OK):
                 return path
     return shutil.which(program)
 

@@ -212,6 +212,11 @@ class RabbitMQ(Server):
             "RABBITMQ_PID_FILE": str(self.directory / "pid"),
         }
 
+    def control(self, *command: str) -> None:
+        """Run rabbitmqctl."""
+        subprocess.run([require("rabbitmqctl"), *command], check=True, capture_output=True, env=self.environment(),
+                       cwd=self.directory)
+
     @property
     def url(self) -> str:
         return f"rabbit://guest:guest@127.0.0.1:{self.port}/"

@@ -1,0 +1,187 @@
+"""No order is lost, doubled or stuck, whatever happens to what barbtx stands on. Each fault comes under load."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from txamqp.content import Content
+
+from barbtx.queue.amqp.connection import Brokers, client_service
+from barbtx.queue.transport import TaskMessage, encode
+from tests.support.cluster import Cluster, Faults, in_thread, pause
+from tests.support.programs import require
+from tests.support.service import Api
+
+ORDERS = 120
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        await cluster.start()
+        await cluster.place(40)
+        await cluster.settle()
+        yield cluster
+    finally:
+        await cluster.stop()
+
+
+@pytest.mark.parametrize("fault", Faults.names())
+@pytest_twisted.ensureDeferred
+async def test_orders_survive(cluster: Cluster, fault: str, capsys: pytest.CaptureFixture) -> None:
+    before = cluster.resources()
+    enough = len(cluster.accepted) + ORDERS // 6
+    placing = Deferred.fromCoroutine(cluster.place(ORDERS))
+    while len(cluster.accepted) < enough:
+        await pause(0.02)
+    await getattr(Faults(cluster), fault)()
+    await placing
+    figures = await cluster.settle()
+    with capsys.disabled():
+        print(f"\n{fault}: {figures}")
+    assert figures.flawless, figures
+    assert cluster.leaks(before) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_message_fifty_times_makes_one_key(cluster: Cluster) -> None:
+    (ref,) = [await cluster.apis[0].order()]
+    order_id = ref.rpartition("/")[2]
+    body = encode(TaskMessage("process_type_order", {
+        "order_id": order_id, "project_id": cluster.apis[0].project, "request_id": None}), "barbtx", "1.1")
+    service = client_service(_reactor(), Brokers.from_url(cluster.rabbitmq.url), "test", 10, _nothing)
+    service.startService()
+    channel = await (await service.whenConnected(failAfterFailures=1)).new_channel()
+    for _ in range(50):
+        channel.basic_publish(routing_key="tasks", content=Content(body))
+    assert (await cluster.apis[0].finished(ref))["status"] == "ACTIVE"
+    while (await channel.queue_declare(queue="tasks", passive=True)).message_count:
+        await pause(0.05)
+    cluster.accepted.add(order_id)
+    assert (await cluster.settle()).flawless
+    await service.stopService()
+
+
+async def _nothing(client: object) -> None:
+    pass
+
+
+def _reactor():
+    from twisted.internet import reactor
+
+    return reactor
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_queue_and_a_blocked_broker_hold_orders_up_and_lose_none(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, **{"queue.max_length": 10})
+    try:
+        await cluster.start(apis=1, workers=0)
+        api: Api = cluster.apis[0]
+        await cluster.place(40, pairs=0)
+        assert "did not take the message" in api.process.read_log()
+        await in_thread(lambda: cluster.rabbitmq.control("set_vm_memory_high_watermark", "0.0000001"))
+        while "takes no messages" not in api.process.read_log():
+            await api.order()
+        await cluster.place(10, pairs=0)
+        assert (await api.get("/v1/orders?limit=1")).status == 200
+        await in_thread(lambda: cluster.rabbitmq.control("set_vm_memory_high_watermark", "0.4"))
+        cluster.workers.append(await cluster.start_worker())
+        figures = await cluster.settle()
+        assert figures.flawless and figures.accepted == 50, figures
+    finally:
+        await cluster.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_asked_to_stop_gives_back_what_takes_too_long_and_counts_no_attempt(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, **{"queue.shutdown_seconds": 0.2, "queue.lease_seconds": 60})
+    try:
+        await cluster.start(apis=1, workers=1)
+        api = cluster.apis[0]
+        reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "dsa", "bit_length": 4096}})
+        cluster.accepted.add(reply.json["order_ref"].rpartition("/")[2])
+        while "processing order" not in cluster.workers[0].read_log():
+            await pause(0.02)
+        begin = _reactor().seconds()
+        assert await in_thread(cluster.workers[0].stop) == 0
+        assert _reactor().seconds() - begin < 5
+        engine = cluster._engine()
+        with engine.connect() as connection:
+            lease, attempts = connection.exec_driver_sql("SELECT lease, retry_count FROM order_retry_tasks").one()
+        engine.dispose()
+        assert (lease, attempts) == (None, 0)
+        assert (await api.get(reply.json["order_ref"])).json["status"] == "PENDING"
+    finally:
+        await cluster.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_lost_its_answer_repeats_and_creates_nothing_twice(service: Api, name: str) -> None:
+    api = service.of(name)
+    for n in range(10):
+        headers = {"Idempotency-Key": f"{name}-{n}"}
+        body = {"payload": f"payload {n}", "payload_content_type": "text/plain"}
+        sent = Deferred.fromCoroutine(api.post("/v1/secrets", body, headers=headers))
+        _reactor().callLater(0.01 * n, sent.cancel)
+        try:
+            await sent
+        except Exception:
+            # The client has gone away before the answer came.
+            pass
+        again = await api.post("/v1/secrets", body, headers=headers)
+        assert again.status == 201
+        assert (await api.get(f"{again.json['secret_ref']}/payload")).content == f"payload {n}".encode()
+    assert (await api.get("/v1/secrets")).json["total"] == 10
+
+
+HOUR = 3600
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: Cluster, tmp_path: Path, jump: int) -> None:
+    """The processes live by a clock of their own, which a file sets."""
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    faked = {"LD_PRELOAD": require("libfaketime.so.1"), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
+             "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    away, cluster.workers, cluster.apis = (cluster.workers, cluster.apis), [], []
+    for process in (*away[0], *(api.process for api in away[1])):
+        await in_thread(process.stop)
+    os.environ.update(faked)
+    try:
+        jumping_api, jumping_worker = await cluster.start_api(), await cluster.start_worker()
+    finally:
+        for variable in faked:
+            del os.environ[variable]
+    cluster.apis, cluster.workers = [jumping_api], [jumping_worker]
+    placing = Deferred.fromCoroutine(cluster.place(30))
+    await pause(0.5)
+    jumping_worker.kill()
+    offset.write_text(f"{jump:+d}")
+    os.environ.update(faked)
+    try:
+        cluster.workers = [await cluster.start_worker()]
+    finally:
+        for variable in faked:
+            del os.environ[variable]
+    await placing
+    figures = await cluster.settle(40)
+    assert figures.flawless, figures
+    shown = (await jumping_api.get("/v1/orders?limit=100")).json
+    made = datetime.datetime.fromisoformat((await jumping_api.get(await jumping_api.order())).json["created"])
+    there = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) + datetime.timedelta(seconds=jump)
+    assert abs((made - there).total_seconds()) < 60, "the clock did not jump"
+    assert shown["total"] > 30
+    await cluster.settle()
+    for process in (cluster.workers[0], jumping_api.process):
+        await in_thread(process.stop)
+    cluster.apis, cluster.workers = [await cluster.start_api()], [await cluster.start_worker()]

@@ -163,8 +163,13 @@ async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: 
         for variable in faked:
             del os.environ[variable]
     cluster.apis, cluster.workers = [jumping_api], [jumping_worker]
+    # Long enough under way that the worker dies with leases in its hands.
+    slow = [await jumping_api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 4096}})
+            for _ in range(4)]
+    cluster.accepted |= {reply.json["order_ref"].rpartition("/")[2] for reply in slow}
     placing = Deferred.fromCoroutine(cluster.place(30))
-    await pause(0.5)
+    while "processing order" not in jumping_worker.read_log():
+        await pause(0.01)
     jumping_worker.kill()
     offset.write_text(f"{jump:+d}")
     os.environ.update(faked)

@@ -327,3 +327,28 @@ async def test_meta_finds_whole_keys_and_values(orders: OrderRepo, meta: str, fo
     await new_order(orders, meta='{"algorithm": "aes", "bit_length": 256, "name": "two words", "x": "q\\"uote", '
                                  '"y": "back\\\\slash", "z": "é"}')
     assert (await orders.list("p", meta, 10, 0)).total == found
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_set_back_holds_nothing_up(orders: OrderRepo, clock: Clock) -> None:
+    untouched, held = await new_order(orders), await new_order(orders)
+    first = await orders.claim(held, "p", 30)
+    clock.rightNow -= 3600
+    assert {task.order_id for task in await orders.take_due(10, 60)} == {untouched, held}
+    second = await orders.claim(held, "p", 30)
+    assert second is not None and await orders.claim(held, "p", 30) is None
+    with pytest.raises(LeaseLost):
+        await orders.renew(first, 30)
+    await orders.renew(second, 30)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_order_that_is_released_is_due_at_once_and_has_lost_no_attempt(orders: OrderRepo, clock: Clock) -> None:
+    order_id = await new_order(orders)
+    lease = await orders.claim(order_id, "p", 30)
+    await orders.release(lease)
+    assert [task.order_id for task in await orders.take_due(10, 60)] == [order_id]
+    again = await orders.claim(order_id, "p", 30)
+    assert (lease.attempt, again.attempt) == (1, 1)
+    await orders.release(lease)
+    await orders.renew(again, 30)

@@ -77,7 +77,7 @@ class Foundation:
         """The task methods, as the configuration wants them to work."""
         queue, leases = self.conf.queue, Leases(self.orders)
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
-                                            queue.max_attempts), leases)
+                                            queue.max_attempts, queue.retry_seconds), leases)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""

@@ -43,6 +43,9 @@ OPTIONS = {
         cfg.FloatOpt("lease_seconds", default=30.0, min=1,
                      help="How long an order stays with a worker that gives no sign of life."),
         cfg.IntOpt("max_attempts", default=10, min=1, help="How often an order is begun before it is given up."),
+        cfg.FloatOpt("retry_seconds", default=5.0, min=0,
+                     help="Wait before the second attempt, if what failed may be there again by then; it doubles from "
+                          "there, up to an hour."),
         cfg.FloatOpt("shutdown_seconds", default=30.0, min=0,
                      help="How long a stopping worker may take to finish what it has in hand."),
     ],

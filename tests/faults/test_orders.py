@@ -14,9 +14,9 @@ from txamqp.content import Content
 
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.transport import TaskMessage, encode
-from tests.support.cluster import Cluster, Faults, in_thread, pause
+from tests.support.cluster import QUICK, Cluster, Faults, in_thread, pause
 from tests.support.programs import require
-from tests.support.service import Api
+from tests.support.service import Api, with_wrapping_store
 
 ORDERS = 120
 
@@ -190,3 +190,49 @@ async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: 
     for process in (cluster.workers[0], jumping_api.process):
         await in_thread(process.stop)
     cluster.apis, cluster.workers = [await cluster.start_api()], [await cluster.start_worker()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_out_of_reach_is_tried_again_and_given_up_in_the_end(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    deployment = with_wrapping_store(tmp_path, plugins, **QUICK | {"queue.retry_seconds": 0.3, "queue.max_attempts": 4})
+    try:
+        api = deployment.api()
+        (plugins / "generates").touch()
+        (plugins / "down").touch()
+        given_up = await api.order()
+        order = await api.finished(given_up)
+        assert (order["status"], order["error_status_code"]) == ("ERROR", "503")
+        assert order["error_reason"] == "The wrapping store is out of reach."
+        tried_again = await api.order()
+        assert (await api.get(tried_again)).json["status"] == "PENDING"
+        (plugins / "down").unlink()
+        assert (await api.finished(tried_again))["status"] == "ACTIVE"
+        assert (await api.get(given_up)).json == order
+        assert (await api.get("/v1/secrets")).json["total"] == 1 == len(list((plugins / "payloads").iterdir()))
+    finally:
+        deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_order_that_its_worker_always_dies_of_ends_with_a_reason(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, **{"queue.max_attempts": 2, "queue.lease_seconds": 1})
+    try:
+        await cluster.start(apis=1, workers=0)
+        api = cluster.apis[0]
+        reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "dsa", "bit_length": 4096}})
+        for _ in range(2):
+            worker = await cluster.start_worker()
+            while "processing order" not in worker.read_log():
+                await pause(0.02)
+            await pause(0.2)
+            worker.kill()
+        cluster.workers.append(await cluster.start_worker())
+        order = await api.finished(reply.json["order_ref"])
+        assert (order["status"], order["error_status_code"]) == ("ERROR", "503")
+        assert order["error_reason"].startswith("Process TypeOrder issue seen - the order was begun 2 times"), order
+        figures = await cluster.settle()
+        assert (figures.stuck, figures.orphans) == (0, 0), figures
+    finally:
+        await cluster.stop()

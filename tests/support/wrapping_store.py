@@ -5,10 +5,12 @@ Its wrapping is a toy, XOR with the key: it shows who wraps what and when, not h
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from zope.interface import implementer
 
+from barbtx.errors import ServiceUnavailable
 from barbtx.plugin.interface.secret_store import ISecretStore, Kept, KeySpec, SecretDTO, Wrapping
 from barbtx.plugin.manager import PluginContext
 
@@ -22,7 +24,10 @@ def wrap(content: bytes, key: str) -> bytes:
 
 @implementer(ISecretStore)
 class WrappingStore:
-    """:param directory: where it keeps a file for each payload, so that tests can see them."""
+    """It generates keys if there is a file ``generates`` beside its directory, and is out of reach while one is ``down``.
+
+    :param directory: where it keeps a file for each payload, so that tests can see them.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
@@ -35,7 +40,7 @@ class WrappingStore:
         return True
 
     def generate_supports(self, key_spec: KeySpec) -> bool:
-        return False
+        return (self._directory.parent / "generates").exists()
 
     def get_transport_key(self) -> str:
         return TRANSPORT_KEY
@@ -56,10 +61,13 @@ class WrappingStore:
         (self._directory / kept.metadata["key_id"]).unlink(missing_ok=True)
 
     def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
-        raise NotImplementedError("generate_supports says so")
+        if (self._directory.parent / "down").exists():
+            raise ServiceUnavailable("The wrapping store is out of reach.")
+        (self._directory / secret_id).write_bytes(os.urandom(key_spec.bit_length // 8))
+        return Kept({"key_id": secret_id})
 
     def generate_asymmetric_key(self, ids: object, project_id: str, key_spec: KeySpec) -> Kept:
-        raise NotImplementedError("generate_supports says so")
+        raise NotImplementedError("it makes no pairs")
 
 
 def from_config(context: PluginContext) -> WrappingStore:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from txamqp.content import Content
 
 from barbtx.queue.amqp.connection import Brokers, client_service
@@ -113,7 +113,7 @@ async def test_a_worker_asked_to_stop_gives_back_what_takes_too_long_and_counts_
         begin = _reactor().seconds()
         assert await in_thread(cluster.workers[0].stop) == 0
         assert _reactor().seconds() - begin < 5
-        engine = cluster._engine()
+        engine = cluster.engine()
         with engine.connect() as connection:
             lease, attempts = connection.exec_driver_sql("SELECT lease, retry_count FROM order_retry_tasks").one()
         engine.dispose()
@@ -234,5 +234,70 @@ async def test_an_order_that_its_worker_always_dies_of_ends_with_a_reason(tmp_pa
         assert order["error_reason"].startswith("Process TypeOrder issue seen - the order was begun 2 times"), order
         figures = await cluster.settle()
         assert (figures.stuck, figures.orphans) == (0, 0), figures
+    finally:
+        await cluster.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_orders_of_an_api_that_died_between_commit_and_publish_are_published_by_others(cluster: Cluster) -> None:
+    # It cannot publish: whatever it accepts is committed, and no more.
+    doomed = await cluster.start_api(transport_url="rabbit://127.0.0.1:1/", **{
+        "retry_scheduler.initial_delay_seconds": 1000})
+    for _ in range(10):
+        cluster.accepted.add((await doomed.order()).rpartition("/")[2])
+    doomed.process.kill()
+    figures = await cluster.settle()
+    assert figures.flawless, figures
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_network_that_swallows_everything_is_noticed_within_three_heartbeats(cluster: Cluster) -> None:
+    line, processes = "the broker is silent", cluster.processes
+    before = [process.read_log().count(line) for process in processes]
+    cluster.proxy.swallows = True
+    begin = _reactor().seconds()
+    while not all(process.read_log().count(line) > seen for process, seen in zip(processes, before)):
+        assert _reactor().seconds() - begin < 10
+        await pause(0.05)
+    took = _reactor().seconds() - begin
+    cluster.proxy.cut()
+    cluster.proxy.swallows = False
+    assert took < 3 * 1.0 + 0.5, took
+    await cluster.place(10)
+    assert (await cluster.settle()).flawless
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_killed_in_the_middle_leaves_no_half_secret(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    stored: dict[str, bytes] = {}
+    try:
+        await cluster.start(apis=2, workers=0)
+
+        async def store(n: int) -> None:
+            body = {"payload": f"payload {n}", "payload_content_type": "text/plain"}
+            while True:
+                reply = await cluster.apis[n % 2].post("/v1/secrets", body)
+                if reply.status == 201:
+                    stored[reply.json["secret_ref"]] = body["payload"].encode()
+                    return
+                assert reply.status == 503 and "retry-after" in reply.headers, reply
+                await pause(0.2)
+
+        turns = DeferredSemaphore(16)
+        storing = gatherResults([turns.run(lambda n=n: Deferred.fromCoroutine(store(n))) for n in range(200)])
+        for _ in range(2):
+            while len(stored) < 30:
+                await pause(0.01)
+            await Faults(cluster).kill_database()
+        await storing
+        for ref, payload in stored.items():
+            reply = await cluster.apis[0].get(f"{ref}/payload")
+            assert (reply.status, reply.content) == (200, payload)
+        with cluster.engine().connect() as connection:
+            halves = connection.exec_driver_sql(
+                "SELECT count(*) FROM secrets s FULL JOIN encrypted_data d ON d.secret_id = s.id "
+                "WHERE s.id IS NULL OR d.secret_id IS NULL").scalar()
+        assert halves == 0
     finally:
         await cluster.stop()

@@ -135,7 +135,7 @@ class Cluster:
             await pause(0.2)
         raise TimeoutError("nobody accepts orders")
 
-    def _engine(self) -> sqlalchemy.Engine:
+    def engine(self) -> sqlalchemy.Engine:
         url = self.deployment.settings["database.connection"].replace("postgresql://", "postgresql+psycopg://")
         return sqlalchemy.create_engine(url)
 
@@ -145,7 +145,7 @@ class Cluster:
         Lost: accepted and not there, or without what it should have made. Doubled: made more than once. Orphans: made for
         no order, or payloads without secrets and the reverse.
         """
-        engine, begin = self._engine(), reactor().seconds()
+        engine, begin = self.engine(), reactor().seconds()
         order = models.Order
 
         def count(connection: sqlalchemy.Connection, query: Any) -> int:

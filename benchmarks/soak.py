@@ -36,13 +36,16 @@ async def soak(reactor: Any, orders: int, seed: int) -> bool:
             happened: collections.Counter[str] = collections.Counter()
             placing = Deferred.fromCoroutine(cluster.place(orders - 200, concurrency=32, patience=300))
             faults, names = Faults(cluster), list(Faults.names())
-            while not placing.called:
+            while not placing.called or cluster.pending() != 0:
                 name = random.choice(names)
-                await getattr(faults, name)()
+                if name == "stop_broker":
+                    await faults.stop_broker(random.uniform(5, 60))
+                else:
+                    await getattr(faults, name)()
                 happened[name] += 1
                 await pause(random.uniform(0.5, 4))
             await placing
-            figures = await cluster.settle(300)
+            figures = await cluster.settle()
             leaks = cluster.leaks(before)
             minutes = (reactor.seconds() - begin) / 60
             print(f"faults: {', '.join(f'{count} {name}' for name, count in sorted(happened.items()))}")

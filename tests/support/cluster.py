@@ -139,6 +139,17 @@ class Cluster:
         url = self.deployment.settings["database.connection"].replace("postgresql://", "postgresql+psycopg://")
         return sqlalchemy.create_engine(url)
 
+    def pending(self) -> int | None:
+        """How many orders are PENDING; None if the database is away."""
+        engine = self.engine()
+        try:
+            with engine.connect() as connection:
+                return _count(connection, select(models.Order.id).where(models.Order.status == "PENDING"))
+        except sqlalchemy.exc.OperationalError:
+            return None
+        finally:
+            engine.dispose()
+
     async def settle(self, seconds: float = 60) -> Figures:
         """Wait until no order is PENDING, for so long at most, and count.
 
@@ -148,19 +159,15 @@ class Cluster:
         engine, begin = self.engine(), reactor().seconds()
         order = models.Order
 
-        def count(connection: sqlalchemy.Connection, query: Any) -> int:
-            return connection.scalar(select(func.count()).select_from(query.subquery()))
-
         while True:
-            with engine.connect() as connection:
-                stuck = count(connection, select(order.id).where(order.status == "PENDING"))
-            if not stuck or reactor().seconds() - begin > seconds:
+            stuck = self.pending()
+            if stuck == 0 or reactor().seconds() - begin > seconds:
                 break
             await pause(0.2)
         took = reactor().seconds() - begin
         with engine.connect() as connection:
             ended = connection.execute(select(order.id, order.status, order.type, order.secret_id, order.container_id)).all()
-            tasks = count(connection, select(models.OrderRetryTask.order_id))
+            tasks = _count(connection, select(models.OrderRetryTask.order_id))
             secrets = set(connection.scalars(select(models.Secret.id)))
             data = set(connection.scalars(select(models.EncryptedDatum.secret_id)))
             containers = set(connection.scalars(select(models.Container.id)))
@@ -174,7 +181,7 @@ class Cluster:
         there = {row.id for row in ended}
         incomplete = sum(secret not in data for secret in wanted_secrets) + max(0, 2 * len(wanted_containers) - len(linked))
         return Figures(
-            accepted=len(self.accepted), lost=len(self.accepted - there) + incomplete, stuck=max(stuck, tasks),
+            accepted=len(self.accepted), lost=len(self.accepted - there) + incomplete, stuck=max(stuck or 0, tasks),
             doubled=len(made) - len(set(made)) + max(0, len(linked) - 2 * len(wanted_containers)),
             orphans=len(secrets - set(made)) + len(data ^ secrets) + len(containers - set(wanted_containers)),
             failed=sum(row.status == "ERROR" for row in ended), seconds=took)
@@ -197,6 +204,10 @@ class Cluster:
 
     def logs(self) -> str:
         return "".join(process.read_log() for process in self.deployment.processes)
+
+
+def _count(connection: sqlalchemy.Connection, query: Any) -> int:
+    return connection.scalar(select(func.count()).select_from(query.subquery()))
 
 
 async def in_thread(work: Any) -> Any:

@@ -3,7 +3,7 @@
     python -m benchmarks.waiting [--waiters 10000]
 
 Starts an API node on SQLite whose broker is away, so that an order stays PENDING, has so many clients ask for it with
-``Prefer: wait=60``, each on a connection of its own, and prints what memory and processor time the node takes meanwhile.
+``Prefer: wait=600``, each on a connection of its own, and prints what memory and processor time the node takes meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater, react
@@ -37,19 +37,20 @@ async def measure(reactor: Any, waiters: int) -> None:
     """Run and print."""
     with tempfile.TemporaryDirectory(prefix="barbtx-waiting-") as directory:
         deployment = Deployment(Path(directory), f"sqlite:///{directory}/barbtx.sqlite", "rabbit://127.0.0.1:1/", "tasks", **{
-            "api.max_connections": waiters + 100, "api.max_waiters": waiters})
+            "api.max_connections": waiters + 100, "api.max_waiters": waiters,
+            "api.max_wait_seconds": 600})
         try:
             api = deployment.api()
             path = (await api.order()).removeprefix(api.url)
             factory = Factory.forProtocol(_Waiter)
             factory.noisy, factory.answers = False, 0
             factory.request = (f"GET {path} HTTP/1.1\r\nHost: h\r\nX-Project-Id: {api.project}\r\n"
-                               "Prefer: wait=60\r\n\r\n").encode()
+                               "Prefer: wait=600\r\n\r\n").encode()
             node = psutil.Process(api.process.process.pid)
             before = node.memory_info().rss
             endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", int(api.url.rpartition(":")[2]))
-            for _ in range(waiters):
-                await endpoint.connect(factory)
+            for _ in range(waiters // 100):
+                await gatherResults([endpoint.connect(factory) for _ in range(100)])
             # Until the last of them is waiting, and has nothing more to cost.
             await deferLater(reactor, 5, lambda: None)
             times, memory = node.cpu_times(), node.memory_info().rss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import grp
 import hashlib
@@ -37,10 +38,14 @@ def openstack() -> Path:
     directory = ROOT / ".tox" / "openstack"
     stamp = directory / "stamp"
     wanted = hashlib.sha256(_PINS.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
-        subprocess.run([directory / "bin" / "pip", "install", "--quiet", "--no-deps", "-r", _PINS], check=True)
-        stamp.write_text(wanted)
+    directory.parent.mkdir(exist_ok=True)
+    # Tests run in several processes, any of which may be the first.
+    with open(directory.parent / "openstack.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+            subprocess.run([directory / "bin" / "pip", "install", "--quiet", "--no-deps", "-r", _PINS], check=True)
+            stamp.write_text(wanted)
     return directory / "bin"
 
 

@@ -98,7 +98,7 @@ def test_an_old_master_key_still_opens_and_a_foreign_one_does_not() -> None:
         plugin(new).check_kek(kek, "p")
 
 
-@pytest.mark.parametrize("sealed", [b"", b"\x01", os.urandom(16), b"\x02" + os.urandom(60)])
+@pytest.mark.parametrize("sealed", [b"", b"\x01", os.urandom(16), b"\x02" + os.urandom(60)], ids=len)
 def test_what_is_no_envelope_fails_in_the_same_way(sealed: bytes) -> None:
     crypto = plugin(KEY)
     with pytest.raises(DecryptionFailed):

@@ -46,7 +46,7 @@ def make_api(reactor: Any, foundation: Foundation,
     PolicyReloader(reactor, policy, conf.policy.reload_seconds).setServiceParent(serving)
     services = Services(conf, reactor, foundation.clock, policy, foundation.database, foundation.secrets,
                         foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
-    ApiService(reactor, conf, load_pipeline(services)).setServiceParent(serving)
+    ApiService(reactor, conf, load_pipeline(services), services.watch.release).setServiceParent(serving)
     DatabaseService(foundation.database).setServiceParent(stack)
     CheckedStart(foundation, serving, refuse).setServiceParent(stack)
     return stack

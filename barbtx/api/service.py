@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
@@ -21,10 +22,13 @@ log = Logger()
 class ApiService(Service):
     """Listens, and on stopping finishes what it has begun.
 
+    :param release: called on stopping, to answer those that wait for something.
+
     :ivar listening: fires with the port once it is bound; fails if it cannot be.
     """
 
-    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, resource: IResource) -> None:
+    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, resource: IResource,
+                 release: Callable[[], None] = lambda: None) -> None:
         api = conf.api
         self.site = Site(
             resource, reactor,
@@ -32,6 +36,7 @@ class ApiService(Service):
             request_timeout=api.request_timeout_seconds, idle_timeout=api.idle_timeout_seconds,
             max_connections=api.max_connections,
         )
+        self._release = release
         self._reactor = reactor
         self._conf = api
         self._port: IListeningPort | None = None
@@ -59,4 +64,5 @@ class ApiService(Service):
     async def _stop(self) -> None:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
+        self._release()
         await self.site.drain(self._conf.shutdown_seconds)

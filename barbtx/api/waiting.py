@@ -78,6 +78,17 @@ class OrderWatch:
             if not waiting:
                 self._waiting.pop(order_id, None)
 
+    def release(self) -> None:
+        """Let nobody wait any longer, now or later: the service stops."""
+        self.limit = 0
+        for order_id in list(self._waiting):
+            self._tell(order_id)
+
+    def _tell(self, order_id: str) -> None:
+        for waiting in list(self._waiting.get(order_id, ())):
+            if not waiting.called:
+                waiting.callback(None)
+
     def _ask_while_needed(self) -> None:
         if self._asking is None:
             self._asking = LoopingCall(lambda: Deferred.fromCoroutine(self._ask()))
@@ -100,6 +111,4 @@ class OrderWatch:
             log.failure("looking for orders that have ended failed")
             return
         for order_id in ended:
-            for waiting in list(self._waiting.get(order_id, ())):
-                if not waiting.called:
-                    waiting.callback(None)
+            self._tell(order_id)

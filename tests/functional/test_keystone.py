@@ -11,6 +11,9 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
 
 from barbtx.api.app import V1_ROUTES
 from tests.conftest import unique
@@ -313,3 +316,40 @@ def test_an_incomplete_configuration_stops_the_start(keystone: Keystone, tmp_pat
         del deployment.settings[f"keystone_authtoken.{missing}"]
     with pytest.raises(RuntimeError, match=rf"barbtx: \[keystone_authtoken\] .*{missing}"):
         deployment.api()
+
+
+class _Endless(Resource):
+    """Something that listens where Keystone should, and never ends its answers. No Keystone does that when asked to."""
+
+    isLeaf = True
+
+    def __init__(self, flood: bool) -> None:
+        super().__init__()
+        self.flood, self.left, self.begun = flood, 0, 0
+
+    def render(self, request: Any) -> int:
+        self.begun += 1
+        request.notifyFinish().addErrback(lambda _: setattr(self, "left", self.left + 1))
+        request.write(b"{" + b" " * (3 << 20 if self.flood else 10))
+        return NOT_DONE_YET
+
+
+@pytest.mark.parametrize("flood", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_without_an_end_is_given_up_with_its_connection(tmp_path: Path, flood: bool) -> None:
+    from twisted.internet import reactor
+
+    endless = _Endless(flood)
+    port = reactor.listenTCP(0, Site(endless), interface="127.0.0.1")
+    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}", **{
+        "keystone_authtoken.http_request_timeout": 0.5, "keystone_authtoken.http_request_max_retries": 1})
+    try:
+        api = await deferToThread(deployment.api)
+        reply = await api.by("a-token").get("/v1/secrets")
+        assert reply.status == 503, reply
+        while endless.left < 2:
+            await pause(0.05)
+        assert endless.begun == 2
+    finally:
+        deployment.stop()
+        await port.stopListening()

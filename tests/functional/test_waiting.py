@@ -68,6 +68,20 @@ async def test_who_waits_for_an_order_that_is_deleted_is_told(deployment: Deploy
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_service_that_stops_answers_those_who_wait(deployment: Deployment) -> None:
+    from twisted.internet import reactor
+
+    api = deployment.api()
+    ref = await api.order()
+    waiting = [Deferred.fromCoroutine(patient(api, ref, 30)) for _ in range(5)]
+    await patient(api, ref, 1)
+    begin = reactor.seconds()
+    api.process.process.terminate()
+    assert {reply.json["status"] for reply in await gatherResults(waiting)} == {"PENDING"}
+    assert reactor.seconds() - begin < 5 and api.process.stop() == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_more_wait_than_configured(deployment: Deployment) -> None:
     from twisted.internet import reactor
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import treq
 from oslo_config import cfg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -34,6 +36,28 @@ _RENEW_BEFORE = 60
 
 class _NoAnswer(Exception):
     """Keystone gave none, or none that can be used; the text says why. Another try may help."""
+
+
+class _Body(Protocol):
+    """The body of an answer, up to a limit. Unlike treq's collector it can be given up, and its connection with it."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.complete: Deferred[None] = Deferred(lambda _: self.transport.loseConnection())
+
+    def dataReceived(self, data: bytes) -> None:
+        self.content.extend(data)
+        if len(self.content) > _MAX_ANSWER and not self.complete.called:
+            self.transport.loseConnection()
+            self.complete.errback(ValueError("the answer is too long"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.complete.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.complete.callback(None)
+        else:
+            self.complete.errback(reason)
 
 
 @implementer(IPolicyForHTTPS)
@@ -233,14 +257,10 @@ class KeystoneSession:
         if document is not None:
             sent["Content-Type"], data = "application/json", json.dumps(document).encode()
         response = await self._http.request(method, self.url + path, headers=sent, data=data, allow_redirects=False)
-        content = bytearray()
-
-        def take(piece: bytes) -> None:
-            content.extend(piece)
-            if len(content) > _MAX_ANSWER:
-                raise ValueError("the answer is too long")
-
-        await treq.collect(response, take)
+        body = _Body()
+        if response.length != 0:
+            response.deliverBody(body)
+            await body.complete
         answered = {name.decode("ascii", "replace").lower(): values[0].decode("latin-1")
                     for name, values in response.headers.getAllRawHeaders()}
-        return response.code, bytes(content), answered
+        return response.code, bytes(body.content), answered

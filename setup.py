@@ -23,6 +23,7 @@ setup(
         "oslo.config",
         "oslo.policy",
         "PasteDeploy",
+        "PyYAML",
         "psycopg[binary]",
         "PyMySQL",
         "pyOpenSSL",

@@ -15,9 +15,11 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from barbtx.errors import ServiceUnavailable
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel
+from barbtx.queue.amqp.topology import task_queue_arguments
 from barbtx.queue.transport import BadMessage
 from barbtx.tasks.project_removal import RemoveProject
 
@@ -36,6 +38,7 @@ class NotificationSource:
     exchange: str
     routing_key: str
     pool: str | None
+    delivery_limit: int
     max_length: int
 
     name = "notifications"
@@ -61,8 +64,8 @@ class NotificationSource:
             await channel.queue_declare(queue=self.routing_key, passive=True)
             return
         await channel.exchange_declare(exchange=self.exchange, type="topic", passive=True)
-        await channel.queue_declare(queue=self.pool, durable=True, arguments={
-            "x-queue-type": "quorum", "x-max-length": self.max_length})
+        await channel.queue_declare(queue=self.pool, durable=True, arguments=task_queue_arguments(
+            self.delivery_limit, self.max_length, "", self.dead_queue))
         await channel.queue_bind(queue=self.pool, exchange=self.exchange, routing_key=self.routing_key)
 
 
@@ -104,14 +107,17 @@ def notification_handler(reactor: Any, remove: RemoveProject, attempts: int,
                          longest_wait: float) -> Callable[[bytes], Awaitable[None]]:
     """What handles a notification: tries a removal several times, further and further apart.
 
+    :param attempts: how often a removal may fail; that something was out of reach is no failure.
     :param longest_wait: seconds between two tries, at most.
     """
     async def handle(body: bytes) -> None:
         project_id = deleted_project(body)
         if project_id is None:
             return
+        enough = stop_after_attempt(attempts)
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(attempts), wait=wait_random_exponential(max=longest_wait),
+            # What is out of reach will be there again, and until then nothing is lost by waiting.
+            stop=lambda state: not isinstance(state.outcome.exception(), ServiceUnavailable) and enough(state), wait=wait_random_exponential(max=longest_wait),
             sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
             before_sleep=lambda state: log.warn(
                 "removing project {project_id} failed and is tried again: {reason}", project_id=project_id,
@@ -135,7 +141,7 @@ def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: Remov
     """
     options = conf.keystone_notifications
     source = NotificationSource(options.control_exchange, f"{options.topic}.info", options.pool_name or None,
-                                conf.queue.max_length)
+                                conf.queue.delivery_limit, conf.queue.max_length)
     handle = notification_handler(reactor, remove, options.max_attempts, options.retry_seconds_max)
     return Consumer(reactor, Brokers.from_config(conf), source, handle, conf.queue.heartbeat_seconds,
                     options.concurrency, conf.queue.shutdown_seconds, refuse)

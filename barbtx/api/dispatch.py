@@ -241,11 +241,15 @@ class Endpoint:
             schema.check(document)
             if operation.repeatable:
                 call.repeatable = Repeatable.of(call)
+            # A request that does not say by which name it knows the service is refused before it changes anything.
+            call.base  # noqa: B018
             if call.repeatable is not None:
                 return await call.repeatable.answer(
                     call, self.services.idempotency,
                     lambda: operation.handler(self.controller, call, found, document))
             return await operation.handler(self.controller, call, found, document)
+        if call.method not in READS:
+            call.base  # noqa: B018
         return await operation.handler(self.controller, call, found)
 
 

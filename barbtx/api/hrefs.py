@@ -43,4 +43,6 @@ def _is_trusted(peer: Any, networks: list[Any]) -> bool:
         address = ipaddress.ip_address(peer.host)
     except (AttributeError, ValueError):
         return False
+    # On a socket for both families, IPv4 addresses are written as IPv6 ones.
+    address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in networks)

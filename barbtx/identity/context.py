@@ -25,3 +25,6 @@ class RequestContext:
     service_user_id: str | None = None
     service_project_id: str | None = None
     service_roles: frozenset[str] = frozenset()
+    service_user_domain_id: str | None = None
+    service_project_domain_id: str | None = None
+    is_admin_project: bool = True

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import attrs
+import yaml
 from oslo_config import cfg
 from oslo_policy import _checks as checks
+from oslo_policy import _external
 from oslo_policy import policy as oslo_policy
 
 from barbtx.errors import ConfigurationError
@@ -41,15 +44,48 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     enforcer.suppress_default_change_warnings = True
     enforcer.register_defaults(list_rules())
     try:
+        for path in policy_files(conf):
+            _check_texts(path)
         enforcer.load_rules()
         enforcer.check_rules(raise_on_violation=True)
-    except (oslo_policy.InvalidDefinitionError, oslo_policy.PolicyNotAuthorized, ValueError, OSError) as problem:
-        raise ConfigurationError(f"policy: {' '.join(str(problem).split())}") from None
+    except ConfigurationError:
+        raise
+    except Exception as problem:
+        # Whatever is in the files, and whatever oslo.policy makes of it, the operator gets a line.
+        raise ConfigurationError(f"policy: {' '.join(str(problem).split()) or type(problem).__name__}") from None
     for name, rule in enforcer.file_rules.items():
-        # oslo.policy takes a text that it cannot parse for one that allows nobody.
-        if isinstance(rule.check, checks.FalseCheck) and rule.check_str.strip() != "!":
+        refusals = [leaf for leaf in _leaves(rule.check) if isinstance(leaf, checks.FalseCheck)]
+        # oslo.policy takes what it cannot parse for something that allows nobody: under a "not", everybody.
+        if len(refusals) != _literal_refusals(rule.check_str):
             raise ConfigurationError(f"policy: the rule '{name}' cannot be parsed: {rule.check_str}")
+        if any(isinstance(leaf, (_external.HttpCheck, _external.HttpsCheck)) for leaf in _leaves(rule.check)):
+            raise ConfigurationError(f"policy: the rule '{name}' asks another server, which would hold up every request")
     return enforcer
+
+
+def _check_texts(path: Path) -> None:
+    """:raises ConfigurationError: a policy file is no mapping of names to texts."""
+    rules = yaml.safe_load(path.read_text())
+    if rules is None:
+        return
+    if not isinstance(rules, dict):
+        raise ConfigurationError(f"policy: {path} is no mapping of rule names to check strings")
+    for name, check in rules.items():
+        if not isinstance(check, str) or not check.strip():
+            raise ConfigurationError(f"policy: {path}: the rule '{name}' has no check string; write \"@\" for always and "
+                                     '"!" for never, with the quotes')
+
+
+def _leaves(check: Any) -> list[Any]:
+    if isinstance(check, checks.NotCheck):
+        return _leaves(check.rule)
+    if isinstance(check, (checks.AndCheck, checks.OrCheck)):
+        return [leaf for rule in check.rules for leaf in _leaves(rule)]
+    return [check]
+
+
+def _literal_refusals(text: str) -> int:
+    return sum(word.strip("()") == "!" for word in text.split())
 
 
 def policy_files(conf: cfg.ConfigOpts) -> list[Path]:
@@ -119,7 +155,9 @@ def credentials_of(context: RequestContext) -> Credentials:
     return {
         "user_id": context.user_id, "project_id": context.project_id, "roles": list(context.roles),
         "domain_id": context.domain_id, "user_domain_id": context.user_domain_id,
-        "project_domain_id": context.project_domain_id, "system_scope": None, "is_admin_project": True,
+        "project_domain_id": context.project_domain_id, "system_scope": None, "is_admin_project": context.is_admin_project,
         "service_user_id": context.service_user_id, "service_project_id": context.service_project_id,
         "service_roles": list(context.service_roles),
+        "service_user_domain_id": context.service_user_domain_id,
+        "service_project_domain_id": context.service_project_domain_id,
     }

@@ -30,9 +30,10 @@ class PolicyReloader(Service):
         self._reactor = reactor
         self._policy = policy
         self._seconds = seconds
-        self._seen: object = None
+        # Of the files as they were read at the start, or before that.
+        self._seen: object = self._state()
         self._looking: LoopingCall | None = None
-        self._busy = False
+        self._busy = self._again = False
         self._before: Any = None
 
     def startService(self) -> None:
@@ -54,7 +55,7 @@ class PolicyReloader(Service):
 
     def _compare(self, state: object) -> Deferred[None] | None:
         seen, self._seen = self._seen, state
-        return self.reload() if seen is not None and state != seen else None
+        return self.reload() if state != seen else None
 
     def _cannot_look(self, failure: Failure) -> None:
         log.warn("the policy files cannot be looked at: {reason}", reason=failure.getErrorMessage())
@@ -66,6 +67,8 @@ class PolicyReloader(Service):
     def reload(self) -> Deferred[None]:
         """Read the rules now; fires when it is done, one way or the other."""
         if self._busy:
+            # What is being read may be older than what there is now.
+            self._again = True
             return succeed(None)
         self._busy = True
         return self._in_thread(self._policy.reload).addCallbacks(self._done, self._refused).addBoth(self._idle)
@@ -77,10 +80,12 @@ class PolicyReloader(Service):
         log.info("the policy was read again and is in force")
 
     def _refused(self, failure: Failure) -> None:
-        failure.trap(ConfigurationError)
+        if not failure.check(ConfigurationError):
+            log.failure("the policy could not be read", failure=failure)
         log.error("the policy was refused, and the one before stays in force: {reason}",
                   reason=failure.getErrorMessage())
 
     def _idle(self, outcome: object) -> object:
         self._busy = False
-        return outcome
+        again, self._again = self._again, False
+        return self.reload() if again else outcome

@@ -58,13 +58,14 @@ def _compile_generic(check: checks.GenericCheck) -> Predicate:
     key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
     try:
         literal = str(ast.literal_eval(check.kind))
-    except ValueError:
+    except (ValueError, SyntaxError):
         literal = None
 
     def wanted(target: Target) -> str | None:
         try:
             return str(target[key]) if key is not None else template % target
-        except KeyError:
+        except (KeyError, TypeError, ValueError):
+            # A key that the target does not have, or a template that it does not fit.
             return None
 
     if literal is not None:
@@ -73,6 +74,10 @@ def _compile_generic(check: checks.GenericCheck) -> Predicate:
 
     def matches(target: Target, creds: Credentials) -> bool:
         match = wanted(target)
-        return match is not None and check._find_in_dict(creds, path, match)
+        try:
+            return match is not None and check._find_in_dict(creds, path, match)
+        except TypeError:
+            # A path into something that has no parts.
+            return False
 
     return matches

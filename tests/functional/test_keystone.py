@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -350,6 +351,67 @@ async def test_an_answer_without_an_end_is_given_up_with_its_connection(tmp_path
         while endless.left < 2:
             await pause(0.05)
         assert endless.begun == 2
+    finally:
+        deployment.stop()
+        await port.stopListening()
+
+
+class _Proxy(Resource):
+    """A proxy before a Keystone that has its own words for what it does not pass on. It counts what it was asked."""
+
+    isLeaf = True
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status, self.logins = status, 0
+
+    def render(self, request: Any) -> bytes:
+        if request.method == b"POST":
+            self.logins += 1
+            request.setResponseCode(201)
+            request.setHeader(b"x-subject-token", b"our-own")
+            return b'{"token": {"expires_at": "2099-01-01T00:00:00Z"}}'
+        if request.getHeader(b"x-subject-token") != b"good":
+            request.setResponseCode(self.status)
+            return b"<html>no</html>"
+        return json.dumps({"token": {
+            "user": {"id": "u", "domain": {"id": "d"}}, "project": {"id": "p", "domain": {"id": "d"}},
+            "roles": [{"name": "member"}], "expires_at": "2099-01-01T00:00:00Z"}}).encode()
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 414, 431])
+@pytest_twisted.ensureDeferred
+async def test_odd_tokens_do_not_keep_good_ones_out(tmp_path: Path, status: int) -> None:
+    from twisted.internet import reactor
+
+    proxy = _Proxy(status)
+    port = reactor.listenTCP(0, Site(proxy), interface="127.0.0.1")
+    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}")
+    try:
+        api = await deferToThread(deployment.api)
+        for n in range(5):
+            assert (await api.by("x" * 4000 + str(n)).get("/v1/secrets")).status == 401
+        assert (await api.by("good").get("/v1/secrets")).status == 200
+        assert proxy.logins == 1
+    finally:
+        deployment.stop()
+        await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_turn_is_told_as_soon_as_it_is_known_that_there_is_no_answer(tmp_path: Path) -> None:
+    from twisted.internet import reactor
+
+    port = reactor.listenTCP(0, Site(_Endless(False)), interface="127.0.0.1")
+    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}", **{
+        "keystone_authtoken.http_request_timeout": 0.5, "keystone_authtoken.http_request_max_retries": 0,
+        "keystone_authtoken.max_requests": 1, "keystone_authtoken.circuit_failures": 1,
+        "keystone_authtoken.circuit_seconds": 60})
+    try:
+        api = await deferToThread(deployment.api)
+        begin = reactor.seconds()
+        replies = await gatherResults([as_deferred(api.by(f"t{n}").get("/v1/secrets")) for n in range(20)])
+        assert {reply.status for reply in replies} == {503} and reactor.seconds() - begin < 5
     finally:
         deployment.stop()
         await port.stopListening()

@@ -182,13 +182,21 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
         "keystone_notifications.enable": "true", "keystone_notifications.pool_name": unique("notifications."),
         "keystone_notifications.control_exchange": unique("keystone."), "transport_url": rabbitmq.url,
         "keystone_notifications.retry_seconds_max": 0.1, "keystone_notifications.max_attempts": 3})
-    api = deployment.api().of(unique())
+    # Orders stay PENDING: whoever takes them is not there.
+    api = deployment.api(**{"queue.enable": "true", "transport_url": "rabbit://127.0.0.1:1/"}).of(unique())
     payloads = deployment.plugins / "payloads"
     try:
         async with Exchange(Brokers.from_url(rabbitmq.url), deployment) as exchange:
             worker = deployment.worker("taking notifications from")
             await api.store()
-            assert len(list(payloads.iterdir())) == 1
+            # Its passphrase waits in the store; nobody makes pairs of keys here.
+            await api.post("/v1/orders", {"type": "asymmetric", "meta": {
+                "algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}})
+            deleted = (await api.post("/v1/orders", {"type": "asymmetric", "meta": {
+                "algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}})).json["order_ref"]
+            assert len(list(payloads.iterdir())) == 3
+            assert (await api.delete(deleted)).status == 204
+            assert len(list(payloads.iterdir())) == 2
             moved = payloads.rename(payloads.with_name("elsewhere"))
             payloads.write_text("a file where a directory should be")
             exchange.send(notification(api.project))

@@ -75,7 +75,7 @@ def allowed() -> dict[str, bool]:
 @pytest.fixture
 def endpoint(things: Things, allowed: dict[str, bool]) -> Endpoint:
     policy = SimpleNamespace(allows=lambda rule, context, target: allowed[rule])
-    return Endpoint(things, SimpleNamespace(policy=policy, conf=load()))
+    return Endpoint(things, SimpleNamespace(policy=policy, conf=load([], ["host_href=http://h"])))
 
 
 JSON_TYPE = {"content_type": "application/json"}

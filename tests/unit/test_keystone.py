@@ -178,7 +178,7 @@ def test_bad_tokens_are_remembered_apart_and_briefly() -> None:
     assert made.session.asked == 8, "that Keystone was down is not remembered of a token"
 
 
-@pytest.mark.parametrize("token", ["", " ", "a b", "a\n", "\x7f", "ä", "a" * 8193])
+@pytest.mark.parametrize("token", ["", " ", "a b", "a\n", "\x7f", "ä", "a" * 4097])
 def test_what_cannot_be_a_token_is_not_asked_about(token: str) -> None:
     made = validator(Clock())
     assert isinstance(ask(made, token), InvalidToken) and made.session.asked == 0

@@ -107,7 +107,13 @@ def test_an_override_takes_the_place_of_both_defaults(tmp_path) -> None:
     assert not policy.allows("secrets:post", context("member"), {})
 
 
-@pytest.mark.parametrize("text", ['"secrets:post": "role:a or or"', "[not a mapping", '"secrets:post": "rule:secrets:post"'])
+@pytest.mark.parametrize("text", [
+    '"secrets:post": "role:a or or"', "[not a mapping", '"secrets:post": "rule:secrets:post"',
+    # oslo.policy alone would take each of these, and let everybody in with some.
+    '"secret:decrypt": "not roleaudit and not role:audit"', '"secret:decrypt": !', '"secret:decrypt": ~',
+    '"secret:decrypt": ""', '"secrets:post": "role:x or nonsense"', '"secrets:post": 5', '"secrets:post": true',
+    '"secrets:post": {"role": "x"}', "- secrets:post", "just a text", '"secrets:post": "http://127.0.0.1:1/ask"',
+])
 def test_a_policy_file_with_an_error_stops_the_start(tmp_path, text: str) -> None:
     (tmp_path / "policy.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match="policy"):
@@ -144,6 +150,26 @@ def test_rules_that_let_anybody_in_are_named(tmp_path) -> None:
     (tmp_path / "policy.yaml").write_text('"secret:decrypt": "@"\n"orders:get": "@"\n')
     risks = "\n".join(find_risks(Policy.from_config(load([], [f"oslo_policy.policy_file={tmp_path}/policy.yaml"]))))
     assert "secret:decrypt: nobody, reader" in risks and "orders:get: nobody without any role" in risks
+
+
+def test_a_literal_refusal_may_stand_anywhere(tmp_path) -> None:
+    (tmp_path / "policy.yaml").write_text('"secrets:post": "!"\n"secrets:get": "role:a or (not ! and role:b)"\n')
+    policy = Policy.from_config(load([], [f"oslo_policy.policy_file={tmp_path}/policy.yaml"]))
+    assert not policy.allows("secrets:post", context("admin"), {}) and policy.allows("secrets:get", context("b"), {})
+
+
+@pytest.mark.parametrize("check", ["class:x", "user_id.x:y", "user_id:%(target.secret.project_id)d", "user_id:%(broken"])
+def test_a_check_that_makes_no_sense_admits_nobody(tmp_path, check: str) -> None:
+    (tmp_path / "policy.yaml").write_text(f'"secret:get": "{check}"\n')
+    policy = Policy.from_config(load([], [f"oslo_policy.policy_file={tmp_path}/policy.yaml"]))
+    assert not policy.allows("secret:get", context("admin"), target("secret", "p", "u", False, True))
+
+
+def test_whether_the_project_is_the_admin_project_counts(tmp_path) -> None:
+    (tmp_path / "policy.yaml").write_text('"secrets:get": "role:admin and is_admin_project:True"')
+    policy = Policy.from_config(load([], [f"oslo_policy.policy_file={tmp_path}/policy.yaml"]))
+    anywhere = RequestContext("p", "u", frozenset({"admin"}), "req", is_admin_project=False)
+    assert policy.allows("secrets:get", context("admin"), {}) and not policy.allows("secrets:get", anywhere, {})
 
 
 def test_a_reload_takes_the_new_rules_or_keeps_the_old(tmp_path) -> None:

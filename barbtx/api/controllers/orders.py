@@ -127,5 +127,7 @@ class OrderController(Controller):
 
     @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
-        await call.services.orders.delete(found.object.id, call.context.project_id)
+        passphrase = await call.services.orders.delete(found.object.id, call.context.project_id)
+        if passphrase is not None:
+            await resources.delete_payload(call.services.stores, passphrase)
         return Answer(204)

@@ -108,6 +108,8 @@ def _context(request: Any, identity: Identity, service: Identity | None) -> Requ
         user_domain_id=identity.user_domain_id, project_domain_id=identity.project_domain_id,
         service_user_id=service and service.user_id, service_project_id=service and service.project_id,
         service_roles=service.roles if service else frozenset(),
+        service_user_domain_id=service and service.user_domain_id,
+        service_project_domain_id=service and service.project_domain_id, is_admin_project=identity.is_admin_project,
     )
 
 

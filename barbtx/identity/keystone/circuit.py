@@ -24,6 +24,12 @@ class Circuit:
     seconds: float
     _failures: int = attrs.field(default=0, init=False)
     _next_try: float = attrs.field(default=0.0, init=False)
+    _opened_since_check: bool = attrs.field(default=False, init=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody gets through now, but for the one try that :meth:`check` let through."""
+        return self._failures >= self.limit and self._opened_since_check
 
     def check(self) -> None:
         """Let a try through, or not.
@@ -38,6 +44,7 @@ class Circuit:
         if remaining > 0:
             raise self.unavailable(remaining)
         self._next_try = now + self.seconds
+        self._opened_since_check = False
 
     def unavailable(self, seconds: float = 2.0) -> ServiceUnavailable:
         """What to tell clients meanwhile."""
@@ -55,4 +62,5 @@ class Circuit:
     def open(self) -> None:
         """Leave it alone from now on, whatever was before."""
         self._failures = max(self._failures, self.limit)
+        self._opened_since_check = True
         self._next_try = self.clock.seconds() + self.seconds

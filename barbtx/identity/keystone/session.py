@@ -30,6 +30,8 @@ from barbtx.tls import client_tls
 log = Logger()
 
 _MAX_ANSWER = 1 << 20
+# That Keystone, or a proxy before it, does not know the token, or cannot take it for one: too long, for example.
+_NO_TOKEN = frozenset({400, 404, 413, 414, 431})
 # The service's own token is renewed so many seconds before it expires.
 _RENEW_BEFORE = 60
 
@@ -179,13 +181,14 @@ class KeystoneSession:
                 if not isinstance(document.get("token"), dict):
                     break
                 return document["token"]
-            if status in (400, 404):
+            if status in _NO_TOKEN:
                 return None
             # It is our own token that it does not take: revoked, perhaps. Another one may do.
             if self._own is own:
                 self._own = None
             if status != 401:
                 break
+        self._circuit.open()
         log.error("Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
                   "[keystone_authtoken] have a role on its project?", status=status)
         raise self._circuit.unavailable()
@@ -228,7 +231,7 @@ class KeystoneSession:
             sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
         try:
             answer = await self._turns.run(
-                lambda: Deferred.fromCoroutine(retrying(self._try, method, path, headers, document)))
+                lambda: Deferred.fromCoroutine(self._take_turn(retrying, method, path, headers, document)))
         except _NoAnswer as problem:
             self._circuit.failed()
             log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem))
@@ -236,13 +239,20 @@ class KeystoneSession:
         self._circuit.succeeded()
         return answer
 
+    async def _take_turn(self, retrying: AsyncRetrying, *question: Any) -> Any:
+        # While it waited for its turn, others may have learnt that there is no answer to be had.
+        if self._circuit.is_open:
+            raise self._circuit.unavailable()
+        return await retrying(self._try, *question)
+
     async def _try(self, method: str, path: str, headers: Mapping[str, str],
                    document: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         trying = Deferred.fromCoroutine(self._request(method, path, headers, document))
         trying.addTimeout(self.options.http_request_timeout, self.reactor)
         try:
             status, content, answered = await trying
-            found = json.loads(content) if content else {}
+            # Errors may come from a proxy, in whatever words.
+            found = json.loads(content) if status in (200, 201) else {}
         except Exception as problem:
             # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
             raise _NoAnswer(type(problem).__name__) from None

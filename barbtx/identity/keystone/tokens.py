@@ -21,7 +21,10 @@ from barbtx.times import Clock
 log = Logger()
 
 # Fernet and JWS tokens have some hundred characters; what is longer than this is none.
-_MAX_TOKEN = 8192
+_MAX_TOKEN = 4096
+
+
+_ENDED_LIFE = 30.0
 
 
 class InvalidToken(Unauthorized):
@@ -38,6 +41,7 @@ class Identity:
     :ivar project_id: of its scope, if that is a project.
     :ivar roles: names in lower case.
     :ivar expires_at: seconds since the epoch.
+    :ivar is_admin_project: whether the project is the cloud's admin project, or the cloud has none.
     """
 
     user_id: str
@@ -46,6 +50,7 @@ class Identity:
     project_domain_id: str | None
     roles: frozenset[str]
     expires_at: float
+    is_admin_project: bool = True
 
     @classmethod
     def from_document(cls, token: Mapping[str, Any]) -> Identity:
@@ -56,7 +61,7 @@ class Identity:
         user, project = token["user"], token.get("project") or {}
         return cls(user["id"], user["domain"]["id"], project.get("id"), (project.get("domain") or {}).get("id"),
                    frozenset(role["name"].lower() for role in token.get("roles", ())),
-                   parse_expiry(token["expires_at"]))
+                   parse_expiry(token["expires_at"]), token.get("is_admin_project", True) is True)
 
 
 @attrs.define(eq=False)
@@ -81,7 +86,8 @@ class TokenValidator:
 
         def until(key: object, identity: Identity, now: float) -> float:
             remaining = identity.expires_at - clock.seconds()
-            return now + (min(life, remaining) if remaining > 0 else life)
+            # One that has ended is good for as long as Keystone says, which nobody but Keystone knows.
+            return now + min(life, remaining if remaining > 0 else _ENDED_LIFE)
 
         return cls(KeystoneSession.from_config(reactor, clock, conf), clock,
                    TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
@@ -118,6 +124,7 @@ class TokenValidator:
             log.error("Keystone's answer about a token cannot be read")
             raise ServiceUnavailable("Keystone gave an answer that cannot be read.") from None
         if not allow_expired and identity.expires_at <= self.clock.seconds():
+            self._invalid[key] = True
             raise InvalidToken
         self._valid[key] = identity
         return identity

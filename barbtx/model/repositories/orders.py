@@ -120,15 +120,18 @@ class OrderRepo:
 
         return self.database.interact(work, write=False)
 
-    def delete(self, order_id: str, project_id: str) -> Deferred[None]:
+    def delete(self, order_id: str, project_id: str) -> Deferred[StoredPayload | None]:
         """Delete an order and what is still to be done for it; what it made stays.
 
+        :return: where the passphrase was kept for what is not to be done now, for its store to forget.
         :raises NotFound: it is gone already.
         """
-        def work(session: Session) -> None:
+        def work(session: Session) -> StoredPayload | None:
             if _find(session, order_id, project_id) is None:
                 raise NotFound("Order not found.")
+            passphrase = find_passphrase(session, order_id)
             delete_orders(session, [order_id])
+            return passphrase
 
         return self.database.interact(work)
 
@@ -156,7 +159,7 @@ class OrderRepo:
             if claimed.rowcount != 1:
                 return None
             attempt = session.scalar(select(_T.retry_count).where(_T.order_id == order_id))
-            return Lease(order, token, attempt, _find_passphrase(session, order_id))
+            return Lease(order, token, attempt, find_passphrase(session, order_id))
 
         return self.database.interact(work)
 
@@ -278,7 +281,8 @@ def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:
     return columns
 
 
-def _find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
+def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
+    """Where the passphrase of an order that is not done is kept, if it has one."""
     row = session.execute(
         select(_P.store_plugin, _P.store_metadata, _P.cypher_text, _P.kek_meta_extended, *KEK_COLUMNS)
         .outerjoin(models.KEK, models.KEK.id == _P.kek_id).where(_P.order_id == order_id)).first()

@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 
 from barbtx.model import models
 from barbtx.model.database import Database
-from barbtx.model.records import NewSecret
+from barbtx.model.records import NewSecret, StoredPayload
 from barbtx.model.repositories.containers import delete_containers
-from barbtx.model.repositories.orders import delete_orders
+from barbtx.model.repositories.orders import delete_orders, find_passphrase
 from barbtx.model.repositories.secrets import delete_secrets, payloads_of
 
 # What hangs on a project's row itself; there is not much of it.
@@ -27,15 +27,28 @@ class ProjectRemovalRepo:
 
     database: Database
 
-    def secrets(self, project_id: str, limit: int) -> Deferred[list[NewSecret]]:
+    def secrets(self, project_id: str, after: str, limit: int) -> Deferred[list[NewSecret]]:
         """Some of a project's secrets, expired ones too, with no more of them than where their payloads are.
 
         :param project_id: external id.
+        :param after: the id that comes before theirs.
         """
         def work(session: Session) -> list[NewSecret]:
             project = _key(session, project_id)
-            found = payloads_of(session, project, limit) if project else []
+            found = payloads_of(session, project, after, limit) if project else []
             return [NewSecret(id, project_id, payload=payload) for id, payload in found]
+
+        return self.database.interact(work, write=False)
+
+    def passphrases(self, project_id: str, after: str, limit: int) -> Deferred[list[tuple[str, StoredPayload]]]:
+        """Where the passphrases of some of a project's orders are kept, with the orders' ids."""
+        def work(session: Session) -> list[tuple[str, StoredPayload]]:
+            ids = session.scalars(
+                select(models.OrderPassphrase.order_id)
+                .join(models.Order, models.Order.id == models.OrderPassphrase.order_id)
+                .where(models.Order.project_id == _key(session, project_id), models.Order.id > after)
+                .order_by(models.Order.id).limit(limit)).all()
+            return [(order_id, find_passphrase(session, order_id)) for order_id in ids]
 
         return self.database.interact(work, write=False)
 
@@ -43,26 +56,27 @@ class ProjectRemovalRepo:
         """Remove secrets with everything below them."""
         return self.database.interact(lambda session: delete_secrets(session, ids))
 
-    def remove_rest(self, project_id: str, limit: int) -> Deferred[bool]:
-        """Remove some of what else a project has and, once that is all, the project; whether it is gone.
+    def remove_rest(self, project_id: str, limit: int) -> Deferred[int | None]:
+        """Remove some of what else a project has and, once that is all, the project.
 
-        :param limit: rows of each kind at most.
+        :param limit: objects at most.
+        :return: how many objects were removed; None if the project is gone.
         """
-        def work(session: Session) -> bool:
+        def work(session: Session) -> int | None:
             project = _key(session, project_id)
             if project is None:
-                return True
+                return None
             for model, remove in ((models.Order, delete_orders), (models.Container, delete_containers)):
                 ids = session.scalars(select(model.id).where(model.project_id == project).limit(limit)).all()
                 if ids:
                     remove(session, ids)
-                    return False
+                    return len(ids)
             for model in (models.SecretConsumer, models.ContainerConsumer):
                 ids = session.scalars(select(model.id).where(model.project_id == project).limit(limit)).all()
                 if ids:
                     session.execute(delete(model).where(model.id.in_(ids)))
-                    return False
-            return _remove_project(session, project)
+                    return len(ids)
+            return None if _remove_project(session, project) else 0
 
         return self.database.interact(work)
 

@@ -171,14 +171,16 @@ def delete_secrets(session: Session, ids: Sequence[str]) -> None:
     session.execute(delete(_S).where(_S.id.in_(ids)))
 
 
-def payloads_of(session: Session, project: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
-    """Some secrets of a project, expired ones too, by their ids, and where their payloads are.
+def payloads_of(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
+    """Some secrets of a project, expired ones too, in the order of their ids, and where their payloads are.
 
     :param project: its primary key.
+    :param after: the id that comes before theirs.
     """
     rows = session.execute(
         select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
-        .outerjoin(models.KEK, models.KEK.id == _D.kek_id).where(_S.project_id == project).limit(limit))
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id).where(_S.project_id == project, _S.id > after)
+        .order_by(_S.id).limit(limit))
     return [(row[0], _payload(row[1], *row[2:])) for row in rows]
 
 

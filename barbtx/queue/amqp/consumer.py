@@ -9,7 +9,9 @@ import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txamqp.client import Closed
 from txamqp.content import Content
 from txamqp.message import Message
@@ -25,6 +27,8 @@ log = Logger()
 REASON, ORIGIN = "x-barbtx-reason", "x-barbtx-queue"
 
 _TAG = "barbtx"
+# Seconds for which a message is kept that can neither be handled nor buried, so that it does not go round in circles.
+_BEFORE_ANOTHER_TRY = 1.0
 
 
 class Source(Protocol):
@@ -139,6 +143,7 @@ class Consumer(Service):
         except Refused as problem:
             log.warn("a message could not become a dead letter and goes back to the queue: {reason}",
                      reason=str(problem))
+            await deferLater(self.reactor, _BEFORE_ANOTHER_TRY, lambda: None)
             await channel.basic_nack(delivery_tag=tag, requeue=True)
 
     async def _bury(self, confirms: Confirms, content: Content, reason: str) -> None:
@@ -149,10 +154,16 @@ class Consumer(Service):
         log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name, queue=self.source.dead_queue,
                   reason=reason)
         headers = {**(content.properties.get("headers") or {}), REASON: reason, ORIGIN: self.source.queue}
+        kept = {name: value for name, value in content.properties.items() if name not in ("expiration", "user-id")}
         await confirms.publish(self.source.dead_queue, Content(content.body, properties={
-            **content.properties, "delivery-mode": 2, "headers": headers}))
+            **kept, "delivery-mode": 2, "headers": headers}))
 
-    def _ended(self, _: object) -> None:
+    def _ended(self, outcome: object) -> None:
+        if isinstance(outcome, Failure):
+            log.failure("{name}: a message was lost sight of; the broker has it still", failure=outcome,
+                        name=self.source.name)
+            # Only a new connection gets it back.
+            self._channel and self._channel.client.transport.loseConnection()
         self._in_hand -= 1
         if self._idle is not None and not self._in_hand and not self._idle.called:
             self._idle.callback(None)

@@ -8,6 +8,21 @@ from oslo_config import cfg
 from barbtx.queue.amqp.protocol import Channel
 
 
+def task_queue_arguments(delivery_limit: int, max_length: int, dead_exchange: str, dead_queue: str) -> dict[str, object]:
+    """Arguments of a queue whose messages are not lost, not even those that cannot be got rid of."""
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": delivery_limit,
+        "x-max-length": max_length,
+        # Dead letters are confirmed by their queue before they leave this one, which RabbitMQ grants only to queues
+        # that refuse messages when they are full.
+        "x-overflow": "reject-publish",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-dead-letter-exchange": dead_exchange,
+        "x-dead-letter-routing-key": dead_queue,
+    }
+
+
 @attrs.frozen
 class Topology:
     """A durable quorum queue for tasks, and one for the messages that it could not get rid of.
@@ -40,14 +55,5 @@ class Topology:
         if self.dead_exchange:
             await channel.exchange_declare(exchange=self.dead_exchange, type="direct", durable=True)
             await channel.queue_bind(queue=self.dead_queue, exchange=self.dead_exchange, routing_key=self.dead_queue)
-        await channel.queue_declare(queue=self.queue, durable=True, arguments={
-            "x-queue-type": "quorum",
-            "x-delivery-limit": self.delivery_limit,
-            "x-max-length": self.max_length,
-            # Dead letters are confirmed by their queue before they leave this one, which RabbitMQ grants only to
-            # queues that refuse messages when they are full.
-            "x-overflow": "reject-publish",
-            "x-dead-letter-strategy": "at-least-once",
-            "x-dead-letter-exchange": self.dead_exchange,
-            "x-dead-letter-routing-key": self.dead_queue,
-        })
+        await channel.queue_declare(queue=self.queue, durable=True, arguments=task_queue_arguments(
+            self.delivery_limit, self.max_length, self.dead_exchange, self.dead_queue))

@@ -20,8 +20,8 @@ from tests.support.service import Api
 _SECONDS = 1800
 
 
-def _run(suite: Path, tests: str, directory: Path, *plugins: str) -> tuple[int, list[str]]:
-    """Run a client's suite; how many tests passed, and what was said of the others.
+def _run(suite: Path, tests: str, directory: Path, *plugins: str) -> tuple[int, list[str], list[str]]:
+    """Run a client's suite; how many tests passed, and what was said of those that were skipped and that failed.
 
     :param suite: where its packages are.
     :param tests: the tests, relative to that.
@@ -36,9 +36,10 @@ def _run(suite: Path, tests: str, directory: Path, *plugins: str) -> tuple[int, 
         env={**os.environ, "PYTHONPATH": f"{suite}{os.pathsep}{directory}"})
     assert report.exists(), done.stdout + done.stderr
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
-    failed = [f"{case.get('classname')}.{case.get('name')}: {outcome.get('message')}"
-              for case in cases for outcome in case if outcome.tag in ("failure", "error", "skipped")]
-    return len(cases) - len(failed), failed
+    skipped, failed = ([f"{case.get('classname')}.{case.get('name')}: {outcome.get('message')}"
+                        for case in cases for outcome in case if outcome.tag in tags]
+                       for tags in (("skipped",), ("failure", "error")))
+    return len(cases) - len(skipped) - len(failed), skipped, failed
 
 
 @pytest_twisted.ensureDeferred
@@ -61,9 +62,10 @@ password = {PASSWORD}
 tenant_name = admin
 domain_name = Default
 """)
-    passed, failed = await deferToThread(_run, client_source("python-barbicanclient"), "functionaltests", tmp_path)
+    passed, skipped, failed = await deferToThread(_run, client_source("python-barbicanclient"), "functionaltests", tmp_path)
     assert not failed, "\n".join(failed)
-    assert passed == 307
+    # The suite itself skips one, for a bug that its authors know.
+    assert (passed, [reason for reason in skipped if "Launchpad 1425667" not in reason]) == (307, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -86,8 +88,9 @@ from oslo_config import cfg
 barbican_key_manager.BarbicanKeyManager(cfg.CONF)
 cfg.CONF.set_override("auth_endpoint", "{identity.keystone.url}", "barbican")
 """)
-    passed, failed = await deferToThread(
+    passed, skipped, failed = await deferToThread(
         _run, client_source("castellan"), "castellan/tests/functional/key_manager/test_barbican_key_manager.py", tmp_path,
         "castellan_options")
     assert not failed, "\n".join(failed)
-    assert passed
+    # It skips what cannot reach the service.
+    assert passed and not skipped, skipped

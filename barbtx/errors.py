@@ -56,6 +56,14 @@ class SchemaMismatch(BadRequest):
         )
 
 
+class SecretInUse(BadRequest):
+    """A secret that has consumers is not to be deleted unless that is forced."""
+
+    def __init__(self) -> None:
+        # python-barbicanclient knows the case by the first sentence.
+        super().__init__("Secret cannot be deleted as it has consumers. Use force=true to delete it anyway.")
+
+
 class Reason(BarbtxError):
     """Base of the errors whose description is only the reason, to be framed with the operation's name."""
 

@@ -17,17 +17,18 @@ from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
-    OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
+    OCTETS, PKCS8, SECRET, TEXT, TEXT_SPELLINGS, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import (
+    BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse,
+)
 from barbtx.identity.targets import secret_target
 from barbtx.model.records import NewSecret, Secret, TransportKey
 from barbtx.plugin import resources
-from barbtx.times import utcnow
+from barbtx.times import utcnow, whole_second
 
 _TEXT_UTF8 = "text/plain; charset=utf-8"
 _PAYLOAD_TYPES = (TEXT, OCTETS, PKCS8)
-_TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
 
 #: From this microversion on a secret shows its consumers.
 _SHOWS_CONSUMERS = (1, 1)
@@ -133,8 +134,8 @@ class SecretsController(Controller):
         payload = read_payload(document, services.conf.max_allowed_secret_in_bytes)
         secret = NewSecret(
             id=str(uuid.uuid4()), project_id=context.project_id, name=document.get("name"),
-            secret_type=document.get("secret_type", "opaque"), expiration=expiration,
-            algorithm=document.get("algorithm"), bit_length=_whole(document.get("bit_length")),
+            secret_type=document.get("secret_type", "opaque"), expiration=expiration and whole_second(expiration),
+            algorithm=document.get("algorithm"), bit_length=document.get("bit_length"),
             mode=document.get("mode"), creator_id=context.user_id,
         )
         ref = call.ref("secrets", secret.id)
@@ -148,11 +149,6 @@ class SecretsController(Controller):
         answer = Answer(201, refs, headers={"Location": ref})
         await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
         return answer
-
-
-def _whole(number: float | None) -> int | None:
-    """JSON has no integers of its own: 128.0 is one too."""
-    return None if number is None else int(number)
 
 
 class OneSecret(Controller):
@@ -203,11 +199,11 @@ def _label(accept: str | None, stored: str) -> str:
         return OCTETS
     if wanted == "*/*":
         return _TEXT_UTF8 if stored == TEXT else stored
-    if wanted in _TEXT_SPELLINGS:
+    if wanted in TEXT_SPELLINGS:
         return _TEXT_UTF8
     if wanted in (OCTETS, PKCS8):
         return wanted
-    if wanted.lower() in (*_TEXT_SPELLINGS, OCTETS, PKCS8):
+    if wanted.lower() in (*TEXT_SPELLINGS, OCTETS, PKCS8):
         raise BadRequest("Write the media type in the Accept header in lower case.")
     raise _unacceptable()
 
@@ -279,7 +275,7 @@ class SecretController(OneSecret):
         if call.microversion >= _PROTECTS_USED:
             force = read_force(call.query)
             if found.object.consumers and not force:
-                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
+                raise SecretInUse
         await resources.delete_secret(call.services.stores, found.object)
         # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
         gone = found.object.payload is not None and found.object.payload.datum is None

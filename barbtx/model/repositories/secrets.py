@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, se
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
-from barbtx.errors import BadRequest, Conflict, NotFound
+from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
@@ -150,14 +150,14 @@ class SecretRepo:
 
         :param even_if_used: whether consumers are no hindrance.
         :raises NotFound: it is gone already.
-        :raises BadRequest: it has consumers.
+        :raises SecretInUse: it has consumers.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             touch(session, _S, secret_id, now)
             if not even_if_used and consumers_of(session, SECRET_CONSUMERS, [secret_id]):
-                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
+                raise SecretInUse
             delete_secrets(session, [secret_id])
 
         return self.database.interact(work)

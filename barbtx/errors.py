@@ -93,6 +93,18 @@ class QuotaReached(Reason):
         super().__init__("Creation not allowed because a quota has been reached")
 
 
+class LimitReached(Reason):
+    """An object has as much below it as it may have.
+
+    :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
+    """
+
+    status = 403
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"Creation not allowed because the limit of {limit} {what} has been reached")
+
+
 class NotFound(BarbtxError):
     status = 404
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.dispatch import READS, Call, Controller, Found, Operation, RawBody, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
@@ -155,14 +155,14 @@ class OneSecret(Controller):
     """What the resources at and below one secret's path have in common."""
 
     name = "Secret retrieval"
-    #: Whether answers here show who uses the secret, from the microversion on that has that.
-    shows_consumers = False
+    #: The methods whose answers show who uses the secret, from the microversion on that has that.
+    shows_consumers: frozenset[str] = frozenset()
 
     async def find(self, call: Call) -> Found:
         secret_id = require_uuid4(call.ids["secret_id"], "secret")
         secret = await call.services.secrets.get(
             secret_id, call.context.user_id, with_payload=self.needs_payload(call),
-            with_consumers=self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
+            with_consumers=call.method in self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
         if secret is None:
             raise NotFound("Secret not found.")
         return Found(secret, secret_target(secret))
@@ -224,7 +224,7 @@ def _unacceptable() -> NotAcceptable:
 class SecretController(OneSecret):
     """``/v1/secrets/{id}``"""
 
-    shows_consumers = True
+    shows_consumers = READS
 
     def operation_for(self, call: Call) -> Operation | None:
         return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
@@ -274,12 +274,14 @@ class SecretController(OneSecret):
         force = True
         if call.microversion >= _PROTECTS_USED:
             force = read_force(call.query)
-            if found.object.consumers and not force:
+            if not force and await call.services.secret_consumers.exist(found.object.id):
                 raise SecretInUse
         await resources.delete_secret(call.services.stores, found.object)
         # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
         gone = found.object.payload is not None and found.object.payload.datum is None
-        await call.services.secrets.delete(found.object.id, even_if_used=force or gone)
+        while not await call.services.secrets.delete(found.object.id, even_if_used=force or gone):
+            # Many consumers are deleted in several transactions.
+            pass
         return Answer(204)
 
 

@@ -27,8 +27,9 @@ OPTIONS = {
         cfg.IntOpt("max_consumers_per_object", default=10000, min=1,
                    help="Consumers that a secret or container may have; further ones are refused (403)."),
         cfg.IntOpt("max_consumers_per_registrant", default=5000, min=1,
-                   help="Consumers of one secret or container that one project may register, so that a project that may "
-                        "read the object cannot use up max_consumers_per_object alone; further ones are refused (403)."),
+                   help="Consumers of one secret or container that one project may register, so that a project that "
+                        "may read the object cannot use up max_consumers_per_object alone; further ones are refused "
+                        "(403)."),
         cfg.IntOpt("max_metadata_per_secret", default=1000, min=1,
                    help="Keys that the user metadata of a secret may have; further ones are refused (403)."),
         cfg.IntOpt("max_secrets_per_container", default=500, min=1,

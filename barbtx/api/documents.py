@@ -40,7 +40,7 @@ def read(text: str) -> Any:
         raise _too_deep() from None
     except ValueError:
         raise MalformedJSON from None
-    if _is_deeper(document, MAX_DEPTH):
+    if _is_deeper(document, text, MAX_DEPTH):
         raise _too_deep()
     return document
 
@@ -56,7 +56,7 @@ def read_stored(text: str) -> Any:
     except (ValueError, RecursionError):
         return {}
     # A deep document may have been readable when it was stored, but not be writable here.
-    return {} if _is_deeper(document, 2 * MAX_DEPTH) else document
+    return {} if _is_deeper(document, text, 2 * MAX_DEPTH) else document
 
 
 def write(document: Any, *, ascii_only: bool = True) -> str:
@@ -112,8 +112,13 @@ def _or_null(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
-def _is_deeper(document: Any, levels: int) -> bool:
-    """Whether objects and arrays are nested in more than so many levels."""
+def _is_deeper(document: Any, text: str, levels: int) -> bool:
+    """Whether objects and arrays are nested in more than so many levels.
+
+    :param text: of the document.
+    """
+    if text.count("[") + text.count("{") <= levels:
+        return False
     level = [document]
     for _ in range(levels + 1):
         level = [item for item in level if isinstance(item, (dict, list))]

@@ -161,6 +161,15 @@ async def test_clients_recognise_that_a_secret_has_consumers(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_clients_recognise_ids_that_lead_nowhere(api: Api) -> None:
+    for path, words in (("9999999f-f99f-49f9-9fff-f99f999ff9ff", "Secret not found"),
+                        ("9999999f-ffff-ffff-9fff-f99f999ff9ff", "Provided secret id is invalid.")):
+        for below in ("", "/consumers", "/payload", "/metadata", "/acl"):
+            reply = await api.get(f"/v1/secrets/{path}{below}")
+            assert reply.status == 404 and words in reply.json["description"], reply
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_service_without_a_version_is_the_default_version(api: Api) -> None:
     for value in ("key-manager", "Key-Manager", "key-manager, compute 2.1"):
         reply = await api.get("/v1/secrets", headers={"OpenStack-API-Version": value})

@@ -1,4 +1,4 @@
-"""What is below one object, however much of it there is: consumers, user metadata, secrets of a container, ACL users."""
+"""What is below one object, however much of it there is: consumers, user metadata, secrets of a container."""
 
 from __future__ import annotations
 
@@ -244,7 +244,8 @@ async def test_consumers_are_read_only_where_they_are_shown(tmp_path: Path) -> N
         engine = engine_of(deployment)
         with engine.begin() as connection:
             for kind in (SECRET_CONSUMERS, CONTAINER_CONSUMERS):
-                connection.execute(text(f"ALTER TABLE {kind.model.__tablename__} RENAME TO gone_{kind.model.__tablename__}"))
+                table = kind.model.__tablename__
+                connection.execute(text(f"ALTER TABLE {table} RENAME TO gone_{table}"))
         engine.dispose()
         entry = {"name": "e", "secret_ref": other}
         for method, path, body in (
@@ -281,10 +282,11 @@ async def test_the_limits_are_options_and_refusals_name_them(tmp_path: Path) -> 
 
         # Whoever may read the secret from another project cannot use up what its owners may register.
         for n in range(4):
-            await post(guest, f"{secret}/consumers", consumer(n), 403 if n == 3 else 200, "limit of 3" if n == 3 else "",
-                       user="guest", roles="nobody")
+            status, words = (403, "limit of 3") if n == 3 else (200, "")
+            await post(guest, f"{secret}/consumers", consumer(n), status, words, user="guest", roles="nobody")
         for n in range(10, 13):
-            await post(api, f"{secret}/consumers", consumer(n), 403 if n == 12 else 200, "limit of 5" if n == 12 else "")
+            status, words = (403, "limit of 5") if n == 12 else (200, "")
+            await post(api, f"{secret}/consumers", consumer(n), status, words)
         answer = await api.post(f"{secret}/consumers", consumer(10))
         assert answer.json["consumers"] == [consumer(0), consumer(1)]
         assert (await api.get(secret, headers=V11)).json["consumers"] == [consumer(0), consumer(1)]

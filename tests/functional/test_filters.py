@@ -60,6 +60,14 @@ async def test_containers_are_found_by_name(database: Database, clock: Clock) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_exact_filters_are_exact(secrets: SecretRepo) -> None:
+    await secrets.create(NewSecret(str(uuid.uuid4()), "p", secret_type="opaque"))
+    for value, total in (("opaque", 1), ("opaque ", 0), ("Opaque", 0), ("opaqu_", 0), ("opaque\0", 0), ("!opaque", 0)):
+        page = await secrets.list("p", (Condition("secret_type", "eq", value),), (), 10, 0)
+        assert page.total == total, value
+
+
+@pytest_twisted.ensureDeferred
 async def test_orders_are_found_by_what_is_in_their_meta(database: Database, clock: Clock) -> None:
     orders = OrderRepo(database, clock)
     for text in _ODD:

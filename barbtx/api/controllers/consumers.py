@@ -94,4 +94,5 @@ class _AnsweredContainer(OneContainer):
 SecretConsumersController, SecretConsumerController = _controllers(
     "secret", OneSecret, SECRET_CONSUMER, answers.SECRET_CONSUMER, answers.SECRET, _secret_with_consumers)
 ContainerConsumersController, ContainerConsumerController = _controllers(
-    "container", _AnsweredContainer, CONTAINER_CONSUMER, answers.CONTAINER_CONSUMER, answers.CONTAINER, container_document)
+    "container", _AnsweredContainer, CONTAINER_CONSUMER, answers.CONTAINER_CONSUMER, answers.CONTAINER,
+    container_document)

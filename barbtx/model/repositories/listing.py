@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 # A character that is special in no database's string literals, unlike the backslash.
 _ESCAPE = "!"
+_WILDCARDS = re.compile("[%_!]")
 
 _COMPARISONS = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -34,8 +36,12 @@ def apply_conditions(query: Select, conditions: Iterable[Condition], columns: Ma
         column = columns[condition.column]
         if condition.comparison == "like":
             query = query.where(column.ilike(_without_escapes(condition.value), escape=_ESCAPE))
-        else:
-            query = query.where(_COMPARISONS[condition.comparison](column, without_nul(condition.value)))
+            continue
+        value = without_nul(condition.value)
+        query = query.where(_COMPARISONS[condition.comparison](column, value))
+        if isinstance(value, str):
+            # MariaDB leaves trailing spaces out of account when it compares, but not in LIKE.
+            query = query.where(column.like(_WILDCARDS.sub(rf"{_ESCAPE}\g<0>", value), escape=_ESCAPE))
     return query
 
 

@@ -109,8 +109,8 @@ class OrderRepo:
             project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
             query = select(*_COLUMNS).where(_O.project_id == project)
             if meta:
-                query = apply_conditions(query, [Condition("meta", "like", f"%{json.dumps(meta, ensure_ascii=False)}%")],
-                                         {"meta": _O.meta})
+                pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
+                query = apply_conditions(query, [Condition("meta", "like", pattern)], {"meta": _O.meta})
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)

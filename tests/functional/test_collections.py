@@ -43,15 +43,18 @@ def consumer(n: int) -> dict[str, str]:
 
 
 def register(session: Session | sqlalchemy.Connection, kind: ConsumerKind, object_id: str, count: int,
-             created: datetime.datetime = NOW) -> None:
-    """Register consumers past all limits, as an earlier release may have done, a second apart and named by number."""
+             created: datetime.datetime = NOW, first: int = 0) -> None:
+    """Register consumers past all limits, as an earlier release may have done, a second apart and named by number.
+
+    :param first: the number of the first.
+    """
     project = session.scalar(select(models.Project.id).join(kind.owner, kind.owner.project_id == models.Project.id)
                              .where(kind.owner.id == object_id))
     for start in range(0, count, 1000):
         session.execute(insert(kind.model), [
             {"id": str(uuid.uuid4()), "object_id": object_id, "project_id": project, "digest": uuid.uuid4().hex,
              "status": "ACTIVE", "created_at": created + datetime.timedelta(seconds=n), "updated_at": created,
-             **{name: f"{n}" for name in kind.fields}}
+             **{name: f"{first + n}" for name in kind.fields}}
             for n in range(start, min(start + 1000, count))])
 
 
@@ -80,8 +83,8 @@ async def test_of_each_object_the_oldest_consumers_are_embedded(database: Databa
         def fill(session: Session) -> None:
             for object_id, count in zip(ids, counts):
                 for n in range(count):
-                    register(session, SECRET_CONSUMERS, object_id, 1,
-                             NOW + datetime.timedelta(seconds=0 if same_time else count - n))
+                    age = datetime.timedelta(seconds=0 if same_time else n)
+                    register(session, SECRET_CONSUMERS, object_id, 1, NOW - age, first=n)
 
         await database.interact(fill)
         model = models.SecretConsumer
@@ -89,6 +92,10 @@ async def test_of_each_object_the_oldest_consumers_are_embedded(database: Databa
         assert {object_id: len(shown.get(object_id, ())) for object_id in ids} == {
             object_id: min(count, limit) for object_id, count in zip(ids, counts)}
         assert set(shown) == {object_id for object_id, count in zip(ids, counts) if count}
+        if not same_time:
+            for object_id, count in zip(ids, counts):
+                oldest = [f"{n}" for n in range(count)][::-1][:limit]
+                assert [consumer["service"] for consumer in shown.get(object_id, ())] == oldest
         for object_id in ids[:2]:
             (one,) = (await database.interact(
                 lambda session: embedded_consumers(session, SECRET_CONSUMERS, [object_id], limit))).values() or [()]

@@ -56,6 +56,14 @@ class SchemaMismatch(BadRequest):
         )
 
 
+class SecretInUse(BadRequest):
+    """A secret that has consumers is not to be deleted unless that is forced."""
+
+    def __init__(self) -> None:
+        # python-barbicanclient knows the case by the first sentence.
+        super().__init__("Secret cannot be deleted as it has consumers. Use force=true to delete it anyway.")
+
+
 class Reason(BarbtxError):
     """Base of the errors whose description is only the reason, to be framed with the operation's name."""
 
@@ -83,6 +91,18 @@ class QuotaReached(Reason):
 
     def __init__(self) -> None:
         super().__init__("Creation not allowed because a quota has been reached")
+
+
+class LimitReached(Reason):
+    """An object has as much below it as it may have.
+
+    :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
+    """
+
+    status = 403
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"Creation not allowed because the limit of {limit} {what} has been reached")
 
 
 class NotFound(BarbtxError):

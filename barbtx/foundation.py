@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.limits import ObjectLimits
 from barbtx.model.database import Database
 from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
@@ -63,12 +64,13 @@ class Foundation:
         context = PluginContext(
             conf, reactor, KEKRepo(database, clock),
             lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments))
+        limits = ObjectLimits.from_config(conf)
         quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
         return cls(
             conf, reactor, clock, database,
-            SecretRepo(database, clock, quotas["secrets"]),
+            SecretRepo(database, clock, quotas["secrets"], limits),
             OrderRepo(database, clock, quotas["orders"]),
-            ContainerRepo(database, clock, quotas["containers"]),
+            ContainerRepo(database, clock, quotas["containers"], limits),
             QuotaRepo(database, clock, quotas),
             StoreManager.from_config(context, SecretStoreRepo(database, clock)),
         )

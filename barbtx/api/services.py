@@ -9,6 +9,7 @@ from oslo_config import cfg
 
 from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
+from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.repositories.acls import AclRepo
@@ -38,6 +39,7 @@ class Services:
     quotas: QuotaRepo
     stores: StoreManager
     task_client: TaskClient
+    limits: ObjectLimits = attrs.field(init=False)
     secret_acls: AclRepo = attrs.field(init=False)
     container_acls: AclRepo = attrs.field(init=False)
     secret_consumers: ConsumerRepo = attrs.field(init=False)
@@ -46,6 +48,10 @@ class Services:
     transport_keys: TransportKeyRepo = attrs.field(init=False)
     idempotency: IdempotencyRepo = attrs.field(init=False)
     watch: OrderWatch = attrs.field(init=False)
+
+    @limits.default
+    def _limits(self) -> ObjectLimits:
+        return ObjectLimits.from_config(self.conf)
 
     @idempotency.default
     def _idempotency(self) -> IdempotencyRepo:
@@ -66,15 +72,17 @@ class Services:
 
     @secret_consumers.default
     def _secret_consumers(self) -> ConsumerRepo:
-        return ConsumerRepo(self.database, self.clock, SECRET_CONSUMERS, self.conf.quotas.quota_consumers)
+        return ConsumerRepo(self.database, self.clock, SECRET_CONSUMERS, self.conf.quotas.quota_consumers,
+                            self.limits)
 
     @container_consumers.default
     def _container_consumers(self) -> ConsumerRepo:
-        return ConsumerRepo(self.database, self.clock, CONTAINER_CONSUMERS, self.conf.quotas.quota_consumers)
+        return ConsumerRepo(self.database, self.clock, CONTAINER_CONSUMERS, self.conf.quotas.quota_consumers,
+                            self.limits)
 
     @user_metadata.default
     def _user_metadata(self) -> UserMetadataRepo:
-        return UserMetadataRepo(self.database, self.clock)
+        return UserMetadataRepo(self.database, self.clock, self.limits)
 
     @transport_keys.default
     def _transport_keys(self) -> TransportKeyRepo:

@@ -219,7 +219,7 @@ class _Consumer:
     """Who uses an object. ``digest`` stands for all that the consumer said of itself: that is too long for an index."""
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     digest: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
@@ -228,7 +228,12 @@ class _Consumer:
 
 class SecretConsumer(_Consumer, Base):
     __tablename__ = "secret_consumer_metadata"
-    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("object_id", "digest"),
+        Index("ix_secret_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
+        Index("ix_secret_consumer_metadata_project_id_object_id", "project_id", "object_id"),
+        _MYSQL,
+    )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"))
     service: Mapped[str] = mapped_column(_FreeText)
@@ -238,7 +243,12 @@ class SecretConsumer(_Consumer, Base):
 
 class ContainerConsumer(_Consumer, Base):
     __tablename__ = "container_consumer_metadata"
-    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("object_id", "digest"),
+        Index("ix_container_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
+        Index("ix_container_consumer_metadata_project_id_object_id", "project_id", "object_id"),
+        _MYSQL,
+    )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(_FreeText)

@@ -20,7 +20,7 @@ from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRI
 from barbtx.plugin.manager import StoreManager
 from barbtx.tasks.base import BaseTask, NoSuchEntity
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
-from barbtx.times import parse_time
+from barbtx.times import parse_time, whole_second
 
 log = Logger()
 
@@ -165,7 +165,7 @@ def _wanted(lease: Lease) -> tuple[NewSecret, str]:
     expiration = meta.get("expiration")
     secret = NewSecret(
         id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
-        expiration=parse_time(expiration) if expiration else None, algorithm=meta["algorithm"],
+        expiration=whole_second(parse_time(expiration)) if expiration else None, algorithm=meta["algorithm"],
         bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
     )
     return secret, meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE

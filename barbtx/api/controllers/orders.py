@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx.api import documents
 from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.negotiation import accepts_anything
@@ -44,7 +44,7 @@ def order_document(call: Call, order: Order) -> dict[str, Any]:
         "updated": order.updated.isoformat(),
         "status": order.status,
         "type": order.type,
-        "meta": json.loads(order.meta),
+        "meta": documents.read_stored(order.meta),
         "order_ref": call.ref("orders", order.id),
     } | {key: value for key, value in optional.items() if value is not None}
 

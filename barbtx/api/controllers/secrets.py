@@ -11,23 +11,24 @@ from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.dispatch import READS, Call, Controller, Found, Operation, RawBody, operation
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
-    OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
+    OCTETS, PKCS8, SECRET, TEXT, TEXT_SPELLINGS, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import (
+    BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse,
+)
 from barbtx.identity.targets import secret_target
 from barbtx.model.records import NewSecret, Secret, TransportKey
 from barbtx.plugin import resources
-from barbtx.times import utcnow
+from barbtx.times import utcnow, whole_second
 
 _TEXT_UTF8 = "text/plain; charset=utf-8"
 _PAYLOAD_TYPES = (TEXT, OCTETS, PKCS8)
-_TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
 
 #: From this microversion on a secret shows its consumers.
 _SHOWS_CONSUMERS = (1, 1)
@@ -133,8 +134,8 @@ class SecretsController(Controller):
         payload = read_payload(document, services.conf.max_allowed_secret_in_bytes)
         secret = NewSecret(
             id=str(uuid.uuid4()), project_id=context.project_id, name=document.get("name"),
-            secret_type=document.get("secret_type", "opaque"), expiration=expiration,
-            algorithm=document.get("algorithm"), bit_length=_whole(document.get("bit_length")),
+            secret_type=document.get("secret_type", "opaque"), expiration=expiration and whole_second(expiration),
+            algorithm=document.get("algorithm"), bit_length=document.get("bit_length"),
             mode=document.get("mode"), creator_id=context.user_id,
         )
         ref = call.ref("secrets", secret.id)
@@ -150,23 +151,18 @@ class SecretsController(Controller):
         return answer
 
 
-def _whole(number: float | None) -> int | None:
-    """JSON has no integers of its own: 128.0 is one too."""
-    return None if number is None else int(number)
-
-
 class OneSecret(Controller):
     """What the resources at and below one secret's path have in common."""
 
     name = "Secret retrieval"
-    #: Whether answers here show who uses the secret, from the microversion on that has that.
-    shows_consumers = False
+    #: The methods whose answers show who uses the secret, from the microversion on that has that.
+    shows_consumers: frozenset[str] = frozenset()
 
     async def find(self, call: Call) -> Found:
         secret_id = require_uuid4(call.ids["secret_id"], "secret")
         secret = await call.services.secrets.get(
             secret_id, call.context.user_id, with_payload=self.needs_payload(call),
-            with_consumers=self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
+            with_consumers=call.method in self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
         if secret is None:
             raise NotFound("Secret not found.")
         return Found(secret, secret_target(secret))
@@ -203,11 +199,11 @@ def _label(accept: str | None, stored: str) -> str:
         return OCTETS
     if wanted == "*/*":
         return _TEXT_UTF8 if stored == TEXT else stored
-    if wanted in _TEXT_SPELLINGS:
+    if wanted in TEXT_SPELLINGS:
         return _TEXT_UTF8
     if wanted in (OCTETS, PKCS8):
         return wanted
-    if wanted.lower() in (*_TEXT_SPELLINGS, OCTETS, PKCS8):
+    if wanted.lower() in (*TEXT_SPELLINGS, OCTETS, PKCS8):
         raise BadRequest("Write the media type in the Accept header in lower case.")
     raise _unacceptable()
 
@@ -228,7 +224,7 @@ def _unacceptable() -> NotAcceptable:
 class SecretController(OneSecret):
     """``/v1/secrets/{id}``"""
 
-    shows_consumers = True
+    shows_consumers = READS
 
     def operation_for(self, call: Call) -> Operation | None:
         return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
@@ -278,12 +274,14 @@ class SecretController(OneSecret):
         force = True
         if call.microversion >= _PROTECTS_USED:
             force = read_force(call.query)
-            if found.object.consumers and not force:
-                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
+            if not force and await call.services.secret_consumers.exist(found.object.id):
+                raise SecretInUse
         await resources.delete_secret(call.services.stores, found.object)
         # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
         gone = found.object.payload is not None and found.object.payload.datum is None
-        await call.services.secrets.delete(found.object.id, even_if_used=force or gone)
+        while not await call.services.secrets.delete(found.object.id, even_if_used=force or gone):
+            # Many consumers are deleted in several transactions.
+            pass
         return Answer(204)
 
 

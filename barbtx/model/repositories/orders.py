@@ -109,8 +109,8 @@ class OrderRepo:
             project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
             query = select(*_COLUMNS).where(_O.project_id == project)
             if meta:
-                query = apply_conditions(query, [Condition("meta", "like", f"%{_like_quoted(meta)}%")],
-                                         {"meta": _O.meta})
+                pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
+                query = apply_conditions(query, [Condition("meta", "like", pattern)], {"meta": _O.meta})
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)
@@ -302,8 +302,3 @@ def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: o
         raise LeaseLost
     session.execute(delete(_P).where(_P.order_id == lease.order.id))
     session.execute(update(_O).where(_O.id == lease.order.id).values(updated_at=now, **columns))
-
-
-def _like_quoted(text: str) -> str:
-    """A text as it stands in the stored JSON, with the backslashes that LIKE would take for its own escaped."""
-    return json.dumps(text, ensure_ascii=False).replace("\\", "\\\\")

@@ -52,8 +52,11 @@ class ProjectRemovalRepo:
 
         return self.database.interact(work, write=False)
 
-    def remove_secrets(self, ids: Sequence[str]) -> Deferred[None]:
-        """Remove secrets with everything below them."""
+    def remove_secrets(self, ids: Sequence[str]) -> Deferred[bool]:
+        """Remove secrets with everything below them, or only some of their consumers if they have very many.
+
+        :return: whether the secrets are gone; if not, call again.
+        """
         return self.database.interact(lambda session: delete_secrets(session, ids))
 
     def remove_rest(self, project_id: str, limit: int) -> Deferred[int | None]:

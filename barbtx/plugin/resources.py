@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
 from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
+
+log = Logger()
 
 
 async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,
@@ -80,10 +85,7 @@ async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -
 
 
 async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> None:
-    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards.
-
-    It serves as well for a secret whose row could not be written, so that its payload is not left in a store.
-    """
+    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards."""
     if secret.payload is not None:
         await delete_payload(stores, secret.payload)
 
@@ -91,6 +93,37 @@ async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> Non
 async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
     """Have the store forget a payload."""
     await maybeDeferred(stores.by_name(payload.plugin).delete_secret, Kept(payload.metadata, payload.datum))
+
+
+async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
+    """Have stores forget payloads that no row refers to. Never raises: what a store could not delete is logged.
+
+    :param payloads: None among them is skipped.
+    """
+    for payload in payloads:
+        if payload is None:
+            continue
+        try:
+            await delete_payload(stores, payload)
+        except Exception:
+            log.failure("a payload that nothing refers to could not be deleted from {store}: {metadata}",
+                        store=payload.plugin, metadata=dict(payload.metadata))
+
+
+@asynccontextmanager
+async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | None) -> AsyncIterator[None]:
+    """Around the write that makes rows refer to stored payloads: if nothing was written, the stores forget them.
+
+    Every writer of payloads uses it. Any exception means that nothing was written, unless its ``outcome_unknown`` is
+    true (:class:`~barbtx.errors.BarbtxError`): then the payloads stay, because a row without its payload would be worse
+    than a payload without its row. The exception goes on unchanged, whatever becomes of the deletion.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not getattr(problem, "outcome_unknown", False):
+            await forget_payloads(stores, payloads)
+        raise
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
@@ -19,7 +18,7 @@ from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import BadRequest, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
 from barbtx.identity.targets import secret_target
 from barbtx.model.records import NewSecret, Secret, TransportKey
 from barbtx.plugin import resources
@@ -84,19 +83,6 @@ async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
     return key
 
 
-async def _or_forget(call: Call, secret: NewSecret | Secret, written: Deferred[None]) -> None:
-    """Wait for a secret to be written; if it is refused, have its payload forgotten by the store that has it.
-
-    If it is unknown whether it was written, the payload stays: a secret without one would be worse.
-    """
-    try:
-        await written
-    except BarbtxError as problem:
-        if problem.status < 500:
-            await resources.delete_secret(call.services.stores, secret)
-        raise
-
-
 async def _transport_key_ref(call: Call, secret: NewSecret | Secret) -> str:
     """Where to find the key for which a client may wrap a secret's payload.
 
@@ -146,7 +132,8 @@ class SecretsController(Controller):
         elif document.get("transport_key_needed") == "true":
             refs["transport_key_ref"] = await _transport_key_ref(call, secret)
         answer = Answer(201, refs, headers={"Location": ref})
-        await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
+        async with resources.forgotten_if_refused(services.stores, secret.payload):
+            await services.secrets.create(secret, call.use(answer))
         return answer
 
 
@@ -269,8 +256,8 @@ class SecretController(OneSecret):
             raise Conflict("Secret already has data, cannot modify it.")
         key = await _transport_key(call, call.query.get("transport_key_id"))
         stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
-        written = call.services.secrets.add_payload(secret.id, stored)
-        await _or_forget(call, attrs.evolve(secret, payload=stored), written)
+        async with resources.forgotten_if_refused(call.services.stores, stored):
+            await call.services.secrets.add_payload(secret.id, stored)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
 
@@ -20,11 +21,13 @@ log = Logger()
 
 
 async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,
-                       transport_key: TransportKey | None = None) -> StoredPayload:
-    """Have a payload kept for a secret, whose row the caller writes afterwards.
+                       transport_key: TransportKey | None = None,
+                       domain: Domain = Domain.PAYLOAD) -> StoredPayload:
+    """Have a payload kept for a secret, whose row the caller writes afterwards, in :func:`forgotten_if_refused`.
 
     :param content_type: media type, without parameters.
     :param transport_key: what the client wrapped the payload for; its store is the one that gets it.
+    :param domain: what kind of plaintext it is.
     :raises NotSupported: no store takes it.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
@@ -33,7 +36,7 @@ async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload
     else:
         store = await _unwrapping_store(stores, transport_key)
     dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type,
-                    transport_key and transport_key.transport_key)
+                    transport_key and transport_key.transport_key, domain)
     return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
 
 
@@ -163,13 +166,13 @@ async def generate_asymmetric_secret(stores: StoreManager, wanted: NewSecret, pa
 async def keep_passphrase(stores: StoreManager, order_id: str, project_id: str, passphrase: str) -> StoredPayload:
     """Have the passphrase of an order kept until the order is done."""
     owner = NewSecret(order_id, project_id, secret_type="passphrase")
-    return await store_secret(stores, owner, passphrase.encode(), "text/plain")
+    return await store_secret(stores, owner, passphrase.encode(), "text/plain", domain=Domain.ORDER_PASSPHRASE)
 
 
 async def get_passphrase(stores: StoreManager, order_id: str, project_id: str, payload: StoredPayload) -> str:
     """The passphrase that :func:`keep_passphrase` had kept."""
     store = stores.by_name(payload.plugin)
-    kept = Kept(payload.metadata, payload.datum)
+    kept = Kept(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
     return (await maybeDeferred(store.get_secret, order_id, project_id, kept)).decode()
 
 

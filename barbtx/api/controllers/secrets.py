@@ -11,6 +11,7 @@ import attrs
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
@@ -20,7 +21,7 @@ from barbtx.api.schemas.secrets import (
 )
 from barbtx.errors import BadRequest, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
 from barbtx.identity.targets import secret_target
-from barbtx.model.records import NewSecret, Secret, TransportKey
+from barbtx.model.records import Created, NewSecret, Secret, TransportKey
 from barbtx.plugin import resources
 from barbtx.times import utcnow
 
@@ -83,13 +84,13 @@ async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
     return key
 
 
-async def _transport_key_ref(call: Call, secret: NewSecret | Secret) -> str:
-    """Where to find the key for which a client may wrap a secret's payload.
+async def _current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
+    """The id of the key for which a client may wrap a secret's payload.
 
     :raises NotSupported: the secret's store has none.
     """
     plugin_name, key = await resources.current_transport_key(call.services.stores, secret)
-    return call.ref("transport_keys", await call.services.transport_keys.publish(plugin_name, key))
+    return await call.services.transport_keys.publish(plugin_name, key)
 
 
 class SecretsController(Controller):
@@ -123,18 +124,16 @@ class SecretsController(Controller):
             algorithm=document.get("algorithm"), bit_length=_whole(document.get("bit_length")),
             mode=document.get("mode"), creator_id=context.user_id,
         )
-        ref = call.ref("secrets", secret.id)
-        refs = {"secret_ref": ref}
+        created = Created("secrets", secret.id)
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
             stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
-            refs["transport_key_ref"] = await _transport_key_ref(call, secret)
-        answer = Answer(201, refs, headers={"Location": ref})
+            created = attrs.evolve(created, transport_key_id=await _current_transport_key(call, secret))
         async with resources.forgotten_if_refused(services.stores, secret.payload):
-            await services.secrets.create(secret, call.use(answer))
-        return answer
+            await services.secrets.create(secret, call.use(created))
+        return creation_answer(call, created)
 
 
 def _whole(number: float | None) -> int | None:
@@ -236,7 +235,8 @@ class SecretController(OneSecret):
     async def on_get(self, call: Call, found: Found) -> Answer:
         document = secret_document(call, found.object)
         if self._wants_transport_key(call):
-            document["transport_key_ref"] = await _transport_key_ref(call, found.object)
+            key_id = await _current_transport_key(call, found.object)
+            document["transport_key_ref"] = call.ref("transport_keys", key_id)
         return Answer(document=document)
 
     @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything, success=(200, 204),

@@ -19,7 +19,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
@@ -166,6 +166,7 @@ class SecretRepo:
 def delete_secrets(session: Session, ids: Sequence[str]) -> None:
     """Delete secrets with everything below them."""
     delete_acls(session, ids)
+    forget_keys(session, ids)
     for model, owner in _CHILDREN:
         session.execute(delete(model).where(owner.in_(ids)))
     session.execute(delete(_S).where(_S.id.in_(ids)))

@@ -77,8 +77,12 @@ class Repeatable:
             raise BadRequest("The Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.")
         # In JSON no user at all differs from every text.
         owned = json.dumps([call.context.user_id, key.strip('"')])
-        head = (call.request.method, b"/".join(call.request.postpath), call.content_type.encode())
-        return cls(hashlib.sha256(owned.encode()).hexdigest(), Content(head, call.body))
+        digest = hashlib.sha256(owned.encode()).hexdigest()
+        # Whose key it is belongs to the content too: the same body has another fingerprint with everybody else, so that
+        # nobody who has the database can try bodies of their own and compare.
+        head = (call.context.project_id.encode(), digest.encode(), call.request.method,
+                b"/".join(call.request.postpath), call.content_type.encode())
+        return cls(digest, Content(head, call.body))
 
     async def answer(self, call: Any, create: Callable[[], Awaitable[Answer]]) -> Answer:
         """The first answer, if there was one; else what ``create`` answers, which asks :meth:`use` for what to remember.

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
@@ -119,14 +120,22 @@ async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | 
 
     Every writer of payloads uses it. Any exception means that nothing was written, unless its ``outcome_unknown`` is
     true (:class:`~barbtx.errors.BarbtxError`): then the payloads stay, because a row without its payload would be worse
-    than a payload without its row. The exception goes on unchanged, whatever becomes of the deletion.
+    than a payload without its row. So does one whose receipt is that of :class:`HasPayload`. The
+    exception goes on unchanged, whatever becomes of the deletion.
     """
     try:
         yield
     except Exception as problem:
         if not getattr(problem, "outcome_unknown", False):
-            await forget_payloads(stores, payloads)
+            in_use = problem.payload if isinstance(problem, HasPayload) else None
+            await forget_payloads(stores, (payload for payload in payloads if not _is_same(payload, in_use)))
         raise
+
+
+def _is_same(one: StoredPayload | None, other: StoredPayload | None) -> bool:
+    """Whether two payloads are the same in their store."""
+    return (one is not None and other is not None
+            and (one.plugin, dict(one.metadata)) == (other.plugin, dict(other.metadata)))
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:

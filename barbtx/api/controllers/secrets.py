@@ -19,9 +19,10 @@ from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import BadRequest, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
 from barbtx.identity.targets import secret_target
 from barbtx.model.records import Created, NewSecret, Secret, TransportKey
+from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
 from barbtx.times import utcnow
 
@@ -253,7 +254,7 @@ class SecretController(OneSecret):
             call.services.conf.max_allowed_secret_in_bytes,
         )
         if secret.content_type is not None:
-            raise Conflict("Secret already has data, cannot modify it.")
+            raise HasPayload(secret.payload)
         key = await _transport_key(call, call.query.get("transport_key_id"))
         stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
         async with resources.forgotten_if_refused(call.services.stores, stored):

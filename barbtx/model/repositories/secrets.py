@@ -48,6 +48,17 @@ COLUMNS: Mapping[str, ColumnElement] = {
 }
 
 
+class HasPayload(Conflict):
+    """A secret is given a payload only once.
+
+    :ivar payload: the one that it has.
+    """
+
+    def __init__(self, payload: StoredPayload | None) -> None:
+        super().__init__("Secret already has data, cannot modify it.")
+        self.payload = payload
+
+
 @attrs.frozen
 class SecretRepo:
     """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
@@ -128,7 +139,7 @@ class SecretRepo:
         """Give a secret its payload, once.
 
         :raises NotFound: the secret is gone, or has expired.
-        :raises Conflict: it has a payload.
+        :raises HasPayload: it has one.
         """
         now = utcnow(self.clock)
 
@@ -138,9 +149,10 @@ class SecretRepo:
                 .values(updated_at=now, **_payload_columns(payload))
             )
             if changed.rowcount != 1:
-                if find_secret(session, secret_id, None, now) is None:
+                secret = find_secret(session, secret_id, None, now, with_payload=True)
+                if secret is None:
                     raise NotFound("Secret not found.")
-                raise Conflict("Secret already has data, cannot modify it.")
+                raise HasPayload(secret.payload)
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)

@@ -111,7 +111,11 @@ class ISecretStore(Interface):
         """Whether it can make such a key."""
 
     def store_secret(secret: SecretDTO) -> Kept:
-        """Keep a payload."""
+        """Keep a payload.
+
+        It may be called several times for one secret, even at once, when clients send payloads for it at once. Each call
+        keeps a payload of its own; what it gave back for one call must not delete or replace what it keeps for another.
+        """
 
     def get_secret(secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
         """Give back a payload.

@@ -1,8 +1,8 @@
 """Fingerprints of requests whose bodies may be secrets: HMAC-SHA-256 under keys that the database does not hold.
 
 The keys come from the configuration or from the plugins that derive them from their master keys
-(:class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`), so that they are the same in every process and after a
-restart. The current key makes fingerprints; all known keys verify them, so that repetitions are recognized across a
+(:class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`), so that they are the same in every process and after
+a restart. The current key makes fingerprints; all known keys verify them, so that repetitions are recognized across a
 rotation of the master key.
 
 Where there is no key at all, bodies are left out: a fingerprint without a key would let whoever has the database guess
@@ -27,8 +27,8 @@ OPTIONS = {
     "idempotency": [
         cfg.MultiStrOpt("fingerprint_key", default=[], secret=True,
                         help="Keys for comparing repeated requests, each a random text of at least 32 characters. The "
-                             "first one makes fingerprints, all verify them. Only needed where no enabled secret store or "
-                             "crypto plugin derives such keys from its master keys, as simple_crypto does."),
+                             "first one makes fingerprints, all verify them. Only needed where no enabled secret store "
+                             "or crypto plugin derives such keys from its master keys, as simple_crypto does."),
     ],
 }
 
@@ -101,7 +101,8 @@ class Fingerprints:
 
 def _configured(number: int, text: str) -> DerivedKey:
     if len(text) < _SHORTEST_KEY:
-        raise ConfigurationError(f"[idempotency] fingerprint_key number {number} is shorter than {_SHORTEST_KEY} characters")
+        raise ConfigurationError(
+            f"[idempotency] fingerprint_key number {number} is shorter than {_SHORTEST_KEY} characters")
     key = text.encode()
     return DerivedKey(hashlib.sha256(b"barbtx fingerprint key id\0" + key).hexdigest()[:32],
                       hmac.digest(key, PURPOSE.encode(), "sha256"))

@@ -3,8 +3,8 @@
 Source: draft-ietf-httpapi-idempotency-key-header; the key may be written with or without the quotes of a structured
 field. A key belongs to one user of one project: nobody else can learn that it was used, or for what.
 
-What is remembered of a request is a fingerprint and the id of what it created. The answer to a repetition is built anew,
-so that its references follow the request that it answers.
+What is remembered of a request is a fingerprint and the id of what it created. The answer to a repetition is built
+anew, so that its references follow the request that it answers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Repeatable:
         return cls(digest, Content(head, call.body))
 
     async def answer(self, call: Any, create: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The first answer, if there was one; else what ``create`` answers, which asks :meth:`use` for what to remember.
+        """The first answer, if there was one; else that of ``create``, which asks :meth:`use` for what to remember.
 
         :raises UnprocessableContent: the caller used the key for another request.
         :raises ServiceUnavailable: it cannot be told at the moment.

@@ -90,7 +90,7 @@ def full_name(plugin: object) -> str:
 
 
 async def derived_keys(plugins: Iterable[Any], purpose: str) -> tuple[DerivedKey, ...]:
-    """The keys that plugins derive for a purpose, each once; of plugins that provide no IKeyDerivation there are none."""
+    """The keys that plugins derive for a purpose, each once; a plugin without IKeyDerivation has none."""
     keys: dict[str, DerivedKey] = {}
     for plugin in plugins:
         if IKeyDerivation.providedBy(plugin):

@@ -101,7 +101,7 @@ async def test_who_stops_waiting_before_the_commit_knows_that_there_is_none(
         assert unknown(caught.value) is in_commit
     finally:
         held.let_go()
-    # One writer at a time: on SQLite this comes after the one that was given up; elsewhere its thread ends with the pool.
+    # On SQLite this comes after the one that was given up, elsewhere its thread ends with the pool.
     while in_commit and await count(database) == 0:
         pass
     await database.interact(lambda session: None)

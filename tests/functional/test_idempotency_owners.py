@@ -171,7 +171,7 @@ async def test_a_repetition_is_known_by_other_processes_and_after_a_rotation(own
 
 @pytest_twisted.ensureDeferred
 async def test_a_guess_cannot_be_checked_with_the_database_alone(own: Deployment) -> None:
-    """No plain or salted digest of body and row is stored, and the same body looks different with every user and key."""
+    """No plain or salted digest of a body is stored, and the same body looks different with every user and key."""
     api, body = own.api().of(unique()), SECRET | {"payload": "0042"}
     for user, key in itertools.product(("one", "two"), ("a", "b")):
         assert (await repeat(api, "secrets", key, user, body)).status == 201

@@ -27,6 +27,8 @@ from tests.unit.test_domains import seal_version_1
 BEFORE = "0003"
 LONG_AGO = datetime.datetime(2026, 1, 1)
 CRYPTO, STORE = "barbtx.plugin.crypto.simple_crypto.SimpleCrypto", "barbtx.plugin.stores.store_crypto.StoreCrypto"
+_COPIED = "project_id, secret_type, status, content_type, store_plugin, store_metadata, created_at, updated_at"
+_PASSPHRASE = "SELECT cypher_text FROM order_passphrases WHERE order_id = :id"
 META = '{"algorithm": "rsa", "bit_length": 1024}'
 
 
@@ -104,13 +106,13 @@ def test_passphrases_are_marked_and_nothing_else_is(database_url: str) -> None:
                            {"id": old.order(b"kept by its store")})
         # Whatever the first byte means there.
         OldRelease(connection, simple_crypto.generate_master_key(), "their.Plugin").order(b"of another plugin")
-        sealed = connection.scalar(text("SELECT cypher_text FROM order_passphrases WHERE order_id = :id"), {"id": order})
+        sealed = connection.scalar(text(_PASSPHRASE), {"id": order})
     assert manage(["db", "upgrade", "-d", database_url]) == 0
     with engine.begin() as connection:
         query = "order_passphrases WHERE cypher_text IS NOT NULL"
         assert sorted(version_bytes(connection, query)) == [1, 0x81, 0x81]
         assert version_bytes(connection, "encrypted_data") == [1]
-        marked = connection.scalar(text("SELECT cypher_text FROM order_passphrases WHERE order_id = :id"), {"id": order})
+        marked = connection.scalar(text(_PASSPHRASE), {"id": order})
         assert bytes(marked)[1:] == bytes(sealed)[1:]
         assert connection.scalar(text("SELECT count(*) FROM idempotency_keys")) == 0
     engine.dispose()
@@ -186,9 +188,8 @@ async def test_a_passphrase_moved_to_a_secret_with_its_orders_id_does_not_open(
     with upgraded.engine.begin() as connection:
         values = {"order": order, "old": ref.rpartition("/")[2]}
         connection.execute(text(
-            "INSERT INTO secrets SELECT CAST(:order AS VARCHAR(36)), project_id, name, secret_type, expiration, algorithm, "
-            "bit_length, mode, creator_id, status, content_type, store_plugin, store_metadata, created_at, updated_at "
-            "FROM secrets WHERE id = :old"), values)
+            f"INSERT INTO secrets (id, {_COPIED}) SELECT CAST(:order AS VARCHAR(36)), {_COPIED} FROM secrets "
+            "WHERE id = :old"), values)
         connection.execute(text(
             "INSERT INTO encrypted_data (secret_id, kek_id, cypher_text, kek_meta_extended) "
             "SELECT order_id, kek_id, cypher_text, kek_meta_extended FROM order_passphrases WHERE order_id = :order"),

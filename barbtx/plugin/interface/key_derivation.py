@@ -17,8 +17,8 @@ from zope.interface import Interface
 class DerivedKey:
     """A key and its name.
 
-    :ivar id: tells the keys of a deployment apart, is the same in every process and after a restart, and says nothing of
-        the key; 1 to 64 letters and digits.
+    :ivar id: tells the keys of a deployment apart, is the same in every process and after a restart, and says nothing
+        of the key; 1 to 64 letters and digits.
     :ivar key: 32 bytes.
     """
 

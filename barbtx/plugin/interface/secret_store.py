@@ -113,8 +113,9 @@ class ISecretStore(Interface):
     def store_secret(secret: SecretDTO) -> Kept:
         """Keep a payload.
 
-        It may be called several times for one secret, even at once, when clients send payloads for it at once. Each call
-        keeps a payload of its own; what it gave back for one call must not delete or replace what it keeps for another.
+        It may be called several times for one secret, even concurrently, when clients send payloads for it. Each call
+        keeps a payload of its own and returns a receipt of its own: a later call must not replace what an earlier one
+        kept, and a payload that is deleted by its receipt must not take another with it.
         """
 
     def get_secret(secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:

@@ -1,12 +1,11 @@
 """Idempotency keys of users instead of projects; the passphrases of orders marked as such
 
-The rows of ``idempotency_keys`` are dropped. They were the project's and not the user's who had sent the key, which
-cannot be told any more, and their fingerprints let the bodies of requests be guessed. At the default
-``[idempotency] life_seconds`` they would have been forgotten within a day. A request that is repeated across the upgrade
-creates a second object.
+The rows of ``idempotency_keys`` are dropped. They do not say which user had sent the key, and their fingerprints let
+the bodies of requests be guessed. At the default ``[idempotency] life_seconds`` they would have been forgotten within a
+day. A request that is repeated across the upgrade creates a second object.
 
-Passphrases of orders that are not done yet stay as they are encrypted, but for the first byte of the envelope, which tells
-them from payloads; see ``barbtx/plugin/crypto/envelope.py``.
+Passphrases of orders that are not done yet stay as they are encrypted, but for the first byte of the envelope, which
+tells them from payloads; see ``barbtx/plugin/crypto/envelope.py``.
 
 Revision ID: 0004
 Revises: 0003

@@ -23,6 +23,8 @@ class BarbtxError(Exception):
     """
 
     status = 500
+    #: Whether what was to be changed may have been changed nevertheless. Otherwise it was not.
+    outcome_unknown = False
     #: Whether the description is a reason to be embedded in "<Operation> issue seen - <reason>."
     is_reason = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from oslo_config import cfg
 
 from barbtx import limits
-from barbtx.api import cors, idempotency, waiting
+from barbtx.api import cors, fingerprints, idempotency, waiting
 from barbtx.api import options as api
 from barbtx.identity import options as identity
 from barbtx.identity.keystone import options as keystone
@@ -15,7 +15,8 @@ from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.stores import store_crypto
 from barbtx.queue import options as queue
 
-_MODULES = (limits, api, cors, idempotency, waiting, identity, keystone, database, manager, simple_crypto, store_crypto, queue)
+_MODULES = (limits, api, cors, idempotency, fingerprints, waiting, identity, keystone, database, manager, simple_crypto,
+            store_crypto, queue)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

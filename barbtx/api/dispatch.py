@@ -26,6 +26,7 @@ from barbtx.errors import (
     BarbtxError, Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
 )
 from barbtx.identity.context import RequestContext
+from barbtx.model.records import Created
 from barbtx.model.repositories.idempotency import KeyUse
 
 log = Logger()
@@ -45,9 +46,9 @@ class Call:
     ids: Mapping[str, str]
     repeatable: Repeatable | None = None
 
-    def use(self, answer: Answer) -> KeyUse | None:
+    def use(self, created: Created) -> KeyUse | None:
         """What to remember with what the request creates, so that its repetition gets the same answer."""
-        return self.repeatable and self.repeatable.use(answer, self.services.conf)
+        return self.repeatable and self.repeatable.use(created, self.services.conf)
 
     @property
     def context(self) -> RequestContext:
@@ -245,8 +246,7 @@ class Endpoint:
             call.base  # noqa: B018
             if call.repeatable is not None:
                 return await call.repeatable.answer(
-                    call, self.services.idempotency,
-                    lambda: operation.handler(self.controller, call, found, document))
+                    call, lambda: operation.handler(self.controller, call, found, document))
             return await operation.handler(self.controller, call, found, document)
         if call.method not in READS:
             call.base  # noqa: B018

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
+from barbtx.api.fingerprints import Fingerprints
 from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
 from barbtx.limits import ObjectLimits
@@ -47,6 +48,7 @@ class Services:
     user_metadata: UserMetadataRepo = attrs.field(init=False)
     transport_keys: TransportKeyRepo = attrs.field(init=False)
     idempotency: IdempotencyRepo = attrs.field(init=False)
+    fingerprints: Fingerprints = attrs.field(init=False)
     watch: OrderWatch = attrs.field(init=False)
 
     @limits.default
@@ -56,6 +58,10 @@ class Services:
     @idempotency.default
     def _idempotency(self) -> IdempotencyRepo:
         return IdempotencyRepo(self.database, self.clock, self.conf.idempotency.life_seconds)
+
+    @fingerprints.default
+    def _fingerprints(self) -> Fingerprints:
+        return Fingerprints.from_config(self.conf, self.stores)
 
     @watch.default
     def _watch(self) -> OrderWatch:

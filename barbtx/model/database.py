@@ -7,6 +7,7 @@ session is gone when it arrives in the reactor.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from oslo_config import cfg
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.orm import Session
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -48,17 +49,45 @@ log = Logger()
 
 
 class DatabaseUnavailable(ServiceUnavailable):
-    """The database is down, too slow or has no room; nothing was changed, or the outcome of a commit is unknown."""
+    """The database is down, too slow or has no room.
 
-    def __init__(self, **debug: object) -> None:
+    :ivar outcome_unknown: whether the commit had begun; otherwise the transaction changed nothing.
+    """
+
+    def __init__(self, *, outcome_unknown: bool = False, **debug: object) -> None:
         super().__init__("The database cannot be reached at the moment; please try again", **debug)
+        self.outcome_unknown = outcome_unknown
+
+
+class CancelledInCommit(CancelledError):
+    """The caller no longer waits for a transaction whose commit had begun."""
+
+    outcome_unknown = True
 
 
 @attrs.define(eq=False)
 class _Ticket:
-    """A transaction that somebody waits for, or no longer does."""
+    """A transaction that somebody waits for, or no longer does.
+
+    It is used from two threads: either the waiting ends first, and then nothing is committed, or the commit begins.
+    """
 
     abandoned: bool = False
+    committing: bool = False
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def abandon(self) -> bool:
+        """Stop waiting; whether the commit has begun, so that its outcome is unknown."""
+        with self._lock:
+            self.abandoned = True
+            return self.committing
+
+    def begin_commit(self) -> None:
+        """:raises Abandoned: nobody waits any more."""
+        with self._lock:
+            if self.abandoned:
+                raise Abandoned
+            self.committing = True
 
 
 class Abandoned(Exception):
@@ -114,7 +143,7 @@ class Database:
 
         Work may be run again from the start, after a deadlock or on a connection that turned out to be dead; it must
         have no effect but through its session. Cancelling the Deferred gives the transaction up; unless its commit is
-        already under way it is rolled back.
+        already under way it is rolled back. An error has changed nothing, unless its ``outcome_unknown`` is true.
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether it may change anything.
@@ -126,14 +155,14 @@ class Database:
         ticket = _Ticket()
         self._open.add(ticket)
 
-        def give_up(_: Deferred[T]) -> None:
-            ticket.abandoned = True
+        def give_up(waiting: Deferred[T]) -> None:
+            if ticket.abandon():
+                waiting.errback(CancelledInCommit())
 
         result: Deferred[T] = Deferred(give_up)
 
         def too_late() -> None:
-            ticket.abandoned = True
-            result.errback(DatabaseUnavailable(reason="no answer in time"))
+            result.errback(DatabaseUnavailable(reason="no answer in time", outcome_unknown=ticket.abandon()))
 
         deadline = self.reactor.callLater(self.timeout, too_late)
 
@@ -160,16 +189,15 @@ class Database:
         while True:
             if ticket.abandoned:
                 raise Abandoned
-            committing = False
+            ticket.committing = False
             try:
                 with Session(self.engine, expire_on_commit=False) as session:
                     if write:
                         session.connection(execution_options={"barbtx_write": True})
                     result = work(session)
                     session.flush()
-                    if ticket.abandoned:
-                        raise Abandoned
-                    committing = True
+                    if write:
+                        ticket.begin_commit()
                     session.commit()
                     return result
             except exc.DataError as problem:
@@ -177,16 +205,23 @@ class Database:
                 raise BadRequest("A value is too long, too large or has characters that cannot be kept.") from None
             except exc.DBAPIError as problem:
                 attempt += 1
-                retriable = _is_serialization(problem) or problem.connection_invalidated and not committing
+                rolled_back = _is_serialization(problem)
+                retriable = rolled_back or problem.connection_invalidated and not ticket.committing
                 if retriable and attempt <= self.max_retries:
                     continue
-                if retriable or isinstance(problem, (exc.OperationalError, exc.InterfaceError)):
+                unknown = ticket.committing and not rolled_back and not isinstance(problem, exc.IntegrityError)
+                if retriable or unknown or isinstance(problem, (exc.OperationalError, exc.InterfaceError)):
                     log.warn("database unavailable: {kind} {code}", kind=type(problem.orig).__name__,
                              code=_code(problem))
-                    raise DatabaseUnavailable(kind=type(problem.orig).__name__) from None
+                    raise DatabaseUnavailable(kind=type(problem.orig).__name__, outcome_unknown=unknown) from None
                 raise
             except exc.TimeoutError:
                 raise DatabaseUnavailable(reason="no free connection") from None
+            except Exception:
+                if not ticket.committing:
+                    raise
+                log.failure("a commit failed in an unexpected way")
+                raise DatabaseUnavailable(outcome_unknown=True) from None
 
 
 def _code(problem: exc.DBAPIError) -> object:

@@ -292,7 +292,10 @@ class ProjectQuota(Base):
 
 
 class IdempotencyKey(Base):
-    """A key under which something was created, and what was answered then."""
+    """A key under which a user created something; the row goes with the object at the latest.
+
+    ``digest`` is that of the key and the user. What the key is worth is known to nobody but them.
+    """
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("ix_idempotency_keys_project_id_created_at", "project_id", "created_at"), _MYSQL)
@@ -300,7 +303,9 @@ class IdempotencyKey(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(255))
-    answer: Mapped[str] = mapped_column(Text)
+    object_type: Mapped[str] = mapped_column(String(20))
+    object_id: Mapped[str] = mapped_column(_Id, index=True)
+    transport_key_id: Mapped[str | None] = mapped_column(_Id)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 

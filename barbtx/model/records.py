@@ -207,6 +207,19 @@ class SecretStore:
 
 
 @attrs.frozen
+class Created:
+    """What a request created.
+
+    :ivar collection: its collection in the API: ``secrets``, ``containers`` or ``orders``.
+    :ivar transport_key_id: the transport key that the answer names, if it names one.
+    """
+
+    collection: str
+    id: str
+    transport_key_id: str | None = None
+
+
+@attrs.frozen
 class Made:
     """What an order made: one secret or, with a container, several."""
 

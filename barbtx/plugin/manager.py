@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
 import attrs
 from oslo_config import cfg
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
 from zope.interface.exceptions import Invalid
@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 from barbtx.errors import ConfigurationError, NotSupported
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
+from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec
 
 OPTIONS = {
@@ -88,6 +89,16 @@ def full_name(plugin: object) -> str:
     return f"{type(plugin).__module__}.{type(plugin).__qualname__}"
 
 
+async def derived_keys(plugins: Iterable[Any], purpose: str) -> tuple[DerivedKey, ...]:
+    """The keys that plugins derive for a purpose, each once; a plugin without IKeyDerivation has none."""
+    keys: dict[str, DerivedKey] = {}
+    for plugin in plugins:
+        if IKeyDerivation.providedBy(plugin):
+            for key in await maybeDeferred(plugin.derive_keys, purpose):
+                keys.setdefault(key.id, key)
+    return tuple(keys.values())
+
+
 @attrs.frozen
 class Backend:
     """A secret store among several that projects may choose from."""
@@ -146,6 +157,10 @@ class StoreManager:
             if full_name(store) == name:
                 return store
         raise LookupError(f"the secret store {name} is not enabled")
+
+    async def derive_keys(self, purpose: str) -> tuple[DerivedKey, ...]:
+        """The keys that the stores derive for a purpose, the current one first; none if no store derives any."""
+        return await derived_keys(self.stores, purpose)
 
     async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
         stores = self.stores

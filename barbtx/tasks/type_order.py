@@ -112,25 +112,20 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             await self.orders.retry(lease, "process_type_order", wait)
         else:
             await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
-            await self._forget_passphrase(lease)
+            await resources.forget_payloads(self.stores, [lease.passphrase])
 
     async def handle_success(self, lease: Lease, outcome: Outcome, order_id: str, project_id: str) -> None:
         follow_on = outcome.follow_on
+        payloads = [secret.payload for secret in outcome.made.secrets]
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
+            # The next step makes its own.
+            await resources.forget_payloads(self.stores, payloads)
             await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
         else:
-            try:
+            async with resources.forgotten_if_refused(self.stores, *payloads):
                 await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
-            except LeaseLost:
-                for secret in outcome.made.secrets:
-                    await resources.delete_secret(self.stores, secret)
-                raise
-            await self._forget_passphrase(lease)
-
-    async def _forget_passphrase(self, lease: Lease) -> None:
-        """Its row is gone with the order's last task; a store of its own may have it still."""
-        if lease.passphrase is not None:
-            await resources.delete_payload(self.stores, lease.passphrase)
+            # The row of the passphrase is gone with the order's last task; its store may have it still.
+            await resources.forget_payloads(self.stores, [lease.passphrase])
 
     async def _renew(self, lease: Lease) -> None:
         await self.orders.renew(lease, self.lease_seconds)

@@ -9,13 +9,14 @@ from typing import Any
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import READS, Call, Controller, Found, UntypedBody, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.containers import CONTAINER, CONTAINER_SECRET, read_entries, read_entry
 from barbtx.errors import BadRequest, NotFound
 from barbtx.identity.targets import container_target
-from barbtx.model.records import Container, NewContainer
+from barbtx.model.records import Container, Created, NewContainer
 from barbtx.model.repositories.listing import Condition
 
 
@@ -59,10 +60,9 @@ class ContainersController(Controller):
         container = NewContainer(
             str(uuid.uuid4()), call.context.project_id, document["type"], document.get("name"), call.context.user_id,
             read_entries(document, call.base))
-        ref = call.ref("containers", container.id)
-        answer = Answer(201, {"container_ref": ref}, headers={"Location": ref})
-        await call.services.containers.create(container, call.use(answer))
-        return answer
+        created = Created("containers", container.id)
+        await call.services.containers.create(container, call.use(created))
+        return creation_answer(call, created)
 
 
 class OneContainer(Controller):

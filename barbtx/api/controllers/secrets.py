@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.dispatch import READS, Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
@@ -19,11 +19,10 @@ from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS, PKCS8, SECRET, TEXT, TEXT_SPELLINGS, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import (
-    BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse,
-)
+from barbtx.errors import BadRequest, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse
 from barbtx.identity.targets import secret_target
-from barbtx.model.records import NewSecret, Secret, TransportKey
+from barbtx.model.records import Created, NewSecret, Secret, TransportKey
+from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
 from barbtx.times import utcnow, whole_second
 
@@ -85,26 +84,13 @@ async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
     return key
 
 
-async def _or_forget(call: Call, secret: NewSecret | Secret, written: Deferred[None]) -> None:
-    """Wait for a secret to be written; if it is refused, have its payload forgotten by the store that has it.
-
-    If it is unknown whether it was written, the payload stays: a secret without one would be worse.
-    """
-    try:
-        await written
-    except BarbtxError as problem:
-        if problem.status < 500:
-            await resources.delete_secret(call.services.stores, secret)
-        raise
-
-
-async def _transport_key_ref(call: Call, secret: NewSecret | Secret) -> str:
-    """Where to find the key for which a client may wrap a secret's payload.
+async def _current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
+    """The id of the key for which a client may wrap a secret's payload.
 
     :raises NotSupported: the secret's store has none.
     """
     plugin_name, key = await resources.current_transport_key(call.services.stores, secret)
-    return call.ref("transport_keys", await call.services.transport_keys.publish(plugin_name, key))
+    return await call.services.transport_keys.publish(plugin_name, key)
 
 
 class SecretsController(Controller):
@@ -138,17 +124,16 @@ class SecretsController(Controller):
             algorithm=document.get("algorithm"), bit_length=document.get("bit_length"),
             mode=document.get("mode"), creator_id=context.user_id,
         )
-        ref = call.ref("secrets", secret.id)
-        refs = {"secret_ref": ref}
+        created = Created("secrets", secret.id)
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
             stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
-            refs["transport_key_ref"] = await _transport_key_ref(call, secret)
-        answer = Answer(201, refs, headers={"Location": ref})
-        await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
-        return answer
+            created = attrs.evolve(created, transport_key_id=await _current_transport_key(call, secret))
+        async with resources.forgotten_if_refused(services.stores, secret.payload):
+            await services.secrets.create(secret, call.use(created))
+        return creation_answer(call, created)
 
 
 class OneSecret(Controller):
@@ -245,7 +230,8 @@ class SecretController(OneSecret):
     async def on_get(self, call: Call, found: Found) -> Answer:
         document = secret_document(call, found.object)
         if self._wants_transport_key(call):
-            document["transport_key_ref"] = await _transport_key_ref(call, found.object)
+            key_id = await _current_transport_key(call, found.object)
+            document["transport_key_ref"] = call.ref("transport_keys", key_id)
         return Answer(document=document)
 
     @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything, success=(200, 204),
@@ -262,11 +248,11 @@ class SecretController(OneSecret):
             call.services.conf.max_allowed_secret_in_bytes,
         )
         if secret.content_type is not None:
-            raise Conflict("Secret already has data, cannot modify it.")
+            raise HasPayload(secret.payload)
         key = await _transport_key(call, call.query.get("transport_key_id"))
         stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
-        written = call.services.secrets.add_payload(secret.id, stored)
-        await _or_forget(call, attrs.evolve(secret, payload=stored), written)
+        async with resources.forgotten_if_refused(call.services.stores, stored):
+            await call.services.secrets.add_payload(secret.id, stored)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))

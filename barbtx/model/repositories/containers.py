@@ -18,7 +18,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, delete_some_consumers, embedded_consumers
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
@@ -178,6 +178,7 @@ def delete_containers(session: Session, ids: Sequence[str]) -> bool:
     if delete_some_consumers(session, models.ContainerConsumer, ids):
         return False
     delete_acls(session, ids)
+    forget_keys(session, ids)
     session.execute(delete(models.ContainerConsumer).where(models.ContainerConsumer.object_id.in_(ids)))
     session.execute(delete(_L).where(_L.container_id.in_(ids)))
     session.execute(delete(_C).where(_C.id.in_(ids)))

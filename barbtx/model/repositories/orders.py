@@ -19,7 +19,7 @@ from barbtx.model.records import (
     ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
 )
 from barbtx.model.repositories.containers import insert_container
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.projects import project_key
@@ -258,6 +258,7 @@ class OrderRepo:
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
     """Delete orders and what is still to be done for them; what they made stays."""
+    forget_keys(session, ids)
     session.execute(delete(_T).where(_T.order_id.in_(ids)))
     session.execute(delete(_P).where(_P.order_id.in_(ids)))
     session.execute(delete(_O).where(_O.id.in_(ids)))

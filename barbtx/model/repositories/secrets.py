@@ -22,7 +22,7 @@ from barbtx.model.repositories.acls import access, access_columns, delete_acls, 
 from barbtx.model.repositories.consumers import (
     SECRET_CONSUMERS, delete_some_consumers, embedded_consumers, has_consumers,
 )
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
@@ -49,6 +49,17 @@ COLUMNS: Mapping[str, ColumnElement] = {
     "algorithm": _S.algorithm, "bit_length": _S.bit_length, "created": _S.created_at, "expiration": _S.expiration,
     "mode": _S.mode, "name": _S.name, "secret_type": _S.secret_type, "status": _S.status, "updated": _S.updated_at,
 }
+
+
+class HasPayload(Conflict):
+    """A secret is given a payload only once.
+
+    :ivar payload: the one that it has.
+    """
+
+    def __init__(self, payload: StoredPayload | None) -> None:
+        super().__init__("Secret already has data, cannot modify it.")
+        self.payload = payload
 
 
 @attrs.frozen
@@ -136,7 +147,7 @@ class SecretRepo:
         """Give a secret its payload, once.
 
         :raises NotFound: the secret is gone, or has expired.
-        :raises Conflict: it has a payload.
+        :raises HasPayload: it has one.
         """
         now = utcnow(self.clock)
 
@@ -146,9 +157,10 @@ class SecretRepo:
                 .values(updated_at=now, **_payload_columns(payload))
             )
             if changed.rowcount != 1:
-                if find_secret(session, secret_id, None, now) is None:
+                secret = find_secret(session, secret_id, None, now, with_payload=True)
+                if secret is None:
                     raise NotFound("Secret not found.")
-                raise Conflict("Secret already has data, cannot modify it.")
+                raise HasPayload(secret.payload)
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)
@@ -180,6 +192,7 @@ def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
     if delete_some_consumers(session, models.SecretConsumer, ids):
         return False
     delete_acls(session, ids)
+    forget_keys(session, ids)
     for model, owner in _CHILDREN:
         session.execute(delete(model).where(owner.in_(ids)))
     session.execute(delete(_S).where(_S.id.in_(ids)))

@@ -14,6 +14,7 @@ import attrs
 from zope.interface import Interface
 
 from barbtx.model.records import KEKMeta
+from barbtx.plugin.interface.domains import Domain
 
 
 class SupportType(enum.Enum):
@@ -26,19 +27,21 @@ class SupportType(enum.Enum):
 
 @attrs.frozen
 class EncryptDTO:
-    """Bytes to be encrypted for a secret."""
+    """Bytes to be encrypted for a secret or, in the domain of passphrases, for the order whose id ``secret_id`` is."""
 
     unencrypted: bytes = attrs.field(repr=False)
     secret_id: str
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
 class DecryptDTO:
-    """What :meth:`ICryptoPlugin.encrypt` made for a secret."""
+    """What :meth:`ICryptoPlugin.encrypt` made for a secret or an order."""
 
     encrypted: bytes = attrs.field(repr=False)
     secret_id: str
     kek_meta_extended: str | None = None
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
@@ -74,9 +77,10 @@ class ResponseDTO:
 class ICryptoPlugin(Interface):
     """Encryption under keys that only the plugin can unwrap. Every method but ``supports`` may return a Deferred.
 
-    A plugin must bind a ciphertext to its secret and project, so that it does not decrypt as another's; must fail, with
-    one and the same exception, on anything that is not intact; must not block the reactor; must never log, or put into
-    an exception, plaintext or keys.
+    A plugin must bind a ciphertext to its secret, project and domain, so that it does not decrypt as another's or as
+    something else; must fail, with one and the same exception, on anything that is not intact; must not block the
+    reactor; must never log, or put into an exception, plaintext or keys. It may provide
+    :class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation` too.
     """
 
     def get_plugin_name() -> str:
@@ -96,7 +100,7 @@ class ICryptoPlugin(Interface):
         """Encrypt under a project's key."""
 
     def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
-        """Decrypt what was encrypted for this secret of this project.
+        """Decrypt what was encrypted for this secret of this project in this domain.
 
         :raises DecryptionFailed: it is anything else.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -18,10 +18,11 @@ from barbtx.model.repositories.keks import KEKRepo
 from barbtx.plugin.interface.crypto import (
     DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
 )
+from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import (
     ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, KeptPair, PairIds, SecretDTO,
 )
-from barbtx.plugin.manager import CRYPTO, PluginContext, full_name, load
+from barbtx.plugin.manager import CRYPTO, PluginContext, derived_keys, full_name, load
 
 OPTIONS = {
     "crypto": [
@@ -42,7 +43,7 @@ def from_config(context: PluginContext) -> StoreCrypto:
     return StoreCrypto(plugins, context.keks, cache)
 
 
-@implementer(ISecretStore)
+@implementer(ISecretStore, IKeyDerivation)
 @attrs.frozen
 class StoreCrypto:
     plugins: tuple[Any, ...]
@@ -63,7 +64,8 @@ class StoreCrypto:
 
     async def store_secret(self, secret: SecretDTO) -> Kept:
         plugin = self._plugin(SupportType.ENCRYPT_DECRYPT)
-        return await self._keep(plugin, plugin.encrypt, EncryptDTO(secret.secret, secret.secret_id), secret.project_id)
+        dto = EncryptDTO(secret.secret, secret.secret_id, secret.domain)
+        return await self._keep(plugin, plugin.encrypt, dto, secret.project_id)
 
     async def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: None = None) -> bytes:
         datum = kept.datum
@@ -72,7 +74,7 @@ class StoreCrypto:
         plugin = next((p for p in self.plugins if full_name(p) == datum.kek.plugin_name), None)
         if plugin is None:
             raise LookupError(f"the crypto plugin {datum.kek.plugin_name} is not enabled")
-        dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended)
+        dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended, kept.domain)
         return await maybeDeferred(plugin.decrypt, dto, datum.kek, project_id)
 
     def delete_secret(self, kept: Kept) -> None:
@@ -90,6 +92,10 @@ class StoreCrypto:
                               ids.passphrase)
         made = await maybeDeferred(plugin.generate_asymmetric, dto, kek, project_id)
         return KeptPair(*(_kept(kek, part) if part is not None else None for part in made))
+
+    async def derive_keys(self, purpose: str) -> Sequence[DerivedKey]:
+        """The keys of its crypto plugins."""
+        return await derived_keys(self.plugins, purpose)
 
     def _plugin(self, what: SupportType, spec: KeySpec = KeySpec()) -> Any:
         for plugin in self.plugins:

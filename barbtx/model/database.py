@@ -7,21 +7,24 @@ session is gone when it arrives in the reactor.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 from oslo_config import cfg
 from sqlalchemy import create_engine, event, exc
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
+from barbtx.model.database_errors import STALE, UNAVAILABLE, DatabaseProblem, Kind, classify
 
 T = TypeVar("T")
 
@@ -40,25 +43,64 @@ OPTIONS = {
     ],
 }
 
-# PostgreSQL: serialization_failure, deadlock_detected. MariaDB: lock wait time-out, deadlock, record changed.
-_SERIALIZATION_STATES = {"40001", "40P01"}
-_SERIALIZATION_CODES = {1205, 1213, 1020}
+# Seconds for which a connection to a server that says it is read-only is kept: another one may be the primary by then.
+_READ_ONLY_SECONDS = 2.0
 
 log = Logger()
 
 
 class DatabaseUnavailable(ServiceUnavailable):
-    """The database is down, too slow or has no room; nothing was changed, or the outcome of a commit is unknown."""
+    """The database is down, too slow, read-only or has no room.
 
-    def __init__(self, **debug: object) -> None:
+    :ivar outcome_unknown: whether the transaction may have been committed all the same: the connection was lost, or the
+        time was over, while COMMIT was under way. If it is false, nothing was changed and nothing will be.
+    """
+
+    def __init__(self, *, outcome_unknown: bool = False, **debug: object) -> None:
         super().__init__("The database cannot be reached at the moment; please try again", **debug)
+        self.outcome_unknown = outcome_unknown
+
+
+class DriverError(Exception):
+    """Stands for a driver's error in what is raised and logged: the driver's own text may quote values."""
 
 
 @attrs.define(eq=False)
 class _Ticket:
-    """A transaction that somebody waits for, or no longer does."""
+    """A transaction that somebody waits for, or no longer does.
+
+    The reactor may give it up while a thread is about to commit it; the lock makes sure that only one of them does.
+    """
 
     abandoned: bool = False
+    committing: bool = False
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def abandon(self) -> bool:
+        """Give it up; whether it is too late to be sure that it is rolled back."""
+        with self._lock:
+            self.abandoned = True
+            return self.committing
+
+    def commit(self) -> None:
+        """To be called right before COMMIT.
+
+        :raises Abandoned: it was given up.
+        """
+        with self._lock:
+            if self.abandoned:
+                raise Abandoned
+            self.committing = True
+
+    def begin(self) -> None:
+        """To be called before each attempt.
+
+        :raises Abandoned: it was given up.
+        """
+        with self._lock:
+            if self.abandoned:
+                raise Abandoned
+            self.committing = False
 
 
 class Abandoned(Exception):
@@ -122,18 +164,14 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
         if len(self._open) >= self.max_waiting:
-            return fail(DatabaseUnavailable(reason="too many transactions are waiting"))
+            return fail(DatabaseUnavailable(cause="too many transactions are waiting"))
         ticket = _Ticket()
         self._open.add(ticket)
 
-        def give_up(_: Deferred[T]) -> None:
-            ticket.abandoned = True
-
-        result: Deferred[T] = Deferred(give_up)
+        result: Deferred[T] = Deferred(lambda _: ticket.abandon())
 
         def too_late() -> None:
-            ticket.abandoned = True
-            result.errback(DatabaseUnavailable(reason="no answer in time"))
+            result.errback(DatabaseUnavailable(outcome_unknown=ticket.abandon(), cause="no answer in time"))
 
         deadline = self.reactor.callLater(self.timeout, too_late)
 
@@ -158,45 +196,57 @@ class Database:
     def _run(self, work: Callable[[Session], T], write: bool, ticket: _Ticket) -> T:
         attempt = 0
         while True:
-            if ticket.abandoned:
-                raise Abandoned
-            committing = False
+            ticket.begin()
             try:
                 with Session(self.engine, expire_on_commit=False) as session:
                     if write:
                         session.connection(execution_options={"barbtx_write": True})
                     result = work(session)
                     session.flush()
-                    if ticket.abandoned:
-                        raise Abandoned
-                    committing = True
+                    ticket.commit()
                     session.commit()
                     return result
-            except exc.DataError as problem:
-                log.warn("the database does not take a value: {code}", code=_code(problem))
-                raise BadRequest("A value is too long, too large or has characters that cannot be kept.") from None
-            except exc.DBAPIError as problem:
+            except exc.DBAPIError as error:
+                problem = classify(error.orig)
                 attempt += 1
-                retriable = _is_serialization(problem) or problem.connection_invalidated and not committing
-                if retriable and attempt <= self.max_retries:
-                    continue
-                if retriable or isinstance(problem, (exc.OperationalError, exc.InterfaceError)):
-                    log.warn("database unavailable: {kind} {code}", kind=type(problem.orig).__name__,
-                             code=_code(problem))
-                    raise DatabaseUnavailable(kind=type(problem.orig).__name__) from None
-                raise
+                if attempt > self._tries_again(problem, error.connection_invalidated, ticket.committing):
+                    _raise(problem, error, ticket.committing)
             except exc.TimeoutError:
-                raise DatabaseUnavailable(reason="no free connection") from None
+                raise DatabaseUnavailable(cause="no free connection") from None
+            except (UnicodeEncodeError, OverflowError):
+                # The driver cannot even send it.
+                raise _bad_value() from None
+
+    def _tries_again(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
+        """How often a transaction is run again after a problem."""
+        if problem.kind is Kind.CONFLICT:
+            return self.max_retries
+        if not invalidated or problem.outcome_unknown(committing):
+            return 0
+        # A new connection to the same read-only server does not help; one that leads to another server does at once.
+        return min(self.max_retries, 1) if problem.kind is Kind.READ_ONLY else self.max_retries
 
 
-def _code(problem: exc.DBAPIError) -> object:
-    original = problem.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-    return state or next((arg for arg in getattr(original, "args", ()) if isinstance(arg, int)), None)
+def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
+    """Raise what a problem is to callers.
+
+    :raises BadRequest: the database does not take a value.
+    :raises DatabaseUnavailable: the transaction may succeed later.
+    :raises DBAPIError: anything else, of the class of the original, without what the driver said of values.
+    """
+    if problem.kind is Kind.BAD_VALUE:
+        log.info("the database does not take a value: {cause}", cause=str(problem))
+        raise _bad_value() from None
+    if problem.kind in UNAVAILABLE:
+        level = LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn
+        log.emit(level, "database unavailable: {cause}", cause=str(problem))
+        raise DatabaseUnavailable(outcome_unknown=problem.outcome_unknown(committing), cause=str(problem)) from None
+    masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
+    raise masked.with_traceback(error.__traceback__) from None
 
 
-def _is_serialization(problem: exc.DBAPIError) -> bool:
-    return _code(problem) in _SERIALIZATION_STATES | _SERIALIZATION_CODES
+def _bad_value() -> BadRequest:
+    return BadRequest("A value is too long, too large or has characters that cannot be kept.")
 
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg",
@@ -211,7 +261,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
     :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
     """
     try:
-        parsed: URL = make_url(url)
+        parsed: URL = make_url(_spread_hosts(url))
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         backend = parsed.get_backend_name()
         engine = create_engine(
@@ -221,11 +271,46 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
             connect_args=_connect_arguments(backend, timeout, bound_statements),
             **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
         )
-    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError):
+    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    _leave_stale_connections(engine)
     if backend == "sqlite":
         _make_sqlite_durable(engine)
     return engine
+
+
+def _spread_hosts(url: str) -> str:
+    """A URL with several hosts as libpq writes them (``host1:port,host2:port``), in the form that SQLAlchemy reads."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if not scheme.startswith("postgres") or "," not in hosts:
+        return url
+    database, _, query = path.partition("?")
+    query = "&".join(filter(None, [*(f"host={host}" for host in hosts.split(",")), query]))
+    return f"{scheme}://{user}{at}/{database}?{query}"
+
+
+def _leave_stale_connections(engine: Engine) -> None:
+    """Have connections leave the pool that lead to a server which is gone, or is not the primary any more."""
+    @event.listens_for(engine, "handle_error")
+    def judge(context: ExceptionContext) -> None:
+        # SQLAlchemy then closes this connection, and every other that is not younger when it is next asked for.
+        if context.connection is not None and classify(context.original_exception).kind in STALE:
+            context.is_disconnect = True
+
+    @event.listens_for(engine, "connect")
+    def remember_age(connection: Any, record: Any) -> None:
+        record.info["barbtx_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def leave_read_only(connection: Any, record: Any, _: object) -> None:
+        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what they
+        # are without being asked.
+        status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
+        read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
+        if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:
+            raise exc.InvalidatePoolError("the server is read-only")
 
 
 def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> dict[str, object]:

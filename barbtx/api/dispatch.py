@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
 from barbtx.api import hrefs
 from barbtx.api.answers import Answer, apply_answer, apply_fault
 from barbtx.api.bodies import Schema, read_json
@@ -200,6 +201,7 @@ class Endpoint:
 
         A client that goes away cancels reading only: what has begun to change something is not left half done.
         """
+        activity.note(project_id=request.context and request.context.project_id)
         running = Deferred.fromCoroutine(self._answer(request, ids))
         if request.method.decode("ascii", "replace") in READS:
             return running

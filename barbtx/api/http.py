@@ -17,6 +17,8 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest, Site as TwistedSite
 
+from barbtx import activity
+from barbtx.activity import Activity
 from barbtx.api.answers import apply_fault, render_fault
 from barbtx.errors import TITLES, Fault
 
@@ -65,7 +67,7 @@ class Request(TwistedRequest):
         self.notifyFinish().addBoth(lambda outcome: site.end(self, outcome))
         self.prepath, self.postpath = [], []
         try:
-            self.render(site.resource)
+            activity.run(Activity(), self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
 

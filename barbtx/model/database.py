@@ -23,7 +23,9 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from barbtx import activity
 from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
+from barbtx.model.admission import Admission, Full, Lane, Work
 from barbtx.model.database_errors import STALE, UNAVAILABLE, DatabaseProblem, Kind, classify
 
 T = TypeVar("T")
@@ -32,10 +34,12 @@ OPTIONS = {
     "database": [
         cfg.StrOpt("connection", default="sqlite:///barbtx.sqlite", secret=True,
                    help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL)."),
-        cfg.IntOpt("max_pool_size", default=8, min=1, max=256,
-                   help="Connections to the database, and threads that use them, per process."),
+        cfg.IntOpt("max_pool_size", default=12, min=1, max=256,
+                   help="Connections to the database, and threads that use them, per process. One group of tables may "
+                        "hold half of them, its lists and its writes a quarter each."),
         cfg.IntOpt("max_waiting", default=1000, min=1,
-                   help="Transactions that may wait for a thread; further ones are refused (503)."),
+                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those of "
+                        "whom the most wait."),
         cfg.FloatOpt("timeout_seconds", default=1.8, min=0.1,
                      help="Longest time that one transaction may take, waiting included, before it is given up (503)."),
         cfg.IntOpt("max_retries", default=3, min=0, max=20,
@@ -111,18 +115,17 @@ class Abandoned(Exception):
 class Database:
     """An engine and the threads that use it.
 
-    :ivar write_threads: on SQLite, which has one writer at a time, a pool of a single thread, so that writers queue in
-        the order they came in instead of fighting for a lock.
+    :ivar threads: all of them; what they work on is for ``admission`` to say.
+    :ivar admission: shares the threads among kinds of work. SQLite, which has one writer at a time, is given one write
+        at a time, so that writers queue in order instead of fighting for a lock.
     """
 
     reactor: IReactorFromThreads | IReactorTime
     engine: Engine
-    read_threads: ThreadPool
-    write_threads: ThreadPool
-    max_waiting: int
+    threads: ThreadPool
+    admission: Admission
     timeout: float
     max_retries: int
-    _open: set[_Ticket] = attrs.field(factory=set, init=False, repr=False)
 
     @classmethod
     def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> Database:
@@ -132,26 +135,23 @@ class Database:
         """
         options = conf.database
         engine = make_engine(options.connection, options.max_pool_size, options.timeout_seconds)
-        threads = ThreadPool(0, options.max_pool_size, name="database")
-        one_writer = engine.dialect.name == "sqlite"
+        writers = 1 if engine.dialect.name == "sqlite" else None
         return cls(
-            reactor, engine, threads,
-            ThreadPool(0, 1, name="database-writer") if one_writer else threads,
-            options.max_waiting, options.timeout_seconds, options.max_retries,
+            reactor, engine, ThreadPool(0, options.max_pool_size, name="database"),
+            Admission(options.max_pool_size, options.max_waiting, writers), options.timeout_seconds, options.max_retries,
         )
 
     def start(self) -> None:
         """Start the threads; must be called before :meth:`interact`."""
-        for pool in {self.read_threads, self.write_threads}:
-            pool.start()
+        self.threads.start()
 
     def stop(self) -> None:
         """Let the transactions under way end, then close every connection. Blocks for at most their time."""
-        for pool in {self.read_threads, self.write_threads}:
-            pool.stop()
+        self.threads.stop()
         self.engine.dispose()
 
-    def interact(self, work: Callable[[Session], T], *, write: bool = True) -> Deferred[T]:
+    def interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False,
+                 tables: str = "general") -> Deferred[T]:
         """Run work in one transaction, in a thread of the database.
 
         Work may be run again from the start, after a deadlock or on a connection that turned out to be dead; it must
@@ -160,23 +160,33 @@ class Database:
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether it may change anything.
+        :param listing: whether, if it only reads, it may read many rows.
+        :param tables: the group of tables that it works on; repositories have it from :func:`in_tables`.
         :raises BadRequest: (asynchronously) the database does not take a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
-        if len(self._open) >= self.max_waiting:
-            return fail(DatabaseUnavailable(cause="too many transactions are waiting"))
         ticket = _Ticket()
-        self._open.add(ticket)
+        kind = Work.WRITE if write else Work.LIST if listing else Work.READ
+        lane = Lane(tables, kind, activity.current().project_id)
+        run = activity.carry(self._run)
 
-        result: Deferred[T] = Deferred(lambda _: ticket.abandon())
+        def give_up(_: object = None) -> bool:
+            self.admission.withdraw(place)
+            return ticket.abandon()
+
+        def displaced() -> None:
+            result.errback(DatabaseUnavailable(cause="too many transactions are waiting"))
 
         def too_late() -> None:
-            result.errback(DatabaseUnavailable(outcome_unknown=ticket.abandon(), cause="no answer in time"))
+            result.errback(DatabaseUnavailable(outcome_unknown=give_up(), cause="no answer in time"))
 
-        deadline = self.reactor.callLater(self.timeout, too_late)
+        def begin() -> None:
+            self.threads.callInThreadWithCallback(
+                lambda succeeded, outcome: self.reactor.callFromThread(done, succeeded, outcome),
+                run, work, write, ticket)
 
         def done(succeeded: bool, outcome: T | Failure) -> None:
-            self._open.discard(ticket)
+            self.admission.leave(place)
             if ticket.abandoned or result.called:
                 return
             result.callback(outcome) if succeeded else result.errback(outcome)
@@ -186,11 +196,12 @@ class Database:
                 deadline.cancel()
             return outcome
 
-        pool = self.write_threads if write else self.read_threads
-        pool.callInThreadWithCallback(
-            lambda succeeded, outcome: self.reactor.callFromThread(done, succeeded, outcome),
-            self._run, work, write, ticket,
-        )
+        try:
+            place = self.admission.enter(lane, begin, displaced)
+        except Full:
+            return fail(DatabaseUnavailable(cause="too many transactions are waiting"))
+        result: Deferred[T] = Deferred(give_up)
+        deadline = self.reactor.callLater(self.timeout, too_late)
         return result.addBoth(stop_clock)
 
     def _run(self, work: Callable[[Session], T], write: bool, ticket: _Ticket) -> T:
@@ -225,6 +236,23 @@ class Database:
             return 0
         # A new connection to the same read-only server does not help; one that leads to another server does at once.
         return min(self.max_retries, 1) if problem.kind is Kind.READ_ONLY else self.max_retries
+
+
+@attrs.frozen
+class Tables:
+    """A database as those see it that work on one group of its tables."""
+
+    database: Database
+    name: str
+
+    def interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False) -> Deferred[T]:
+        """As :meth:`Database.interact`."""
+        return self.database.interact(work, write=write, listing=listing, tables=self.name)
+
+
+def in_tables(name: str) -> Callable[[Database | Tables], Tables]:
+    """A converter for the database of a repository: its transactions count as work on a group of tables."""
+    return lambda database: Tables(database.database if isinstance(database, Tables) else database, name)
 
 
 def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
@@ -325,8 +353,11 @@ def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> 
                        "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
         }
     whole = max(1, round(timeout))
+    # A table's lock is waited for by another clock than a row's. The comment is one to all but MariaDB.
+    bound = f" /*M! , max_statement_time={timeout} */" if bound_statements else ""
     return {"connect_timeout": whole, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4",
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, time_zone='+00:00'"}
+            "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, lock_wait_timeout={whole}, "
+                            f"time_zone='+00:00'{bound}"}
 
 
 def _make_sqlite_durable(engine: Engine) -> None:

@@ -172,3 +172,86 @@ async def test_after_a_failover_the_new_primary_is_found(tmp_path: Path, first: 
     finally:
         primary.stop()
         standby.stop()
+
+
+class Locks:
+    """Keeps a table, or a project's row, from everybody else."""
+
+    def __init__(self, administrator: Administrator) -> None:
+        self._administrator = administrator
+        server = administrator.server
+        if isinstance(administrator, OfPostgreSQL):
+            self._connection = psycopg.connect(host="127.0.0.1", port=server.port, user="postgres",
+                                               dbname=administrator.database)
+            self._statements = {"read": "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", "write": "LOCK TABLE {} IN SHARE MODE"}
+        else:
+            self._connection = server._connect()
+            self._connection.select_db(administrator.database)
+            self._statements = {"read": "LOCK TABLES {} WRITE", "write": "LOCK TABLES {} READ"}
+
+    def __enter__(self) -> Locks:
+        return self
+
+    def hold(self, table: str, against: str) -> None:
+        self._connection.cursor().execute(self._statements[against].format(table))
+
+    def hold_project(self, project: str) -> None:
+        cursor = self._connection.cursor()
+        if isinstance(self._administrator, OfMariaDB):
+            # Its default isolation locks every row that it looks at.
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("BEGIN")
+        cursor.execute(f"SELECT id FROM projects WHERE external_id = '{project}' FOR UPDATE")
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+
+LOCKED = {
+    "orders against reads, while they are placed": ("orders", "read", [
+        lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})]),
+    "orders against reads, while they are read and placed": ("orders", "read", [
+        lambda api, ref: api.get("/v1/orders"), lambda api, ref: api.get(f"/v1/orders/{UUID}"),
+        lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})]),
+    "containers against reads": ("containers", "read", [
+        lambda api, ref: api.get(f"/v1/containers/{UUID}"), lambda api, ref: api.get("/v1/containers"),
+        lambda api, ref: api.post("/v1/containers", {"type": "generic"})]),
+    "secrets against writes": ("secrets", "write", [
+        lambda api, ref: api.post("/v1/secrets", {"name": "x"}), lambda api, ref: api.delete(ref)]),
+    "consumers against reads": ("secret_consumer_metadata", "read", [
+        lambda api, ref: api.get(f"{ref}/consumers"), lambda api, ref: api.get(ref, headers=NEWEST)]),
+}
+UUID = "d4d0e5ae-3f7b-4c62-a5a2-0a5e1d3f8a01"
+NEWEST = {"OpenStack-API-Version": "key-manager 1.1"}
+
+
+@pytest.mark.parametrize("locked", LOCKED)
+@pytest_twisted.ensureDeferred
+async def test_a_locked_table_leaves_reads_of_others_alone(
+        administrator: Administrator, api: Api, locked: str) -> None:
+    table, against, requests = LOCKED[locked]
+    ref = await api.store("kept")
+    with Locks(administrator) as locks:
+        locks.hold(table, against)
+        stuck = [Deferred.fromCoroutine(request(api.of(f"p{number % 3}"), ref))
+                 for number in range(36) for request in (requests[number % len(requests)],)]
+        replies = [await api.get(f"{ref}/payload") for _ in range(20)]
+        assert [reply.status for reply in replies] == [200] * 20
+        assert (await api.get("/healthcheck")).status == 200
+        assert {reply.status for reply in await gatherResults(stuck)} <= {503, 403, 404}
+    assert (await api.post("/v1/secrets", {"name": "after"})).status == 201
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_project_that_is_held_up_leaves_others_alone(administrator: Administrator, api: Api) -> None:
+    slow, other = api.of("slow"), api.of("other")
+    await gatherResults([Deferred.fromCoroutine(project.store()) for project in (slow, other)])
+    await slow.request("PUT", "/v1/project-quotas/slow", json={"project_quotas": {"secrets": 500}},
+                       roles="key-manager:service-admin")
+    with Locks(administrator) as locks:
+        locks.hold_project("slow")
+        stuck = [Deferred.fromCoroutine(slow.post("/v1/secrets", {"name": "x"})) for _ in range(24)]
+        refs = [await other.store(str(number)) for number in range(10)]
+        assert len(refs) == 10
+        assert {reply.status for reply in await gatherResults(stuck)} == {503}
+    assert (await slow.post("/v1/secrets", {"name": "after"})).status == 201

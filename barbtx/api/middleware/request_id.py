@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from barbtx import activity
 from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
 
@@ -15,6 +16,7 @@ class RequestId(Filter):
 
     def before(self, request: Any) -> None:
         request.request_id = f"req-{uuid.uuid4()}"
+        activity.note(request_id=request.request_id)
         request.setHeader(b"x-openstack-request-id", request.request_id.encode())
 
 

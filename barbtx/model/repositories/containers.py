@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, consumers_of
@@ -32,7 +32,7 @@ _COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, 
 
 @attrs.frozen
 class ContainerRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("containers"))
     clock: Clock
     quota: int
 
@@ -86,7 +86,7 @@ class ContainerRepo:
                                    .order_by(_C.created_at, _C.id).limit(limit).offset(offset))
             return Page(tuple(_filled(session, [Container(*row) for row in rows])), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def delete(self, container_id: str) -> Deferred[None]:
         """Delete a container with its links, ACL and consumers; the secrets stay.

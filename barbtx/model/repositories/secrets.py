@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import BadRequest, Conflict, NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
@@ -52,7 +52,7 @@ COLUMNS: Mapping[str, ColumnElement] = {
 class SecretRepo:
     """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("secrets"))
     clock: Clock
     quota: int = -1
 
@@ -88,7 +88,7 @@ class SecretRepo:
             return attrs.evolve(secret, consumers=consumers_of(session, SECRET_CONSUMERS, [secret_id])
                                 .get(secret_id, ()))
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=with_consumers)
 
     def list(self, project_id: str, conditions: tuple[Condition, ...], sort: tuple[tuple[str, bool], ...],
              limit: int, offset: int, *, shared_with: str | None = None,
@@ -122,7 +122,7 @@ class SecretRepo:
                 secrets = [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
             return Page(tuple(secrets), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def add_payload(self, secret_id: str, payload: StoredPayload) -> Deferred[None]:
         """Give a secret its payload, once.

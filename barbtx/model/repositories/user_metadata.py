@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import SecretUserMetadatum as _M
 from barbtx.model.repositories.acls import touch
 from barbtx.times import Clock, utcnow
@@ -19,7 +19,7 @@ from barbtx.times import Clock, utcnow
 
 @attrs.frozen
 class UserMetadataRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("user_metadata"))
     clock: Clock
 
     def get(self, secret_id: str) -> Deferred[dict[str, str]]:

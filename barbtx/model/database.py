@@ -126,6 +126,7 @@ class Database:
     admission: Admission
     timeout: float
     max_retries: int
+    _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @classmethod
     def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> Database:
@@ -216,11 +217,16 @@ class Database:
                     session.flush()
                     ticket.commit()
                     session.commit()
-                    return result
+                if self._lost.is_set():
+                    self._lost.clear()
+                    log.info("the database answers again", log_outage=True)
+                return result
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
                 if attempt > self._tries_again(problem, error.connection_invalidated, ticket.committing):
+                    if problem.kind is Kind.LOST:
+                        self._lost.set()
                     _raise(problem, error, ticket.committing)
             except exc.TimeoutError:
                 raise DatabaseUnavailable(cause="no free connection") from None
@@ -267,7 +273,7 @@ def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) ->
         raise _bad_value() from None
     if problem.kind in UNAVAILABLE:
         level = LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn
-        log.emit(level, "database unavailable: {cause}", cause=str(problem))
+        log.emit(level, "database unavailable: {cause}", cause=str(problem), log_outage=True)
         raise DatabaseUnavailable(outcome_unknown=problem.outcome_unknown(committing), cause=str(problem)) from None
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
 from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
 from barbtx.api.negotiation import accepts_anything
@@ -73,6 +74,7 @@ class OrdersController(Controller):
         services, context = call.services, call.context
         wanted = read_meta(document, utcnow(services.clock))
         order_id = str(uuid.uuid4())
+        activity.note(order_id=order_id)
         ref = call.ref("orders", order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})

@@ -164,11 +164,15 @@ class ConfigurationError(Exception):
 
 @attrs.frozen
 class Fault:
-    """What a client is told of a failure."""
+    """What a client is told of a failure.
+
+    :ivar debug: of the error; for the log only.
+    """
 
     status: int
     description: str | None
     headers: dict[str, str] = attrs.field(factory=dict)
+    debug: dict[str, object] = attrs.field(factory=dict, eq=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -184,8 +188,8 @@ def describe(error: BaseException, operation: str) -> Fault:
         text = error.description or (
             f"{operation} attempt not allowed - please review your user/project privileges"
         )
-        return Fault(403, text)
+        return Fault(403, text, debug=error.debug)
     if isinstance(error, BarbtxError) and error.status < 500 or isinstance(error, ServiceUnavailable):
         text = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
-        return Fault(error.status, text, dict(error.headers))
+        return Fault(error.status, text, dict(error.headers), error.debug)
     return Fault(500, f"{operation} failure seen - please contact site administrator.")

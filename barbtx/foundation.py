@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from barbtx import activity
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.limits import ObjectLimits
 from barbtx.model.database import Database
@@ -63,7 +64,7 @@ class Foundation:
         database = Database.from_config(reactor, conf)
         context = PluginContext(
             conf, reactor, KEKRepo(database, clock),
-            lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments))
+            lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), activity.carry(work), *arguments))
         limits = ObjectLimits.from_config(conf)
         quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
         return cls(

@@ -14,6 +14,7 @@ from twisted.python import usage
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
 from barbtx.foundation import Foundation
+from barbtx.log import Logged
 
 
 class Options(usage.Options):
@@ -41,7 +42,9 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service]) -
     reactor.callWhenRunning(_stop_on_signals, reactor)
     try:
         conf = load(options["config-file"], options["set"])
-        return make(reactor, Foundation.from_config(reactor, conf))
+        logged = Logged(conf, options.parent or {})
+        make(reactor, Foundation.from_config(reactor, conf)).setServiceParent(logged)
+        return logged
     except ConfigurationError as problem:
         sys.exit(f"barbtx: {problem}")
 

@@ -41,7 +41,8 @@ def render_fault(fault: Fault) -> bytes:
 
 
 def apply_fault(request: Any, fault: Fault) -> bytes:
-    """As :func:`apply_answer`, for a failure."""
+    """As :func:`apply_answer`, for a failure; it is left on the request for the log."""
+    request.fault = fault
     body = render_fault(fault)
     _apply(request, fault.status, fault.headers, body, "application/json")
     return body
@@ -55,6 +56,7 @@ def apply_early_fault(request: Any, fault: Fault) -> bytes:
     accept = request.getHeader(b"accept") or b""
     if b"application/json" in accept or b"*/*" in accept:
         return apply_fault(request, fault)
+    request.fault = fault
     body = f"{fault.status} {fault.title}\n\n{fault.description or ''}\n".encode()
     _apply(request, fault.status, fault.headers, body, "text/plain; charset=utf-8")
     return body

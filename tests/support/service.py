@@ -23,7 +23,7 @@ from tests.support.servers import PATIENCE, wait_until
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 DEV_CONFIG = ROOT / "config" / "barbtx-dev.conf"
-_LISTENS = re.compile(r"barbtx listens on (http://\S+)")
+_LISTENS = re.compile(r"barbtx listens on (http://[^\s\"]+)")
 
 
 def manage(*arguments: str) -> None:

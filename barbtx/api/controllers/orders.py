@@ -9,6 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
 from barbtx.api import documents
 from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
@@ -73,6 +74,7 @@ class OrdersController(Controller):
         services, context = call.services, call.context
         wanted = read_meta(document, utcnow(services.clock))
         order_id = str(uuid.uuid4())
+        activity.note(order_id=order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
         passphrase = None

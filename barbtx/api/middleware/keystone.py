@@ -87,6 +87,7 @@ class KeystoneAuth(Filter):
         """A 401 in two shapes at once: that of Keystone's middleware, which clients of Keystone read, and our own."""
         if fault.status != 401:
             return super().refuse(request, fault)
+        request.fault = fault
         document = {"error": {"code": 401, "title": fault.title, "message": fault.description},
                     "code": 401, "title": fault.title, "description": fault.description}
         return apply_answer(request, Answer(401, document, headers={"WWW-Authenticate": self.challenge}))

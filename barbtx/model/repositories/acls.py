@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Access, Acl
 from barbtx.times import Clock, utcnow
 
@@ -27,7 +27,7 @@ class AclRepo:
     :ivar owner: the model of the objects.
     """
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("acls"))
     clock: Clock
     owner: type[models.Secret] | type[models.Container]
 

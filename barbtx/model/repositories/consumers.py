@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Forbidden, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import Project
 from barbtx.model.records import ACTIVE, Consumer, Page
 from barbtx.model.repositories.acls import touch
@@ -64,7 +64,7 @@ class Consumers:
 
 @attrs.frozen
 class ConsumerRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("consumers"))
     clock: Clock
     kind: ConsumerKind
     quota: int
@@ -149,7 +149,7 @@ class ConsumerRepo:
                                    .order_by(*order).limit(limit).offset(offset))
             return Page(tuple(self._consumer(row) for row in rows), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def get(self, object_id: str, consumer_id: str) -> Deferred[Consumer | None]:
         """One consumer of an object, by its own id."""

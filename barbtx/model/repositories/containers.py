@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, delete_some_consumers, embedded_consumers
@@ -33,7 +33,7 @@ _COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, 
 
 @attrs.frozen
 class ContainerRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("containers"))
     clock: Clock
     quota: int
     limits: ObjectLimits = ObjectLimits()
@@ -100,7 +100,7 @@ class ContainerRepo:
             containers = _with_entries(session, [Container(*row) for row in rows])
             return Page(tuple(self._with_consumers(session, containers)), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def delete(self, container_id: str) -> Deferred[bool]:
         """Delete a container with its links, ACL and consumers, or only some of the consumers if it has very many.

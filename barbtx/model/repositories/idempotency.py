@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import TooManyRequests
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Created
 from barbtx.times import Clock, utcnow
 
@@ -56,7 +56,7 @@ class KeyUse:
 class IdempotencyRepo:
     """:ivar life: seconds for which a key is remembered."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("idempotency"))
     clock: Clock
     life: float
 

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import KEK, Project
 from barbtx.model.records import KEKMeta
 from barbtx.model.repositories.projects import find_or_create, project_key
@@ -20,7 +20,7 @@ KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_le
 
 @attrs.frozen
 class KEKRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("keks"))
     clock: Clock
 
     def get_active(self, project_id: str, plugin_name: str) -> Deferred[KEKMeta | None]:

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import (
     ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
 )
@@ -49,7 +49,7 @@ class LeaseLost(Exception):
 class OrderRepo:
     """:ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("orders"))
     clock: Clock
     quota: int = -1
 
@@ -118,7 +118,7 @@ class OrderRepo:
                                    .order_by(_O.created_at, _O.id).limit(limit).offset(offset))
             return Page(tuple(Order(*row) for row in rows), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def delete(self, order_id: str, project_id: str) -> Deferred[StoredPayload | None]:
         """Delete an order and what is still to be done for it; what it made stays.

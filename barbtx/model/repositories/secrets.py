@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import (
@@ -66,7 +66,7 @@ class HasPayload(Conflict):
 class SecretRepo:
     """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("secrets"))
     clock: Clock
     quota: int = -1
     limits: ObjectLimits = ObjectLimits()
@@ -103,7 +103,7 @@ class SecretRepo:
             (secret,) = self._with_consumers(session, [secret])
             return secret
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=with_consumers)
 
     def list(self, project_id: str, conditions: tuple[Condition, ...], sort: tuple[tuple[str, bool], ...],
              limit: int, offset: int, *, shared_with: str | None = None,
@@ -136,7 +136,7 @@ class SecretRepo:
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
         found = embedded_consumers(session, SECRET_CONSUMERS, [secret.id for secret in secrets],

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import SecretUserMetadatum as _M
 from barbtx.model.repositories.acls import touch
 from barbtx.model.repositories.listing import without_nul
@@ -21,7 +21,7 @@ from barbtx.times import Clock, utcnow
 
 @attrs.frozen
 class UserMetadataRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("user_metadata"))
     clock: Clock
     limits: ObjectLimits = ObjectLimits()
 

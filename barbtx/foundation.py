@@ -25,7 +25,6 @@ from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
-from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
 from barbtx.tasks.project_removal import RemoveProject
@@ -77,7 +76,7 @@ class Foundation:
         """The task methods, as the configuration wants them to work."""
         queue, leases = self.conf.queue, Leases(self.orders)
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
-                                            queue.max_attempts, queue.retry_seconds), leases)
+                                            queue.max_attempts, queue.retry_seconds, queue.missing_key_seconds), leases)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""
@@ -94,13 +93,7 @@ class Foundation:
         if self.stores.backends:
             await self.stores.choices.sync([backend.configured for backend in self.stores.backends])
         for store in self.stores.stores:
-            try:
-                await maybeDeferred(getattr(store, "check", lambda: None))
-            except DecryptionFailed:
-                raise ConfigurationError(
-                    "the configured master key does not open the project keys in this database; "
-                    "is it another database's, or is an old master key missing?"
-                ) from None
+            await maybeDeferred(getattr(store, "check", lambda: None))
 
 
 class DatabaseService(Service):

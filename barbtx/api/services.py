@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -27,6 +28,8 @@ from barbtx.times import Clock
 
 @attrs.frozen
 class Services:
+    """:ivar gauges: what goes on in further parts, for the report to an operator; they enter themselves."""
+
     conf: cfg.ConfigOpts
     reactor: Any
     clock: Clock
@@ -46,6 +49,7 @@ class Services:
     transport_keys: TransportKeyRepo = attrs.field(init=False)
     idempotency: IdempotencyRepo = attrs.field(init=False)
     watch: OrderWatch = attrs.field(init=False)
+    gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
 
     @idempotency.default
     def _idempotency(self) -> IdempotencyRepo:

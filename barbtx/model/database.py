@@ -22,6 +22,8 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
+from barbtx.model.admission import Admission
+from barbtx.threads import end_pools
 
 T = TypeVar("T")
 
@@ -71,6 +73,7 @@ class Database:
 
     :ivar write_threads: on SQLite, which has one writer at a time, a pool of a single thread, so that writers queue in
         the order they came in instead of fighting for a lock.
+    :ivar admission: who may use the database; everybody, unless a start check has closed it.
     """
 
     reactor: IReactorFromThreads | IReactorTime
@@ -80,6 +83,7 @@ class Database:
     max_waiting: int
     timeout: float
     max_retries: int
+    admission: Admission = attrs.field(factory=Admission, init=False, repr=False)
     _open: set[_Ticket] = attrs.field(factory=set, init=False, repr=False)
 
     @classmethod
@@ -100,14 +104,28 @@ class Database:
 
     def start(self) -> None:
         """Start the threads; must be called before :meth:`interact`."""
-        for pool in {self.read_threads, self.write_threads}:
+        for pool in self.pools:
             pool.start()
 
-    def stop(self) -> None:
-        """Let the transactions under way end, then close every connection. Blocks for at most their time."""
-        for pool in {self.read_threads, self.write_threads}:
-            pool.stop()
+    def stop(self, seconds: float = 30.0) -> bool:
+        """Let the transactions under way end, then close every connection. It blocks.
+
+        :param seconds: for which it waits, at most.
+        :return: whether all of them have ended; those that have not keep their threads and connections.
+        """
+        ended = end_pools(self.pools, seconds)
         self.engine.dispose()
+        return ended
+
+    @property
+    def pools(self) -> tuple[ThreadPool, ...]:
+        """Every thread pool, once."""
+        return tuple(dict.fromkeys((self.read_threads, self.write_threads)))
+
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        threads = {pool.name: f"{len(pool.working)} of {pool.workers} at work" for pool in self.pools}
+        return {"transactions": len(self._open), **threads, "connections": self.engine.pool.status()}
 
     def interact(self, work: Callable[[Session], T], *, write: bool = True) -> Deferred[T]:
         """Run work in one transaction, in a thread of the database.
@@ -121,6 +139,8 @@ class Database:
         :raises BadRequest: (asynchronously) the database does not take a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
+        if not self.admission.admits():
+            return fail(DatabaseUnavailable(reason="it has not been checked yet"))
         if len(self._open) >= self.max_waiting:
             return fail(DatabaseUnavailable(reason="too many transactions are waiting"))
         ticket = _Ticket()

@@ -55,6 +55,10 @@ class Leases:
     def discard(self, lease: Lease) -> None:
         self._held.pop(lease.token, None)
 
+    def gauges(self) -> dict[str, object]:
+        """Which orders are in hand, for the report to an operator."""
+        return {"count": len(self._held), "orders": " ".join(lease.order.id for lease in self._held.values())}
+
     async def release_all(self) -> None:
         """Let go of all of them, so that others need not wait for the leases to end; the attempts do not count."""
         for lease in list(self._held.values()):

@@ -161,6 +161,12 @@ class StoreCrypto:
 
         return use
 
+    def gauges(self) -> dict[str, object]:
+        """Sizes of the caches, for the report to an operator."""
+        unwrapped = {f"unwrapped keys of {plugin.get_plugin_name()}": len(plugin.cache)
+                     for plugin in self.plugins if hasattr(plugin, "cache")}
+        return {"records of project keys": len(self.cache), **unwrapped}
+
 
 def _kept(kek: KEKMeta, made: ResponseDTO) -> Kept:
     return Kept(datum=EncryptedDatum(kek, made.cypher_text, made.kek_meta_extended))

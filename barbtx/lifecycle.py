@@ -13,7 +13,7 @@ from oslo_config import cfg
 from sqlalchemy.exc import DBAPIError
 from twisted.application.service import MultiService, Service
 from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError as DeferredTimeout, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,7 +40,7 @@ _CHECK_AGAIN_SECONDS = 2.0
 # The same reason for which a start is held up is logged this often.
 _SAY_AGAIN_SECONDS = 60.0
 # What may be different at the next try. Twisted's connection errors are no OSError.
-_TRANSIENT = (ServiceUnavailable, OSError, error.TimeoutError, error.ConnectError, error.ConnectionClosed, CancelledError)
+_TRANSIENT = (ServiceUnavailable, OSError, DeferredTimeout, error.ConnectError, error.ConnectionClosed, CancelledError)
 
 
 class ProcessExit(Service):
@@ -241,7 +241,7 @@ class CheckedStart(Service):
 
 def _reason(problem: BaseException) -> str:
     """One line about a failure. Statements and their parameters are no part of it."""
-    if isinstance(problem, error.TimeoutError) and not problem.args:
+    if isinstance(problem, DeferredTimeout):
         return "the check does not end"
     if isinstance(problem, ServiceUnavailable):
         return problem.description

@@ -30,8 +30,8 @@ def before_start() -> None:
 class Signals(Service):
     """Handles signals from the moment when the reactor runs until the process ends.
 
-    They are handled in the reactor, one after the other. While services stop, those for the running service are
-    ignored. Twisted would end the process by the signal that asked it to stop, with a status that says so.
+    They are handled in the reactor, one after the other. A process that is stopping reloads nothing any more, but still
+    reports. Twisted would end the process by the signal that asked it to stop, with a status that says so.
 
     :param reload: what SIGHUP does.
     :param report: what SIGUSR1 does.
@@ -39,7 +39,8 @@ class Signals(Service):
 
     def __init__(self, reactor: Any, reload: Callable[[], object], report: Callable[[], object]) -> None:
         self._reactor = reactor
-        self._actions = {signal.SIGHUP: reload, signal.SIGUSR1: report}
+        self._reload = reload
+        self._report = report
 
     def startService(self) -> None:
         super().startService()
@@ -49,12 +50,12 @@ class Signals(Service):
     def _install(self) -> None:
         for number in _STOP:
             signal.signal(number, partial(self._received, lambda: stop_reactor(self._reactor)))
-        for number, action in self._actions.items():
-            signal.signal(number, partial(self._received, partial(self._perform, action)))
+        signal.signal(signal.SIGHUP, partial(self._received, self._reload_if_running))
+        signal.signal(signal.SIGUSR1, partial(self._received, self._report))
 
     def _received(self, action: Callable[[], object], *_: object) -> None:
         self._reactor.callFromThread(action)
 
-    def _perform(self, action: Callable[[], object]) -> None:
-        if self.running:
-            action()
+    def _reload_if_running(self) -> None:
+        if self.parent.running:
+            self._reload()

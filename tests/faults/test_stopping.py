@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.threads import deferToThread
 
 from tests.conftest import unique
 from tests.support.proxy import Proxy
-from tests.support.servers import RabbitMQ, Server, wait_until
-from tests.support.service import Deployment, Process
+from tests.support.servers import RabbitMQ, Server
+from tests.support.service import _LISTENS, Api, Deployment, Process
 
 # A machine at its limit may take this much longer than the options say.
 SLACK = 60
@@ -45,7 +45,6 @@ def stopped(process: Process) -> float:
     """Ask a process to stop; the seconds that it took."""
     start = time.monotonic()
     assert process.stop(SLACK) == 0, process.read_log()
-    assert "Traceback" not in process.read_log()
     return time.monotonic() - start
 
 
@@ -69,27 +68,27 @@ async def test_a_silent_database_holds_up_no_stop(request: pytest.FixtureRequest
         assert stopped(api.process) < SLACK / 2
         assert stopped(worker) < SLACK / 2
         await answers
-    assert "are given up" in api.process.read_log()
+    assert "are given up" in api.process.read_log() and "Traceback" not in api.process.read_log()
 
 
 @pytest_twisted.ensureDeferred
 async def test_packets_that_are_swallowed_hold_up_no_stop(postgresql, deployments: list, tmp_path: Path) -> None:
     from twisted.internet import reactor
 
-    proxy = Proxy(TCP4ClientEndpoint(reactor, "127.0.0.1", postgresql.port))
-    await proxy.listen(reactor)
+    proxy = Proxy(reactor, postgresql.port)
+    port = await proxy.start()
     url = postgresql.new_database(unique())
     deployment = Deployment(tmp_path, url, **{"thread_shutdown_seconds": 1})
-    deployment.settings["database.connection"] = url.replace(f":{postgresql.port}/", f":{proxy.port}/")
+    deployment.settings["database.connection"] = url.replace(f":{postgresql.port}/", f":{port}/")
     deployments.append(deployment)
-    # The proxy is served by this process's reactor: it must not be blocked by waiting for the other process.
+    # The proxy is served by this process's reactor, which must not be blocked meanwhile.
     process = Process("barbtx", tmp_path, deployment.settings, "swallowed")
     deployment.processes.append(process)
-    await in_thread(lambda: process.start("barbtx listens on"))
+    await deferToThread(lambda: process.start("barbtx listens on"))
     proxy.swallows = True
-    api = deployment_api(process)
+    api = Api(process, _LISTENS.search(process.read_log())[1])
     assert (await api.get("/v1/secrets")).status == 503
-    assert await in_thread(lambda: stopped(process)) < SLACK / 2
+    assert await deferToThread(lambda: stopped(process)) < SLACK / 2
     await proxy.stop()
 
 
@@ -116,34 +115,3 @@ async def test_a_key_in_the_making_holds_up_no_stop(deployments: list, tmp_path:
         reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "dsa", "bit_length": 4096}})
         assert reply.status == 202
     assert stopped(api.process) < SLACK / 2
-
-
-def test_a_stop_as_a_whole_has_a_limit(postgresql, deployments: list, tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, postgresql.new_database(unique()), **{
-        "thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2, "database.timeout_seconds": 3600,
-        "start_check_seconds": 3600})
-    deployments.append(deployment)
-    process = Process("barbtx", tmp_path, deployment.settings, "starting")
-    deployment.processes.append(process)
-    with frozen(postgresql):
-        process.start("reactor class")
-        # It waits for the database in a thread, and nothing else would end that.
-        wait_until(lambda: _has_threads(process), SLACK, "no thread was begun")
-        assert stopped(process) < SLACK / 2
-    assert "the stop takes too long" in process.read_log()
-
-
-def _has_threads(process: Process) -> bool:
-    return len(list(Path(f"/proc/{process.process.pid}/task").iterdir())) > 1
-
-
-async def in_thread(work):
-    from twisted.internet.threads import deferToThread
-
-    return await deferToThread(work)
-
-
-def deployment_api(process: Process):
-    from tests.support.service import _LISTENS, Api
-
-    return Api(process, _LISTENS.search(process.read_log())[1])

@@ -216,10 +216,15 @@ async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_bef
     assert "Traceback" not in api.process.read_log()
 
 
-@pytest.mark.parametrize("how", ["hang", "thread"])
-def test_a_stop_during_a_check_that_hangs_ends_with_status_0(behaving: Behaving, how: str) -> None:
+@pytest.mark.parametrize(("how", "settings", "said"), [
+    ("hang", {}, "Server Shut Down"),
+    ("thread", {"thread_shutdown_seconds": 1}, "threads are still at work"),
+    ("thread", {"thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2}, "the stop takes too long"),
+])
+def test_a_stop_during_a_check_that_hangs_ends_with_status_0(behaving: Behaving, how: str, settings: dict,
+                                                             said: str) -> None:
     behaving.behave(how)
-    behaving.settings |= {"start_check_seconds": 3600, "thread_shutdown_seconds": 1}
+    behaving.settings |= {"start_check_seconds": 3600, **settings}
     process = Process("barbtx", behaving.directory, behaving.settings, "hangs", plugins=behaving.plugins)
     process.start("reactor class")
     behaving.processes.append(process)
@@ -230,6 +235,7 @@ def test_a_stop_during_a_check_that_hangs_ends_with_status_0(behaving: Behaving,
             process.process.wait(0.2)
         assert process.process.poll() is None
     assert process.stop(SECONDS) == 0
+    assert said in process.read_log()
 
 
 @pytest.mark.parametrize(("host", "said"), [

@@ -63,7 +63,7 @@ async def missing_ids(keks: KEKRepo, crypto: SimpleCrypto) -> set[str]:
 async def test_a_start_needs_exactly_the_keys_in_use_and_names_those_it_lacks(keks: KEKRepo) -> None:
     canary = None
     for used in range(4):
-        # Before the first project key, only the canary is there.
+        # Before the first project key the canary decides.
         for number in range(used):
             project = f"{used}-{number}"
             await keks.add_active(project, new_kek(holder(number), project))
@@ -71,7 +71,7 @@ async def test_a_start_needs_exactly_the_keys_in_use_and_names_those_it_lacks(ke
             for configured in itertools.combinations((3, 1, 0, 2), size):
                 needed = set(range(used))
                 lacking = needed - set(configured)
-                if not lacking and canary is not None:
+                if not used and canary is not None:
                     lacking = {canary} - set(configured)
                 assert await missing_ids(keks, holder(*configured)) == {IDS[number] for number in lacking}, configured
                 if not lacking:

@@ -1,7 +1,7 @@
 """Whether crypto plugins have the master keys that a database needs.
 
-Each master key in use is tried on a project key, and on the plugin's canary: a wrapped key of no project, which the first
-process writes and which tells whose database it is before there is any project key.
+Each master key in use is tried on a project key. As long as there is none, the plugin's canary decides, a wrapped key of no
+project, which the first process writes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,22 @@ async def check_master_keys(keks: KEKRepo, plugins: Sequence[Any]) -> None:
     :raises ConfigurationError: they cannot; the text names every master key that is missing.
     """
     missing: dict[str, None] = {}
+    proven = set()
     for plugin in plugins:
         for project_id, kek in await keks.samples(full_name(plugin)):
             await _try(plugin, kek, project_id, missing)
+            proven.add(full_name(plugin))
     _refuse(missing)
     for plugin in plugins:
-        canary = await keks.canary(full_name(plugin)) or await keks.add_canary(await _new_canary(plugin))
+        name = full_name(plugin)
+        canary = await keks.canary(name) or await keks.add_canary(await _new_canary(plugin))
         await _try(plugin, canary, _NO_PROJECT, missing)
-        _refuse(missing)
-        if IMasterKeys.providedBy(plugin) and canary.master_key_id != plugin.current_master_key_id():
-            # Otherwise the canary would need a master key for ever that nothing else needs any more.
+        if name not in proven:
+            _refuse(missing)
+        # Otherwise the canary would need a master key for ever that nothing else needs any more.
+        if missing or IMasterKeys.providedBy(plugin) and canary.master_key_id != plugin.current_master_key_id():
             await keks.replace_canary(canary, await _new_canary(plugin))
+            missing.clear()
 
 
 def read_again(plugin: Any, conf: cfg.ConfigOpts) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.python import usage
 
@@ -15,6 +16,7 @@ from barbtx.config import load
 from barbtx.errors import ConfigurationError
 from barbtx.foundation import Foundation
 from barbtx.log import Logged
+from barbtx.signals import before_start
 
 
 class Options(usage.Options):
@@ -37,23 +39,20 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service]) -
     """Read the configuration and make a service, or end the process with one clear line."""
     from twisted.internet import reactor
 
+    before_start()
     # Twisted waits by the time of day: set back by an hour, it would stand still for one.
     reactor.seconds = time.monotonic
-    reactor.callWhenRunning(_stop_on_signals, reactor)
+
+    def read() -> cfg.ConfigOpts:
+        return load(options["config-file"], options["set"])
+
     try:
-        conf = load(options["config-file"], options["set"])
+        conf = read()
         logged = Logged(conf, options.parent or {})
-        make(reactor, Foundation.from_config(reactor, conf)).setServiceParent(logged)
+        make(reactor, Foundation.from_config(reactor, conf, read=read)).setServiceParent(logged)
         return logged
     except ConfigurationError as problem:
         sys.exit(f"barbtx: {problem}")
-
-
-def _stop_on_signals(reactor: Any) -> None:
-    """Being asked to stop is no failure: twistd would end the process by the signal, with a status that says so."""
-    def stop() -> None:
-        if reactor.running:
-            reactor.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: reactor.callFromThread(stop))
+    except Exception as problem:
+        traceback.print_exc()
+        sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {' '.join(str(problem).split())}")

@@ -218,6 +218,10 @@ class Site(TwistedSite):
     def dismiss(self, channel: Channel) -> None:
         self._connections.discard(channel)
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"connections": len(self._connections), "requests": len(self._requests)}
+
     def begin(self, request: Request) -> None:
         self._requests.add(request)
         if self._drained is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -29,6 +30,8 @@ from barbtx.times import Clock
 
 @attrs.frozen
 class Services:
+    """:ivar gauges: what goes on in further parts, for the report to an operator; they enter themselves."""
+
     conf: cfg.ConfigOpts
     reactor: Any
     clock: Clock
@@ -50,6 +53,7 @@ class Services:
     idempotency: IdempotencyRepo = attrs.field(init=False)
     fingerprints: Fingerprints = attrs.field(init=False)
     watch: OrderWatch = attrs.field(init=False)
+    gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
 
     @limits.default
     def _limits(self) -> ObjectLimits:

@@ -27,6 +27,8 @@ from barbtx import activity
 from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
 from barbtx.model.admission import Admission, Full, Lane, Work
 from barbtx.model.database_errors import STALE, UNAVAILABLE, DatabaseProblem, Kind, classify
+from barbtx.model.gate import Gate
+from barbtx.threads import end_pools
 
 T = TypeVar("T")
 
@@ -124,6 +126,7 @@ class Database:
     :ivar threads: all of them; what they work on is for ``admission`` to say.
     :ivar admission: shares the threads among kinds of work. SQLite, which has one writer at a time, is given one write
         at a time, so that writers queue in order instead of fighting for a lock.
+    :ivar gate: who may use the database; everybody, unless a start check has closed it.
     """
 
     reactor: IReactorFromThreads | IReactorTime
@@ -132,6 +135,7 @@ class Database:
     admission: Admission
     timeout: float
     max_retries: int
+    gate: Gate = attrs.field(factory=Gate, init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @classmethod
@@ -152,10 +156,21 @@ class Database:
         """Start the threads; must be called before :meth:`interact`."""
         self.threads.start()
 
-    def stop(self) -> None:
-        """Let the transactions under way end, then close every connection. Blocks for at most their time."""
-        self.threads.stop()
+    def stop(self, seconds: float = 30.0) -> bool:
+        """Let the transactions under way end, then close every connection. It blocks.
+
+        :param seconds: for which it waits, at most.
+        :return: whether all of them have ended; those that have not keep their threads and connections.
+        """
+        ended = end_pools((self.threads,), seconds)
         self.engine.dispose()
+        return ended
+
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
+                "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
+                "connections": self.engine.pool.status()}
 
     def interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False,
                  tables: str = "general") -> Deferred[T]:
@@ -172,6 +187,8 @@ class Database:
         :raises BadRequest: (asynchronously) the database does not take a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
+        if not self.gate.admits():
+            return fail(DatabaseUnavailable(cause="it has not been checked yet"))
         ticket = _Ticket()
         kind = Work.WRITE if write else Work.LIST if listing else Work.READ
         lane = Lane(tables, kind, activity.current().project_id)

@@ -92,11 +92,15 @@ class KEK(Base):
     """A project's key encryption key, wrapped by a crypto plugin.
 
     ``active`` is true or null, never false, so that the unique constraint allows one active key per plugin and any
-    number of retired ones.
+    number of retired ones. ``master_key_id`` is null if the plugin does not name the master keys that it wraps with.
     """
 
     __tablename__ = "kek_data"
-    __table_args__ = (UniqueConstraint("project_id", "plugin_name", "active"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("project_id", "plugin_name", "active"),
+        Index("ix_kek_data_plugin_name_master_key_id", "plugin_name", "master_key_id"),
+        _MYSQL,
+    )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -107,6 +111,26 @@ class KEK(Base):
     bit_length: Mapped[int] = mapped_column(Integer)
     mode: Mapped[str] = mapped_column(String(255))
     plugin_meta: Mapped[str] = mapped_column(Text)
+    master_key_id: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class CryptoCanary(Base):
+    """A wrapped key of no project, one for each crypto plugin: it tells whose master keys this database needs.
+
+    The primary key settles which of several processes that start on an empty database wrote it first.
+    """
+
+    __tablename__ = "crypto_canaries"
+
+    plugin_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    id: Mapped[str] = mapped_column(_Id)
+    kek_label: Mapped[str] = mapped_column(String(255))
+    algorithm: Mapped[str] = mapped_column(String(255))
+    bit_length: Mapped[int] = mapped_column(Integer)
+    mode: Mapped[str] = mapped_column(String(255))
+    plugin_meta: Mapped[str] = mapped_column(Text)
+    master_key_id: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 

@@ -11,7 +11,6 @@ from oslo_config import cfg
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
-from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from barbtx.errors import ConfigurationError, NotSupported
@@ -78,8 +77,12 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
             factory: Callable[[PluginContext], Any] = found[name].load()
             plugin = factory(context)
             verifyObject(interface, plugin)
-        except (ImportError, AttributeError, Invalid) as problem:
-            raise ConfigurationError(f"{group} plugin '{name}' does not load: {problem}") from None
+        except ConfigurationError:
+            raise
+        except Exception as problem:
+            # A plugin is somebody else's code, and each mistake in it another exception.
+            raise ConfigurationError(f"{group} plugin '{name}' does not load: {type(problem).__name__}: "
+                                     f"{' '.join(str(problem).split())}") from None
         plugins.append(plugin)
     return tuple(plugins)
 

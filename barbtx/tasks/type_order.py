@@ -16,6 +16,7 @@ from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.plugin import resources
+from barbtx.plugin.interface.crypto import MasterKeyUnavailable
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
 from barbtx.tasks.base import BaseTask, NoSuchEntity
@@ -54,6 +55,10 @@ class Leases:
     def discard(self, lease: Lease) -> None:
         self._held.pop(lease.token, None)
 
+    def gauges(self) -> dict[str, object]:
+        """Which orders are in hand, for the report to an operator."""
+        return {"count": len(self._held), "orders": " ".join(lease.order.id for lease in self._held.values())}
+
     async def release_all(self) -> None:
         """Let go of all of them, so that others need not wait for the leases to end; the attempts do not count."""
         for lease in list(self._held.values()):
@@ -67,6 +72,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     :ivar lease_seconds: how long an order stays in this worker's hand without a sign of life.
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
+    :ivar missing_key_seconds: wait after an attempt that lacked a master key, which does not count as one: it says
+        something of this worker, not of the order.
     """
 
     orders: OrderRepo
@@ -76,6 +83,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     lease_seconds: float = 30.0
     max_attempts: int = 10
     retry_seconds: float = 5.0
+    missing_key_seconds: float = 30.0
 
     def get_name(self) -> str:
         return "Process TypeOrder"
@@ -107,7 +115,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
                            order_id: str, project_id: str) -> None:
-        if isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
+        if isinstance(exception, MasterKeyUnavailable):
+            await self.orders.retry(lease, "process_type_order", self.missing_key_seconds, counts=False)
+        elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self.orders.retry(lease, "process_type_order", wait)
         else:

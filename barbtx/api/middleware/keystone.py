@@ -122,6 +122,7 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     def build_filter(build: Builder, services: Services) -> KeystoneAuth:
         options = services.conf.keystone_authtoken
         validator = TokenValidator.from_config(services.reactor, services.clock, services.conf)
+        services.gauges["tokens"] = validator.gauges
         uri = options.www_authenticate_uri or options.auth_url
         return KeystoneAuth(
             build(services), validator, f'Keystone uri="{uri}"',

@@ -205,18 +205,20 @@ class OrderRepo:
         return self.database.interact(lambda session: _finish(
             session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255]))
 
-    def retry(self, lease: Lease, method: str, seconds: float) -> Deferred[None]:
+    def retry(self, lease: Lease, method: str, seconds: float, *, counts: bool = True) -> Deferred[None]:
         """Let go of an order and have a task of it run later.
 
         :param method: the task's queue method.
         :param seconds: from now.
+        :param counts: whether this was an attempt, of which an order has only so many.
         :raises LeaseLost: it was not changed.
         """
         retry_at = utcnow(self.clock) + datetime.timedelta(seconds=seconds)
 
         def work(session: Session) -> None:
             released = session.execute(_held(update(_T), lease).values(
-                lease=None, leased_until=None, retry_task=method, retry_at=retry_at))
+                lease=None, leased_until=None, retry_task=method, retry_at=retry_at,
+                retry_count=_T.retry_count - int(not counts)))
             if released.rowcount != 1:
                 raise LeaseLost
 

@@ -1,7 +1,7 @@
 """Envelope encryption in software: payloads under a key of their project, that key under a master key.
 
-Master keys come from the configuration: the first one wraps, all of them unwrap, so that a new one is put in front of
-the old ones. A project key is unwrapped when it is needed and kept in memory for a limited time.
+Master keys come from the configuration: the first one wraps, all of them unwrap. A new one is added behind the old ones in
+every process before it is moved to the front in any. A project key is unwrapped when it is needed and kept in memory for a limited time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from barbtx.plugin.crypto.envelope import (
 )
 from barbtx.plugin.crypto.pairs import PAIR_ALGORITHMS, PAIR_BITS, generate_pair
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys,
+    MasterKeyUnavailable, ResponseDTO, SupportType,
 )
 from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
@@ -68,6 +69,13 @@ def from_config(context: PluginContext) -> SimpleCrypto:
     :raises ConfigurationError: there is no master key, or one is malformed or readable by others.
     """
     options = context.conf.simple_crypto_plugin
+    cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
+    return SimpleCrypto(options.plugin_name, _configured_keys(context.conf), cache, context.in_thread)
+
+
+def _configured_keys(conf: cfg.ConfigOpts) -> tuple[_Key, ...]:
+    """:raises ConfigurationError: see :func:`from_config`."""
+    options = conf.simple_crypto_plugin
     texts = list(options.kek)
     if options.kek_file:
         texts += _read_private(options.kek_file).split()
@@ -75,8 +83,7 @@ def from_config(context: PluginContext) -> SimpleCrypto:
         raise ConfigurationError(
             "[simple_crypto_plugin] has no master key: set kek_file (barbtx-manage simple_crypto gen_mkek makes one)"
         )
-    cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
-    return SimpleCrypto(options.plugin_name, tuple(_master_keys(texts)), cache, context.in_thread)
+    return tuple(_master_keys(texts))
 
 
 def _read_private(path: str) -> str:
@@ -116,7 +123,7 @@ def _master_keys(texts: Iterable[str]) -> Iterable[_MasterKey]:
         yield _MasterKey(hashlib.sha256(b"barbtx master key id\0" + key).digest()[:KEY_ID_BYTES], AESGCM(key), key)
 
 
-@implementer(ICryptoPlugin, IKeyDerivation)
+@implementer(ICryptoPlugin, IKeyDerivation, IMasterKeys)
 @attrs.frozen
 class SimpleCrypto:
     """See the module's text.
@@ -152,7 +159,13 @@ class SimpleCrypto:
         context = (_PROJECT_KEY, kek_meta.id, project_id)
         wrapped = seal(master.cipher, master.id, self.random(KEY_BYTES), context)
         return attrs.evolve(kek_meta, algorithm="aes", bit_length=KEY_BYTES * 8, mode="gcm",
-                            plugin_meta=base64.b64encode(wrapped).decode())
+                            plugin_meta=base64.b64encode(wrapped).decode(), master_key_id=master.id.hex())
+
+    def current_master_key_id(self) -> str:
+        return self.masters[0].id.hex()
+
+    def read_again(self, conf: cfg.ConfigOpts) -> SimpleCrypto:
+        return attrs.evolve(self, masters=_configured_keys(conf))
 
     def check_kek(self, kek_meta: KEKMeta, project_id: str) -> None:
         self._unwrap(kek_meta, project_id)
@@ -203,9 +216,11 @@ class SimpleCrypto:
         except binascii.Error:
             raise DecryptionFailed from None
         wanted = key_id_of(wrapped)
+        if kek_meta.master_key_id not in (None, wanted.hex()):
+            raise DecryptionFailed
         for master in self.masters:
             if master.id == wanted:
                 key = open_sealed(master.cipher, master.id, wrapped, (_PROJECT_KEY, kek_meta.id, project_id),
                                   {VERSION_1: ("barbtx project key", kek_meta.id, project_id)})
                 return _Key(uuid.UUID(kek_meta.id).bytes, AESGCM(key))
-        raise DecryptionFailed
+        raise MasterKeyUnavailable(wanted.hex())

@@ -1,13 +1,13 @@
 """Indexes for the oldest consumers of an object, and for those that a project registered there
 
 Revision ID: 0007
-Revises: 0003
+Revises: 0006
 """
 
 from alembic import op
 
 revision = "0007"
-down_revision = "0003"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

@@ -24,7 +24,7 @@ def refused(plugin: str, *settings: str, files: Iterable[Path] = ()) -> str:
     sets = [part for setting in settings for part in ("--set", setting)]
     configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
     done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets],
-                          capture_output=True, text=True, timeout=30)
+                          capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     return done.stderr + done.stdout
 

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.model.database import Database
+from barbtx.model.database_time import database_time
 from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
@@ -28,8 +29,10 @@ from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
+from barbtx.tasks.leases import Leases
+from barbtx.tasks.patience import Patience
 from barbtx.tasks.project_removal import RemoveProject
-from barbtx.tasks.type_order import BeginTypeOrder, Leases
+from barbtx.tasks.type_order import BeginTypeOrder
 from barbtx.times import Clock, WallClock
 
 log = Logger()
@@ -67,7 +70,7 @@ class Foundation:
         return cls(
             conf, reactor, clock, database,
             SecretRepo(database, clock, quotas["secrets"]),
-            OrderRepo(database, clock, quotas["orders"]),
+            OrderRepo(database, clock, quotas["orders"], database_time),
             ContainerRepo(database, clock, quotas["containers"]),
             QuotaRepo(database, clock, quotas),
             StoreManager.from_config(context, SecretStoreRepo(database, clock)),
@@ -75,9 +78,10 @@ class Foundation:
 
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""
-        queue, leases = self.conf.queue, Leases(self.orders)
-        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
-                                            queue.max_attempts, queue.retry_seconds), leases)
+        queue = self.conf.queue
+        leases, patience = Leases(self.orders, self.reactor, queue.lease_seconds), Patience(self.reactor, queue.outage_seconds)
+        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, leases, patience, queue.max_attempts,
+                                            queue.retry_seconds), leases, patience)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""

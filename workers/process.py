@@ -12,7 +12,7 @@ from barbtx.foundation import Abandon, CheckedStart, DatabaseService, Foundation
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from workers.keystone_notifications import make_notification_consumer
-from workers.orders import make_order_consumer
+from workers.orders import OrderConsumers
 from workers.retry_scheduler import RetryScheduler
 
 
@@ -30,9 +30,9 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
         transport = AMQPTransport.from_config(reactor, conf, refuse)
         transport.setServiceParent(working)
         RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
-        consumer = make_order_consumer(reactor, conf, foundation.tasks(), refuse)
-        Abandon(lambda: consumer.abandoned).setServiceParent(stack)
-        consumer.setServiceParent(working)
+        consumers = OrderConsumers(reactor, conf, foundation.tasks(), refuse)
+        Abandon(lambda: consumers.abandoned).setServiceParent(stack)
+        consumers.setServiceParent(working)
     if conf.keystone_notifications.enable:
         make_notification_consumer(reactor, conf, foundation.remove_project(), refuse).setServiceParent(working)
     DatabaseService(foundation.database).setServiceParent(stack)

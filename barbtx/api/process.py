@@ -36,8 +36,10 @@ def make_api(reactor: Any, foundation: Foundation,
         transport.setServiceParent(serving)
         client = TaskClient(transport)
     else:
-        transport = LocalTransport(foundation.tasks(), conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
-        local = LocalService(reactor, transport, conf.queue.shutdown_seconds)
+        tasks = foundation.tasks()
+        transport = LocalTransport(tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting,
+                                   conf.queue.asymmetric_workers)
+        local = LocalService(reactor, transport, conf.queue.shutdown_seconds, tasks.stop_waiting)
         Abandon(lambda: local.abandoned).setServiceParent(stack)
         local.setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)

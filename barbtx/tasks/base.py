@@ -7,10 +7,26 @@ from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
-from barbtx.errors import BarbtxError, Fault, describe
+from barbtx.errors import BarbtxError, Fault, ServiceUnavailable, describe
 
-class NoSuchEntity(Exception):
-    """What the task is to work on does not exist; the text says what. Whoever sent the task made a mistake."""
+
+class NotBegun(Exception):
+    """The task did nothing, and there is nothing to record that on."""
+
+
+class NoSuchEntity(NotBegun):
+    """What the task is to work on does not exist, or not any more: it may have been deleted."""
+
+
+class OutOfReach(NotBegun):
+    """Something that the task needs to begin is out of reach; it can be run again later."""
+
+
+class Overtaken(Exception):
+    """The entity was deleted, or somebody else took it over, while the task worked on it. What it made is dropped.
+
+    That is an ordinary outcome.
+    """
 
 
 E = TypeVar("E")
@@ -45,34 +61,60 @@ class BaseTask(ABC, Generic[E, R]):
     async def handle_success(self, entity: E, result: R, *args: Any, **kwargs: Any) -> None:
         """Record what the work made."""
 
-    async def process(self, *args: Any, **kwargs: Any) -> R | None:
-        """Run the task; its result, or None if there was nothing to do.
+    def leave(self, entity: E) -> None:
+        """Called when the work on an entity is over, however that went."""
 
+    async def process(self, *args: Any, **kwargs: Any) -> R | None:
+        """Run the task; its result, or None if there was nothing to do or somebody else does it.
+
+        :raises NotBegun: there is nothing to work on, or it cannot be reached.
         :raises Exception: what any step raised; what :meth:`handle_error` raised is only logged.
         """
         name = self.get_name()
         try:
             entity = await self.retrieve_entity(*args, **kwargs)
-        except NoSuchEntity:
+        except NotBegun:
             raise
+        except ServiceUnavailable as problem:
+            raise OutOfReach(problem.description) from None
         except Exception:
             log.failure("{task}: could not retrieve the entity", task=name)
             raise
         if entity is None:
             return None
         try:
+            return await self._work(entity, *args, **kwargs)
+        except Overtaken as problem:
+            log.info("{task}: nothing is recorded: {reason}", task=name, reason=str(problem))
+            return None
+        finally:
+            self.leave(entity)
+
+    async def _work(self, entity: E, *args: Any, **kwargs: Any) -> R:
+        name = self.get_name()
+        try:
             result = await self.handle_processing(entity, *args, **kwargs)
         except Exception as problem:
             fault = describe(problem, name)
-            log.warn("{task}: failed with status {status}: {kind}", task=name, status=fault.status,
-                     kind=type(problem).__name__)
             try:
                 await self.handle_error(entity, fault, problem, *args, **kwargs)
+            except Overtaken:
+                # Most likely the reason why the work failed.
+                raise
+            except ServiceUnavailable as unavailable:
+                log.warn("{task}: could not record the failure: {reason}", task=name, reason=unavailable.description)
             except Exception:
                 log.failure("{task}: could not record the failure", task=name)
+            log.warn("{task}: failed with status {status}: {kind}", task=name, status=fault.status,
+                     kind=type(problem).__name__)
             raise
         try:
             await self.handle_success(entity, result, *args, **kwargs)
+        except Overtaken:
+            raise
+        except ServiceUnavailable as unavailable:
+            log.warn("{task}: could not record the success: {reason}", task=name, reason=unavailable.description)
+            raise
         except Exception:
             log.failure("{task}: could not record the success", task=name)
             raise
@@ -81,11 +123,11 @@ class BaseTask(ABC, Generic[E, R]):
     async def process_and_suppress_exceptions(self, *args: Any, **kwargs: Any) -> R | None:
         """Run the task as :meth:`process` does, but hold back what failed: that is logged and the answer is None.
 
-        :raises NoSuchEntity: there is nothing to record a failure on.
+        :raises NotBegun: there is nothing to record a failure on.
         """
         try:
             return await self.process(*args, **kwargs)
-        except NoSuchEntity:
+        except NotBegun:
             raise
         except BarbtxError as problem:
             if problem.status == 500:

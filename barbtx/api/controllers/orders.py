@@ -19,7 +19,7 @@ from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.api.waiting import preferred_wait
 from barbtx.errors import BarbtxError, MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
-from barbtx.model.records import PENDING, Order, Task
+from barbtx.model.records import PENDING, Order, Task, lane_of
 from barbtx.model.repositories.idempotency import DuplicateKey
 from barbtx.plugin import resources
 from barbtx.queue.transport import Refused
@@ -89,7 +89,8 @@ class OrdersController(Controller):
             if passphrase is not None:
                 await resources.delete_payload(services.stores, passphrase)
             raise
-        sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
+        sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id,
+                                                       lane_of(document["type"]))
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)
         patience = services.task_client.patience

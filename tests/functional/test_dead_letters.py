@@ -15,6 +15,7 @@ from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
 from tests.functional.test_project_removal import logged
+from tests.support.cluster import in_thread
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import BIN, Deployment
 
@@ -39,11 +40,12 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
 
     queue = deployment.settings["queue.topic"]
     order, args = str(uuid.uuid4()), {"project_id": "p", "request_id": None}
+    deleted = encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1")
     poison = {
         b"{": "not JSON", b"\xff": "not JSON", encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
         encode(TaskMessage("process_type_order", args), "barbtx", "1.1"): "an argument is missing",
         encode(TaskMessage("process_type_order", args), "barbtx", "2.0"): "another major version",
-        encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1"): "there is no such order",
+        encode(TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"): "the order's id is no id",
     }
 
     async def nothing(client: object) -> None:
@@ -53,7 +55,7 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     service.startService()
     channel = await (await service.whenConnected(failAfterFailures=1)).new_channel()
     api, worker = deployment.api(), deployment.worker()
-    for body in poison:
+    for body in (deleted, *poison):
         channel.basic_publish(routing_key=queue, content=Content(body))
     # What is in order is processed beside it.
     assert (await api.finished(await api.order()))["status"] == "ACTIVE"
@@ -61,13 +63,13 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     while (await channel.queue_declare(queue=f"{queue}.dead", passive=True)).message_count < len(poison):
         pass
     for _ in range(2):
-        *lines, last = manage(deployment, "queue", "dead-letters")
+        *lines, last = await in_thread(lambda: manage(deployment, "queue", "dead-letters"))
         assert last == "6 dead letters"
         assert {tuple(line.split("\t")[:2]) for line in lines} == {(queue, reason) for reason in poison.values()}
-    assert manage(deployment, "queue", "dead-letters", "--limit", "2")[-1] == "2 dead letters"
-    worker.stop()
-    assert manage(deployment, "queue", "requeue", "--limit", "4")[-1] == "4 dead letters sent again"
-    assert manage(deployment, "queue", "requeue")[-1] == "2 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "dead-letters", "--limit", "2")))[-1] == "2 dead letters"
+    await in_thread(worker.stop)
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue", "--limit", "4")))[-1] == "4 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "2 dead letters sent again"
     assert (await channel.queue_declare(queue=queue, passive=True)).message_count == 6
     again = deployment.worker()
     await logged(again, "a message goes to", len(poison))

@@ -38,6 +38,8 @@ from barbtx.times import Clock, WallClock
 log = Logger()
 
 _CHECK_AGAIN_SECONDS = 2.0
+# As many threads as a reactor has by itself.
+_OTHER_THREADS = 10
 
 
 @attrs.frozen
@@ -79,6 +81,8 @@ class Foundation:
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""
         queue = self.conf.queue
+        # Threads that make key pairs are busy for long; those that everything else uses must not be among them.
+        self.reactor.suggestThreadPoolSize(_OTHER_THREADS + queue.asymmetric_workers)
         leases, patience = Leases(self.orders, self.reactor, queue.lease_seconds), Patience(self.reactor, queue.outage_seconds)
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, leases, patience, queue.max_attempts,
                                             queue.retry_seconds), leases, patience)

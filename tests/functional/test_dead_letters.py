@@ -88,7 +88,7 @@ def test_without_a_broker_the_command_says_so(deployment: Deployment) -> None:
     assert done.returncode == 1 and done.stderr.startswith("barbtx-manage: no broker answers"), done
 
 
-@pytest.mark.parametrize(("settings", "said"), [
+_REFUSALS = [
     ({"transport_url": "rabbit://guest:guest@127.0.0.1:{port}/nowhere"}, "vhost nowhere not found"),
     ({"transport_url": "rabbit://guest:wrong@127.0.0.1:{port}/"}, "refuses the user 'guest' or its password"),
     ({"transport_url": "rabbit://127.0.0.1:1/"}, "nothing listens there"),
@@ -98,23 +98,27 @@ def test_without_a_broker_the_command_says_so(deployment: Deployment) -> None:
     ({"transport_url": "rabbit://broker.invalid/"}, "there is no such host"),
     ({"transport_url": "rabbit://127.0.0.1:{silent}/"}, "within 2.0 seconds"),
     ({"queue.max_length": 7}, "what is declared at the broker is not what the configuration says: 406"),
-], ids=lambda value: str(value)[-40:])
+]
+
+
 def test_the_command_says_in_one_line_why_it_cannot_look(
-        deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL, settings: dict, said: str) -> None:
+        deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL) -> None:
+    manage(deployment, "queue", "dead-letters")
+    begin = time.monotonic()
+    subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
+    start = time.monotonic() - begin
     with socket.create_server(("127.0.0.1", 0)) as silent:
         places = {"port": rabbitmq.port, "database": postgresql.port, "silent": silent.getsockname()[1]}
-        manage(deployment, "queue", "dead-letters")
-        sets = {key: str(value).format(**places) for key, value in {**deployment.settings, **settings}.items()}
-        begin = time.monotonic()
-        subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
-        start = time.monotonic() - begin
-        done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")], "queue",
-                               "dead-letters"], capture_output=True, text=True, timeout=60)
-        # What the interpreter takes to start, on a busy machine, is no part of it.
-        assert time.monotonic() - begin - start < 2 + 3 * start
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
-    assert done.stderr.startswith("barbtx-manage: ") and said.format(**places) in done.stderr, done.stderr
-    assert "wrong" not in done.stderr.replace("wrong version", "")
+        for settings, said in _REFUSALS:
+            sets = {key: str(value).format(**places) for key, value in {**deployment.settings, **settings}.items()}
+            begin = time.monotonic()
+            done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")],
+                                   "queue", "dead-letters"], capture_output=True, text=True, timeout=60)
+            # What the interpreter takes to start, on a busy machine, is no part of it.
+            assert time.monotonic() - begin < 2 + 4 * start + 5, settings
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
+            assert done.stderr.startswith("barbtx-manage: ") and said.format(**places) in done.stderr, done.stderr
+            assert "wrong" not in done.stderr.replace("wrong version", "")
 
 
 @pytest_twisted.ensureDeferred

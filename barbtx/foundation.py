@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 from barbtx import activity
 from barbtx.limits import ObjectLimits
 from barbtx.model.database import Database
+from barbtx.model.database_time import database_time
 from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
@@ -25,9 +26,14 @@ from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
 from barbtx.reload import Reload
+from barbtx.tasks.leases import Leases
+from barbtx.tasks.patience import Patience
 from barbtx.tasks.project_removal import RemoveProject
-from barbtx.tasks.type_order import BeginTypeOrder, Leases
+from barbtx.tasks.type_order import BeginTypeOrder
 from barbtx.times import Clock, WallClock
+
+# As many threads as a reactor has by itself.
+_OTHER_THREADS = 10
 
 
 @attrs.frozen
@@ -63,7 +69,7 @@ class Foundation:
         return cls(
             conf, reactor, clock, database,
             SecretRepo(database, clock, quotas["secrets"], limits),
-            OrderRepo(database, clock, quotas["orders"]),
+            OrderRepo(database, clock, quotas["orders"], database_time),
             ContainerRepo(database, clock, quotas["containers"], limits),
             QuotaRepo(database, clock, quotas),
             StoreManager.from_config(context, SecretStoreRepo(database, clock)),
@@ -72,9 +78,12 @@ class Foundation:
 
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""
-        queue, leases = self.conf.queue, Leases(self.orders)
-        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
-                                            queue.max_attempts, queue.retry_seconds, queue.missing_key_seconds), leases)
+        queue = self.conf.queue
+        # Threads that make key pairs are busy for long; those that everything else uses must not be among them.
+        self.reactor.suggestThreadPoolSize(_OTHER_THREADS + queue.asymmetric_workers)
+        leases, patience = Leases(self.orders, self.reactor, queue.lease_seconds), Patience(self.reactor, queue.outage_seconds)
+        return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, leases, patience, queue.max_attempts,
+                                            queue.retry_seconds, queue.missing_key_seconds), leases, patience)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""

@@ -19,8 +19,8 @@ from barbtx.errors import ServiceUnavailable
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel
-from barbtx.queue.amqp.topology import task_queue_arguments
-from barbtx.queue.transport import BadMessage
+from barbtx.queue.amqp.topology import notifications_dead_queue, task_queue_arguments
+from barbtx.queue.transport import BadMessage, is_text
 from barbtx.tasks.project_removal import RemoveProject
 
 log = Logger()
@@ -49,7 +49,7 @@ class NotificationSource:
 
     @property
     def dead_queue(self) -> str:
-        return f"{self.pool or 'barbtx.notifications'}.dead"
+        return notifications_dead_queue(self.pool)
 
     async def declare(self, channel: Channel) -> None:
         """Declare what is ours, bound to Keystone's exchange, and look whether the rest is there.
@@ -76,7 +76,8 @@ def deleted_project(body: bytes) -> str | None:
     """
     event = _load(body)
     if "oslo.version" in event:
-        major, _, minor = str(event["oslo.version"]).partition(".")
+        version = event["oslo.version"]
+        major, _, minor = version.partition(".") if isinstance(version, str) else ("", "", "")
         if major != "2" or minor not in ("", "0"):
             raise BadMessage("an envelope of another version")
         inner = event.get("oslo.message")
@@ -90,7 +91,11 @@ def deleted_project(body: bytes) -> str | None:
     if len(parts) < 3 or parts[-2:] != ["project", "deleted"] or not isinstance(payload, dict):
         return None
     project_id = payload.get("resource_info")
-    return project_id if isinstance(project_id, str) and project_id else None
+    if not isinstance(project_id, str) or not project_id:
+        return None
+    if not is_text(project_id):
+        raise BadMessage("the project's id cannot be one")
+    return project_id
 
 
 def _load(text: bytes | str) -> Mapping[str, Any]:

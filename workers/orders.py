@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oslo_config import cfg
+from twisted.application.service import MultiService
 
+from barbtx.model.records import ASYMMETRIC, SYMMETRIC
 from barbtx.queue.amqp.connection import Brokers
-from barbtx.queue.amqp.consumer import Consumer
-from barbtx.queue.amqp.topology import Topology
+from barbtx.queue.amqp.consumer import Consumer, SendOn
+from barbtx.queue.amqp.topology import LaneSource, Topology
 from barbtx.queue.server import Tasks
-from barbtx.queue.transport import decode
+from barbtx.queue.transport import NotNow, OtherLane, decode
+from barbtx.tasks.lanes import Lane
 
 
-def make_order_consumer(reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks, refuse: Callable[[str], None]) -> Consumer:
-    """A consumer that runs the task that each message names.
+class OrderConsumers(MultiService):
+    """A consumer for each lane; they stop at the same time.
 
+    :param tasks: what messages are for.
     :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
     """
-    queue = conf.queue
 
-    async def handle(body: bytes) -> None:
-        await tasks.dispatch(decode(body, queue.namespace, queue.version))
+    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks, refuse: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tasks = tasks
+        queue, topology = conf.queue, Topology.from_config(conf)
+        for name, concurrency in ((SYMMETRIC, queue.asynchronous_workers), (ASYMMETRIC, queue.asymmetric_workers)):
+            lane = Lane(name)
+            handle = partial(self._handle, conf, topology, lane)
+            Consumer(reactor, Brokers.from_config(conf), LaneSource(topology, name), handle, queue.heartbeat_seconds,
+                     concurrency, queue.shutdown_seconds, refuse, tasks.give_back,
+                     partial(tasks.serve, lane)).setServiceParent(self)
 
-    return Consumer(reactor, Brokers.from_config(conf), Topology.from_config(conf), handle,
-                    queue.heartbeat_seconds, queue.asynchronous_workers, queue.shutdown_seconds, refuse, tasks.give_back)
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {f"{consumer.source.name} {name}": value for consumer in self for name, value in consumer.gauges().items()}
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether one of them stopped before everything in hand was finished."""
+        return any(consumer.abandoned for consumer in self)
+
+    def stopService(self) -> Any:
+        self._tasks.stop_waiting()
+        return super().stopService()
+
+    async def _handle(self, conf: cfg.ConfigOpts, topology: Topology, lane: Lane, body: bytes) -> None:
+        """Have the task run that a message names, or another one whose turn it is.
+
+        :raises BadMessage: it names none.
+        :raises SendOn: it belongs into another queue, or is to come again later.
+        """
+        message = decode(body, conf.queue.namespace, conf.queue.version)
+        try:
+            await self._tasks.dispatch(message, lane)
+        except OtherLane as other:
+            raise SendOn(topology.queue_of(other.lane), "it is of another lane") from None
+        except NotNow as problem:
+            raise SendOn(topology.queue_of(lane.name), str(problem)) from None

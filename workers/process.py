@@ -14,7 +14,7 @@ from barbtx.queue.client import TaskClient
 from barbtx.report import Report
 from barbtx.signals import Signals
 from workers.keystone_notifications import make_notification_consumer
-from workers.orders import make_order_consumer
+from workers.orders import OrderConsumers
 from workers.retry_scheduler import RetryScheduler
 
 
@@ -35,10 +35,10 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
         transport.setServiceParent(working)
         RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
         tasks = foundation.tasks()
-        consumer = make_order_consumer(reactor, conf, tasks, ending.refuse)
-        ending.without_waiting_if(lambda: consumer.abandoned)
-        gauges |= {"queue": transport.gauges, "orders": consumer.gauges, "leases": tasks.leases.gauges}
-        consumer.setServiceParent(working)
+        consumers = OrderConsumers(reactor, conf, tasks, ending.refuse)
+        ending.without_waiting_if(lambda: consumers.abandoned)
+        gauges |= {"queue": transport.gauges, "orders": consumers.gauges, "leases": tasks.leases.gauges}
+        consumers.setServiceParent(working)
     if conf.keystone_notifications.enable:
         notifications = make_notification_consumer(reactor, conf, foundation.remove_project(), ending.refuse)
         notifications.setServiceParent(working)

@@ -41,6 +41,7 @@ class RetryScheduler(Service):
         self._client = client
         self._jitter = jitter
         self._running: Deferred[None] | None = None
+        self._unsent: set[str] = set()
 
     def startService(self) -> None:
         super().startService()
@@ -60,9 +61,10 @@ class RetryScheduler(Service):
 
     async def _round(self) -> bool:
         """Send what is due; whether there may be more."""
-        if not self._client.ready:
-            return False
         try:
+            await self._put_back()
+            if not self._client.ready:
+                return False
             tasks = await self._orders.take_due(self._conf.batch_size, self._conf.republish_seconds)
         except ServiceUnavailable:
             return False
@@ -79,6 +81,17 @@ class RetryScheduler(Service):
         log.info("order {order_id} is due", order_id=task.order_id)
         self._client.send(task).addErrback(activity.carry(self._refused), task.order_id)
 
+    async def _put_back(self) -> None:
+        """Have what could not be sent become due again, for whichever process can send it."""
+        unsent, self._unsent = self._unsent, set()
+        if unsent:
+            try:
+                await self._orders.make_due(sorted(unsent), 0)
+            except ServiceUnavailable:
+                self._unsent |= unsent
+                raise
+
     def _refused(self, failure: Failure, order_id: str) -> None:
         failure.trap(Refused)
+        self._unsent.add(order_id)
         log.info("order {order_id} could not be sent: {reason}", order_id=order_id, reason=str(failure.value))

@@ -42,8 +42,9 @@ def make_api(reactor: Any, foundation: Foundation,
     else:
         tasks = foundation.tasks()
         gauges["leases"] = tasks.leases.gauges
-        transport = LocalTransport(tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
-        local = LocalService(reactor, transport, conf.queue.shutdown_seconds)
+        transport = LocalTransport(tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting,
+                                   conf.queue.asymmetric_workers)
+        local = LocalService(reactor, transport, conf.queue.shutdown_seconds, tasks.stop_waiting)
         ending.without_waiting_if(lambda: local.abandoned)
         local.setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)

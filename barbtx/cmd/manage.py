@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from alembic import command
 from sqlalchemy import exc
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from txamqp.client import Closed
 
+from barbtx.cmd import queue
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
 from barbtx.model.migration import alembic_config
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
-from barbtx.queue.amqp.connection import Brokers
-from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
-from barbtx.queue.amqp.topology import Topology
+from barbtx.queue.amqp.connection import Unusable
 from barbtx.queue.transport import Refused
 
 
@@ -31,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ConfigurationError, OSError, exc.DBAPIError, Refused, Closed) as problem:
+    except (ConfigurationError, OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
@@ -59,12 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("file", help="where to write it; must not exist")
     generate.set_defaults(run=_generate)
 
-    queue = categories.add_parser("queue", help="the task queue").add_subparsers(required=True, metavar="action")
-    for name, run, help in (("dead-letters", _list_dead_letters, "show messages that could not be processed, oldest first"),
-                            ("requeue", _requeue_dead_letters, "send them to the task queue again")):
-        action = queue.add_parser(name, help=help)
-        action.add_argument("--limit", type=int, default=100, help="how many, at most (default: 100)")
-        action.set_defaults(run=run)
+    queue.add_commands(categories)
 
     policy = categories.add_parser("policy", help="who may do what").add_subparsers(required=True, metavar="action")
     check = policy.add_parser("check", help="name what the rules allow beyond a project or into what is private; "
@@ -84,38 +75,6 @@ def _upgrade(options: argparse.Namespace) -> None:
 
 def _current(options: argparse.Namespace) -> None:
     command.current(_alembic(options))
-
-
-def _list_dead_letters(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.list(options.limit)), "dead letters")
-
-
-def _requeue_dead_letters(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.requeue(options.limit)), "dead letters sent again")
-
-
-def _show(letters: list[DeadLetter], what: str) -> None:
-    for letter in letters:
-        print(f"{letter.queue}\t{letter.reason}\t{letter.body}")
-    print(f"{len(letters)} {what}")
-
-
-def _with_dead_letters(options: argparse.Namespace, use: Callable[[DeadLetters], Any]) -> list[DeadLetter]:
-    """Run the reactor for as long as it takes."""
-    from twisted.internet import reactor
-
-    conf = load(options.config_file, options.set)
-    letters = DeadLetters(reactor, Brokers.from_config(conf), Topology.from_config(conf), conf.queue.heartbeat_seconds)
-    outcome: list[Any] = []
-
-    def begin() -> None:
-        Deferred.fromCoroutine(use(letters)).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
 
 
 def _check_policy(options: argparse.Namespace) -> int:

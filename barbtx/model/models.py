@@ -175,10 +175,15 @@ class OrderRetryTask(Base):
 
     The row is the promise, a queue message only a wake-up. It is made with its order, carries the lease of the worker
     that is at it, and goes when the order reaches a final state. ``retry_at`` is when the scheduler publishes it again
-    if nothing happens before.
+    if nothing happens before. ``waits_in`` is the lane in which it waits for a worker, and NULL while a worker has it or
+    it is put off; ``project_id`` is the order's. ``written_at`` shows whether the clock was set back since.
     """
 
     __tablename__ = "order_retry_tasks"
+    __table_args__ = (
+        Index("ix_order_retry_tasks_waits_in_project_id_created_at", "waits_in", "project_id", "created_at"),
+        _MYSQL,
+    )
 
     order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
     retry_task: Mapped[str] = mapped_column(String(255))
@@ -187,7 +192,10 @@ class OrderRetryTask(Base):
     retry_count: Mapped[int] = mapped_column(Integer)
     lease: Mapped[str | None] = mapped_column(_Id)
     leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
-    created_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    written_at: Mapped[datetime.datetime | None] = mapped_column(_Time, index=True)
+    project_id: Mapped[str | None] = mapped_column(_Id)
+    waits_in: Mapped[str | None] = mapped_column(String(16))
 
 
 class OrderPassphrase(Base):

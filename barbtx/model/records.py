@@ -231,6 +231,15 @@ class Made:
     container: NewContainer | None = None
 
 
+#: The lanes in which orders are processed: what takes milliseconds never waits behind what takes seconds.
+SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
+
+
+def lane_of(order_type: str) -> str:
+    """The lane of a type of orders."""
+    return ASYMMETRIC if order_type == "asymmetric" else SYMMETRIC
+
+
 @attrs.frozen
 class Task:
     """A call of a task method that is due."""
@@ -238,16 +247,23 @@ class Task:
     order_id: str
     method: str
     kwargs: Mapping[str, str | None]
+    lane: str = SYMMETRIC
 
 
 @attrs.frozen
 class Lease:
-    """A worker's claim on an order; ``attempt`` counts from 1."""
+    """A worker's claim on an order; ``attempt`` counts from 1.
+
+    :ivar request_id: of the API request that the order came with.
+    :ivar project_key: internal id of the order's project.
+    """
 
     order: Order
     token: str
     attempt: int
     passphrase: StoredPayload | None = None
+    request_id: str | None = None
+    project_key: str = ""
 
 
 @attrs.frozen

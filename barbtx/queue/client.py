@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
-from barbtx.model.records import Task
+from barbtx.model.records import SYMMETRIC, Task
 from barbtx.queue.transport import ITransport, TaskMessage
 
 
@@ -32,19 +32,21 @@ class TaskClient:
         """Whether a task would be taken now."""
         return self.transport.ready
 
-    def process_type_order(self, order_id: str, project_id: str, request_id: str | None) -> Deferred[None]:
+    def process_type_order(self, order_id: str, project_id: str, request_id: str | None,
+                           lane: str = SYMMETRIC) -> Deferred[None]:
         """Have an order processed.
 
         :param project_id: external id.
         :param request_id: of the API request, for the logs.
+        :param lane: the one of the order's type; see :func:`barbtx.model.records.lane_of`.
         :raises Refused: (asynchronously) the message was not taken.
         """
         return self.send(Task(order_id, "process_type_order",
-                              {"order_id": order_id, "project_id": project_id, "request_id": request_id}))
+                              {"order_id": order_id, "project_id": project_id, "request_id": request_id}, lane))
 
     def send(self, task: Task) -> Deferred[None]:
         """Have a stored task run.
 
         :raises Refused: (asynchronously) the message was not taken.
         """
-        return self.transport.send(TaskMessage(task.method, task.kwargs))
+        return self.transport.send(TaskMessage(task.method, task.kwargs, task.lane))

@@ -9,9 +9,12 @@ from twisted.logger import Logger
 
 from barbtx import activity
 from barbtx.activity import Activity
-from barbtx.queue.transport import BadMessage, TaskMessage
-from barbtx.tasks.base import NoSuchEntity
-from barbtx.tasks.type_order import BeginTypeOrder, Leases
+from barbtx.queue.transport import BadMessage, NotNow, OtherLane, TaskMessage, is_id, is_text
+from barbtx.tasks.base import NoSuchEntity, OutOfReach
+from barbtx.tasks.lanes import Lane
+from barbtx.tasks.leases import Leases
+from barbtx.tasks.patience import Patience
+from barbtx.tasks.type_order import BeginTypeOrder, InOtherLane
 
 log = Logger()
 
@@ -22,40 +25,66 @@ class Tasks:
 
     :ivar begin_type_order: makes the task that works on one order.
     :ivar leases: the orders in hand.
+    :ivar patience: with which the tasks wait for the database.
     """
 
     begin_type_order: Callable[[], BeginTypeOrder]
     leases: Leases
+    patience: Patience
 
     async def process_type_order(self, order_id: str, project_id: str, request_id: str | None = None,
-                                 **_later: object) -> None:
+                                 lane: Lane | None = None) -> None:
         """Make what an order asks for. Never raises for what goes wrong with the order: that is the order's outcome.
 
-        Arguments that a later release adds are left alone.
+        An order that is not there is left alone: it was deleted after the message was sent.
 
-        :raises BadMessage: there is no such order.
+        :param lane: where projects take turns, so that it may be the turn of another order.
+        :raises NotNow: the order could not be taken in hand.
+        :raises OtherLane: it is to be processed in another lane.
         """
-        log.info("processing order {order_id}", order_id=order_id, request_id=request_id)
         try:
-            await self.begin_type_order().process_and_suppress_exceptions(order_id, project_id)
-        except NoSuchEntity as problem:
-            raise BadMessage(str(problem)) from None
-        log.info("processed order {order_id}", order_id=order_id, request_id=request_id)
+            await self.begin_type_order().process_and_suppress_exceptions(order_id, project_id, lane)
+        except NoSuchEntity:
+            log.info("order {order_id} is not there any more", order_id=order_id, request_id=request_id)
+        except InOtherLane as problem:
+            raise OtherLane(problem.lane) from None
+        except OutOfReach as problem:
+            raise NotNow(str(problem)) from None
+
+    async def serve(self, lane: Lane) -> bool:
+        """Process the order whose turn it is in a lane, without having been sent for it; whether there was one."""
+        served = lane.served
+        activity.begin(Activity())
+        try:
+            await self.begin_type_order().process_and_suppress_exceptions(None, None, lane)
+        except OutOfReach:
+            return False
+        return lane.served > served
+
+    def stop_waiting(self) -> None:
+        """Wait no longer for what is out of reach: this process is about to stop."""
+        self.patience.stop()
 
     async def give_back(self) -> None:
         """Let go of the orders in hand: this process will not finish them."""
         await self.leases.release_all()
 
-    async def dispatch(self, message: TaskMessage) -> None:
-        """Run the method that a message names.
+    async def dispatch(self, message: TaskMessage, lane: Lane | None = None) -> None:
+        """Run the method that a message names. Arguments that a later release adds are left alone.
 
         :raises BadMessage: there is none, or its arguments do not fit.
+        :raises NotNow, OtherLane: as :meth:`process_type_order` does.
         """
-        methods = {"process_type_order": (self.process_type_order, ("order_id", "project_id"))}
-        method, required = methods.get(message.method, (None, ()))
-        if method is None:
+        if message.method != "process_type_order":
             raise BadMessage("unknown method")
-        if not all(message.args.get(name) for name in required):
+        order_id, project_id, request_id = (message.args.get(name) for name in ("order_id", "project_id", "request_id"))
+        if not order_id or not project_id:
             raise BadMessage("an argument is missing")
-        activity.begin(Activity(*(message.args.get(name) for name in ("request_id", "order_id", "project_id"))))
-        await method(**message.args)
+        if not is_id(order_id):
+            raise BadMessage("the order's id is no id")
+        if not is_text(project_id):
+            raise BadMessage("the project's id cannot be one")
+        if request_id is not None and not is_text(request_id):
+            raise BadMessage("the request's id cannot be one")
+        activity.begin(Activity(request_id, order_id, project_id))
+        await self.process_type_order(order_id, project_id, request_id, lane)

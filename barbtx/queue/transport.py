@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
+
+from barbtx.model.records import SYMMETRIC
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class Refused(Exception):
@@ -18,15 +23,32 @@ class BadMessage(Exception):
     """The message can never be processed; the text says why, without quoting it."""
 
 
+class NotNow(Exception):
+    """The message cannot be processed now, and nothing was begun: it is to come again."""
+
+
+class OtherLane(Exception):
+    """The message is to be processed in another lane.
+
+    :ivar lane: its name.
+    """
+
+    def __init__(self, lane: str) -> None:
+        super().__init__(lane)
+        self.lane = lane
+
+
 @attrs.frozen
 class TaskMessage:
     """A call of a task method.
 
     :ivar args: keyword arguments; ids only, never anything secret.
+    :ivar lane: in which it is to be processed; how it travels depends on it, what it says does not.
     """
 
     method: str
     args: Mapping[str, str | None]
+    lane: str = attrs.field(default=SYMMETRIC, eq=False)
 
 
 class ITransport(Interface):
@@ -60,7 +82,8 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
         raise BadMessage("not an object")
     if document.get("namespace") != namespace:
         raise BadMessage("another namespace")
-    if str(document.get("version")).partition(".")[0] != version.partition(".")[0]:
+    theirs = document.get("version")
+    if not isinstance(theirs, str) or theirs.partition(".")[0] != version.partition(".")[0]:
         raise BadMessage("another major version")
     method, args = document.get("method"), document.get("args")
     if not isinstance(method, str) or not isinstance(args, dict):
@@ -68,3 +91,16 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
     if not all(value is None or isinstance(value, str) for value in args.values()):
         raise BadMessage("an argument is no text")
     return TaskMessage(method, args)
+
+
+def is_text(value: object, longest: int = 255) -> bool:
+    """Whether a value from outside is a text that every database takes: not empty, without NUL and lone surrogates, of so
+    many characters at most.
+    """
+    return (isinstance(value, str) and 0 < len(value) <= longest
+            and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value))
+
+
+def is_id(value: object) -> bool:
+    """Whether a value from outside is an object's id: a UUID as barbtx writes them."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None

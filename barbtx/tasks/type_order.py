@@ -8,19 +8,22 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from barbtx import activity
 from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
-from barbtx.model.repositories.orders import LeaseLost, OrderRepo
+from barbtx.model.repositories.orders import LeaseLost, OrderRepo, OtherLane
 from barbtx.plugin import resources
 from barbtx.plugin.interface.crypto import MasterKeyUnavailable
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
-from barbtx.tasks.base import BaseTask, NoSuchEntity
+from barbtx.tasks.base import BaseTask, NoSuchEntity, NotBegun, Overtaken
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
+from barbtx.tasks.lanes import Lane
+from barbtx.tasks.leases import Leases
+from barbtx.tasks.patience import Patience
 from barbtx.times import parse_time, whole_second
 
 log = Logger()
@@ -42,34 +45,23 @@ class TooManyAttempts(ServiceUnavailable):
     is_reason = True
 
 
-@attrs.define
-class Leases:
-    """The orders that this process has in hand."""
+class InOtherLane(NotBegun):
+    """The order is to be processed in another lane.
 
-    orders: OrderRepo
-    _held: dict[str, Lease] = attrs.field(factory=dict, init=False)
+    :ivar lane: its name.
+    """
 
-    def add(self, lease: Lease) -> None:
-        self._held[lease.token] = lease
-
-    def discard(self, lease: Lease) -> None:
-        self._held.pop(lease.token, None)
-
-    def gauges(self) -> dict[str, object]:
-        """Which orders are in hand, for the report to an operator."""
-        return {"count": len(self._held), "orders": " ".join(lease.order.id for lease in self._held.values())}
-
-    async def release_all(self) -> None:
-        """Let go of all of them, so that others need not wait for the leases to end; the attempts do not count."""
-        for lease in list(self._held.values()):
-            await self.orders.release(lease)
+    def __init__(self, lane: str) -> None:
+        super().__init__(f"the order is of the lane {lane}")
+        self.lane = lane
 
 
 @attrs.frozen
 class BeginTypeOrder(BaseTask[Lease, Outcome]):
     """See the module's text. Delivered twice, it works once: an order in hand, done or gone is left alone.
 
-    :ivar lease_seconds: how long an order stays in this worker's hand without a sign of life.
+    An outage of the database is outlasted, before an order is taken in hand as well as when its outcome is to be stored.
+
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
     :ivar missing_key_seconds: wait after an attempt that lacked a master key, which does not count as one: it says
@@ -78,9 +70,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     orders: OrderRepo
     stores: StoreManager
-    clock: IReactorTime
     leases: Leases
-    lease_seconds: float = 30.0
+    patience: Patience
     max_attempts: int = 10
     retry_seconds: float = 5.0
     missing_key_seconds: float = 30.0
@@ -88,57 +79,86 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     def get_name(self) -> str:
         return "Process TypeOrder"
 
-    async def retrieve_entity(self, order_id: str, project_id: str) -> Lease | None:
+    async def retrieve_entity(self, order_id: str | None, project_id: str | None, lane: Lane | None = None) -> Lease | None:
+        """Take an order in hand.
+
+        :param order_id: the order that this process was sent for; None to take whatever waits, if the database answers.
+        :param lane: where projects take turns, so that it may be another order; without one it is that order.
+        """
         try:
-            lease = await self.orders.claim(order_id, project_id, self.lease_seconds)
+            if order_id is None:
+                lease = await self._claim(order_id, project_id, lane)
+            else:
+                lease = await self.patience.outlast(lambda: self._claim(order_id, project_id, lane))
         except NotFound:
             raise NoSuchEntity("there is no such order") from None
-        if lease is None:
+        except OtherLane as problem:
+            raise InOtherLane(problem.lane) from None
+        if lease is not None:
+            if lane is not None:
+                lane.took(lease.project_key)
+            activity.note(request_id=lease.request_id, order_id=lease.order.id, project_id=lease.order.project_id)
+            log.info("processing order {order_id}", order_id=lease.order.id)
+            self.leases.hold(lease)
+        elif order_id is not None:
             log.info("order {order_id} is done, or in another worker's hand", order_id=order_id)
         return lease
 
-    async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Outcome:
+    async def _claim(self, order_id: str | None, project_id: str | None, lane: Lane | None) -> Lease | None:
+        if lane is None:
+            return await self.orders.claim(order_id, project_id, self.leases.seconds)
+        return await self.orders.claim_next(lane.name, lane.last, self.leases.seconds, order_id, project_id)
+
+    def leave(self, lease: Lease) -> None:
+        self.leases.let_go(lease)
+
+    async def handle_processing(self, lease: Lease, *_: object) -> Outcome:
         if lease.attempt > self.max_attempts:
             raise TooManyAttempts(f"the order was begun {self.max_attempts} times, and each time the worker died or could "
                                   "not store the outcome; order again")
-        renewal = LoopingCall(self._renew, lease)
-        renewal.clock = self.clock
-        renewing = renewal.start(self.lease_seconds / 3, now=False)
-        self.leases.add(lease)
-        try:
-            return await self._generator(lease.order.type)(lease)
-        finally:
-            if renewal.running:
-                renewal.stop()
-            self.leases.discard(lease)
-            renewing.addErrback(lambda failure: failure.trap(LeaseLost, ServiceUnavailable))
+        return await self._generator(lease.order.type)(lease)
 
-    async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
-                           order_id: str, project_id: str) -> None:
+    async def handle_error(self, lease: Lease, fault: Fault, exception: Exception, *_: object) -> None:
         if isinstance(exception, MasterKeyUnavailable):
-            await self.orders.retry(lease, "process_type_order", self.missing_key_seconds, counts=False)
+            await self._record(lambda: self.orders.retry(lease, "process_type_order", self.missing_key_seconds,
+                                                         counts=False))
         elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
-            await self.orders.retry(lease, "process_type_order", wait)
+            await self._record(lambda: self.orders.retry(lease, "process_type_order", wait))
         else:
-            await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
+            await self._record(lambda: self.orders.fail(lease, str(fault.status), fault.description or fault.title))
             await resources.forget_payloads(self.stores, [lease.passphrase])
 
-    async def handle_success(self, lease: Lease, outcome: Outcome, order_id: str, project_id: str) -> None:
+    async def handle_success(self, lease: Lease, outcome: Outcome, *_: object) -> None:
         follow_on = outcome.follow_on
         payloads = [secret.payload for secret in outcome.made.secrets]
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
             # The next step makes its own.
             await resources.forget_payloads(self.stores, payloads)
-            await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
-        else:
-            async with resources.forgotten_if_refused(self.stores, *payloads):
-                await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
-            # The row of the passphrase is gone with the order's last task; its store may have it still.
-            await resources.forget_payloads(self.stores, [lease.passphrase])
+            await self._record(lambda: self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000))
+            return
+        async with resources.forgotten_if_refused(self.stores, *payloads):
+            await self._record(lambda: self.orders.complete(lease, outcome.made, follow_on.status,
+                                                            follow_on.status_message))
+        log.info("processed order {order_id}", order_id=lease.order.id)
+        # The row of the passphrase is gone with the order's last task; its store may have it still.
+        await resources.forget_payloads(self.stores, [lease.passphrase])
 
-    async def _renew(self, lease: Lease) -> None:
-        await self.orders.renew(lease, self.lease_seconds)
+    async def _record(self, write: Callable[[], Deferred[None]]) -> None:
+        """Store an outcome.
+
+        :raises Overtaken: nothing was stored.
+        :raises ServiceUnavailable: nobody knows whether it was stored; if not, the order is begun again when its lease has
+            ended.
+        """
+        try:
+            await self.patience.outlast(write)
+        except LeaseLost:
+            raise Overtaken("the order was deleted, or another worker took it over") from None
+        except ServiceUnavailable as problem:
+            # The last try may have been refused for certain; one before it may have been committed.
+            problem.outcome_unknown = True
+            raise
 
     def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Outcome]]:
         generators = {"key": self._make_key, "asymmetric": self._make_pair}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,14 @@ import pytest
 import pytest_twisted
 from txamqp.content import Content
 
-from barbtx.queue.amqp.connection import Brokers, client_service
+from barbtx.config import load
+from barbtx.queue.amqp.connection import Brokers, client_service, connect_once
+from barbtx.queue.amqp.copies import dead_letter
+from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
 from tests.functional.test_project_removal import logged
+from tests.support.cluster import in_thread
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import BIN, Deployment
 
@@ -39,11 +45,12 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
 
     queue = deployment.settings["queue.topic"]
     order, args = str(uuid.uuid4()), {"project_id": "p", "request_id": None}
+    deleted = encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1")
     poison = {
         b"{": "not JSON", b"\xff": "not JSON", encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
         encode(TaskMessage("process_type_order", args), "barbtx", "1.1"): "an argument is missing",
         encode(TaskMessage("process_type_order", args), "barbtx", "2.0"): "another major version",
-        encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1"): "there is no such order",
+        encode(TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"): "the order's id is no id",
     }
 
     async def nothing(client: object) -> None:
@@ -53,7 +60,7 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     service.startService()
     channel = await (await service.whenConnected(failAfterFailures=1)).new_channel()
     api, worker = deployment.api(), deployment.worker()
-    for body in poison:
+    for body in (deleted, *poison):
         channel.basic_publish(routing_key=queue, content=Content(body))
     # What is in order is processed beside it.
     assert (await api.finished(await api.order()))["status"] == "ACTIVE"
@@ -61,13 +68,13 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     while (await channel.queue_declare(queue=f"{queue}.dead", passive=True)).message_count < len(poison):
         pass
     for _ in range(2):
-        *lines, last = manage(deployment, "queue", "dead-letters")
+        *lines, last = await in_thread(lambda: manage(deployment, "queue", "dead-letters"))
         assert last == "6 dead letters"
         assert {tuple(line.split("\t")[:2]) for line in lines} == {(queue, reason) for reason in poison.values()}
-    assert manage(deployment, "queue", "dead-letters", "--limit", "2")[-1] == "2 dead letters"
-    worker.stop()
-    assert manage(deployment, "queue", "requeue", "--limit", "4")[-1] == "4 dead letters sent again"
-    assert manage(deployment, "queue", "requeue")[-1] == "2 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "dead-letters", "--limit", "2")))[-1] == "2 dead letters"
+    await in_thread(worker.stop)
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue", "--limit", "4")))[-1] == "4 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "2 dead letters sent again"
     assert (await channel.queue_declare(queue=queue, passive=True)).message_count == 6
     again = deployment.worker()
     await logged(again, "a message goes to", len(poison))
@@ -79,3 +86,65 @@ def test_without_a_broker_the_command_says_so(deployment: Deployment) -> None:
     done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")], "queue",
                            "dead-letters"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("barbtx-manage: no broker answers"), done
+
+
+_REFUSALS = [
+    ({"transport_url": "rabbit://guest:guest@127.0.0.1:{port}/nowhere"}, "vhost nowhere not found"),
+    ({"transport_url": "rabbit://guest:wrong@127.0.0.1:{port}/"}, "refuses the user 'guest' or its password"),
+    ({"transport_url": "rabbit://127.0.0.1:1/"}, "nothing listens there"),
+    ({"transport_url": "rabbit://127.0.0.1:1,127.0.0.1:2/"}, "127.0.0.1:2: nothing listens there"),
+    ({"transport_url": "amqps://guest:guest@127.0.0.1:{port}/"}, "TLS with the broker at 127.0.0.1:{port} fails"),
+    ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it a broker"),
+    ({"transport_url": "rabbit://broker.invalid/"}, "there is no such host"),
+    ({"transport_url": "rabbit://127.0.0.1:{silent}/"}, "within 2.0 seconds"),
+    ({"queue.max_length": 7}, "what is declared at the broker is not what the configuration says: 406"),
+]
+
+
+def test_the_command_says_in_one_line_why_it_cannot_look(
+        deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL) -> None:
+    manage(deployment, "queue", "dead-letters")
+    begin = time.monotonic()
+    subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
+    start = time.monotonic() - begin
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        places = {"port": rabbitmq.port, "database": postgresql.port, "silent": silent.getsockname()[1]}
+        for settings, said in _REFUSALS:
+            sets = {key: str(value).format(**places) for key, value in {**deployment.settings, **settings}.items()}
+            begin = time.monotonic()
+            done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")],
+                                   "queue", "dead-letters"], capture_output=True, text=True, timeout=60)
+            # What the interpreter takes to start, on a busy machine, is no part of it.
+            assert time.monotonic() - begin < 2 + 4 * start + 5, settings
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
+            assert done.stderr.startswith("barbtx-manage: ") and said.format(**places) in done.stderr, done.stderr
+            assert "wrong" not in done.stderr.replace("wrong version", "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_of_notifications_are_shown_beside_those_of_tasks_and_each_goes_back_to_its_queue(
+        deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    from twisted.internet import reactor
+
+    topic, pool = deployment.settings["queue.topic"], unique("pool.")
+    deployment.settings |= {"keystone_notifications.pool_name": pool}
+    client = await connect_once(reactor, Brokers.from_url(rabbitmq.url), "test", 30)
+    channel = await client.new_channel()
+    await Topology.from_config(load([], [f"queue.topic={topic}"])).declare(channel)
+    for queue in (pool, f"{pool}.dead"):
+        await channel.queue_declare(queue=queue, durable=True)
+    odd = Content(b"line\nbreak\t\x1b[31m\xff", properties={"headers": {"x-barbtx-reason": "a\nb\x1b"}})
+    sent = [(topic, f"{topic}.dead"), (f"{topic}.asymmetric", f"{topic}.dead"), (pool, f"{pool}.dead")]
+    for origin, dead in sent:
+        await channel.basic_publish(routing_key=dead, content=dead_letter(Content(origin.encode()), "reason", origin))
+    await channel.basic_publish(routing_key=f"{pool}.dead", content=odd)
+    lines = await in_thread(lambda: manage(deployment, "queue", "dead-letters"))
+    assert lines[-1] == "4 dead letters" and len(lines) == 5
+    assert [line.split("\t")[0] for line in lines[:3]] == [origin for origin, _ in sent]
+    assert lines[3] == "unknown\ta\\nb\\x1b\tline\\nbreak\\t\\x1b[31m\\xff" or lines[3].split("\t")[1] == "a\\nb\\x1b"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "4 dead letters sent again"
+    for queue, count in ((topic, 1), (f"{topic}.asymmetric", 1), (pool, 2)):
+        message = await channel.basic_get(queue=queue, no_ack=True)
+        assert message.method.name == "get-ok" and message.message_count == count - 1
+    client.transport.loseConnection()
+    await client.disconnected.wait()

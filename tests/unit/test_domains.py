@@ -117,7 +117,7 @@ def as_secret(payload: StoredPayload, id: str) -> Secret:
 
 @pytest_twisted.ensureDeferred
 async def test_an_orders_passphrase_and_a_payload_do_not_open_in_each_others_place() -> None:
-    stores = StoreManager((StoreCrypto((CRYPTO,), OneKey(), {}),), (), None)
+    stores = StoreManager((StoreCrypto((CRYPTO,), OneKey(), {}, {}),), (), None)
     passphrase = await resources.keep_passphrase(stores, "id", "p", "open sesame")
     assert await resources.get_passphrase(stores, "id", "p", passphrase) == "open sesame"
     with pytest.raises(DecryptionFailed):

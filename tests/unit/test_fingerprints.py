@@ -36,7 +36,7 @@ def crypto(*keys: str) -> simple_crypto.SimpleCrypto:
 def fingerprints(*keys: str, configured: tuple[str, ...] = ()) -> Fingerprints:
     conf = load()
     conf.set_override("fingerprint_key", list(configured), group="idempotency")
-    return Fingerprints.from_config(conf, StoreManager((StoreCrypto((crypto(*keys),), None, {}),), (), None))
+    return Fingerprints.from_config(conf, StoreManager((StoreCrypto((crypto(*keys),), None, {}, {}),), (), None))
 
 
 def run(coroutine):
@@ -49,7 +49,7 @@ def run(coroutine):
 
 def test_plugins_keep_to_the_interface() -> None:
     assert verifyObject(IKeyDerivation, crypto(OLD))
-    assert verifyObject(IKeyDerivation, StoreCrypto((crypto(OLD),), None, {}))
+    assert verifyObject(IKeyDerivation, StoreCrypto((crypto(OLD),), None, {}, {}))
 
 
 heads = st.lists(st.binary(max_size=4), max_size=3).map(tuple)

@@ -21,7 +21,7 @@ from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.api.waiting import preferred_wait
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
-from barbtx.model.records import PENDING, Created, Order, Task
+from barbtx.model.records import PENDING, Created, Order, Task, lane_of
 from barbtx.plugin import resources
 from barbtx.queue.transport import Refused
 from barbtx.times import utcnow
@@ -86,7 +86,8 @@ class OrdersController(Controller):
             await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id,
                                          task, services.conf.retry_scheduler.first_publish_seconds, passphrase,
                                          call.use(created))
-        sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
+        sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id,
+                                                       lane_of(document["type"]))
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)
         patience = services.task_client.patience

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -16,12 +17,14 @@ from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import (
-    ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
+    ACTIVE, ASYMMETRIC, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task, lane_of,
 )
+from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.containers import insert_container
 from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
+from barbtx.model.repositories.order_tasks import LeaseLost, OtherLane
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.model.repositories.secrets import insert_secret
@@ -37,21 +40,21 @@ _COLUMNS = (
 )
 
 
-# By so much the clocks of different machines may differ.
-_CLOCKS_DIFFER = datetime.timedelta(seconds=60)
-
-
-class LeaseLost(Exception):
-    """The order was deleted, or another worker took it over; nothing was stored."""
-
-
 @attrs.frozen
 class OrderRepo:
-    """:ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited."""
+    """:ivar clock: what orders are stamped with.
+    :ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited.
+    :ivar task_time: the time by which tasks wait and leases end, in a transaction; the clock's if it is None. Processes
+        on different machines must agree on it.
+    """
 
     database: Tables = attrs.field(converter=in_tables("orders"))
     clock: Clock
     quota: int = -1
+    task_time: Callable[[Session], datetime.datetime] | None = None
+
+    def _now(self, session: Session) -> datetime.datetime:
+        return utcnow(self.clock) if self.task_time is None else self.task_time(session)
 
     def create(self, order_id: str, project_id: str, type_: str, meta: str, creator_id: str | None,
                task: Task, retry_after: float, passphrase: StoredPayload | None = None,
@@ -75,10 +78,7 @@ class OrderRepo:
             ))
             if passphrase is not None:
                 session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
-            session.execute(insert(_T).values(
-                order_id=order_id, retry_task=task.method, retry_kwargs=json.dumps(dict(task.kwargs)),
-                retry_at=now + datetime.timedelta(seconds=retry_after), retry_count=0, created_at=now,
-            ))
+            order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
         return self.database.interact(work)
 
@@ -147,19 +147,47 @@ class OrderRepo:
             order = _find(session, order_id, project_id)
             if order is None:
                 raise NotFound("Order not found.")
-            now = utcnow(self.clock)
-            until = now + datetime.timedelta(seconds=seconds)
-            # No lease ends so much later than now, unless the clock was set back since it was given.
-            never = until + datetime.timedelta(seconds=seconds) + _CLOCKS_DIFFER
-            free = or_(_T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > never)
-            claimed = session.execute(
-                update(_T).where(_T.order_id == order_id, free)
-                .values(lease=token, leased_until=until, retry_at=until, retry_count=_T.retry_count + 1)
-            )
-            if claimed.rowcount != 1:
-                return None
-            attempt = session.scalar(select(_T.retry_count).where(_T.order_id == order_id))
-            return Lease(order, token, attempt, find_passphrase(session, order_id))
+            return _taken(session, order_id, token, self._now(session), seconds)
+
+        return self.database.interact(work)
+
+    def claim_next(self, lane: str, after: str, seconds: float, order_id: str | None = None,
+                   project_id: str | None = None) -> Deferred[Lease | None]:
+        """Take the order in hand whose turn it is, or none if nothing waits.
+
+        The projects that have orders waiting in a lane take turns, so that none of them waits for all orders of another.
+        Whoever was sent for an order takes one such order for it, so that all are taken in the end; but an order that
+        does not wait for its turn (it is tried again before its time, or its row is of the release before) is taken
+        itself.
+
+        :param after: internal id of the project whose turn it was last.
+        :param seconds: for how long the claim holds unless it is renewed.
+        :param order_id: the order that the caller was sent for, if it was sent.
+        :param project_id: external id.
+        :raises OtherLane: that order is to be done in another lane.
+        :raises NotFound: there is no such order, and nothing waits.
+        """
+        token = str(uuid.uuid4())
+
+        def work(session: Session) -> Lease | None:
+            now = self._now(session)
+            named = None
+            if order_id is not None:
+                named = session.execute(
+                    select(_O.type, _T.order_id, _T.waits_in).join(models.Project, models.Project.id == _O.project_id)
+                    .outerjoin(_T, _T.order_id == _O.id)
+                    .where(_O.id == order_id, models.Project.external_id == project_id)).first()
+            if named is not None and named.order_id is not None:
+                if lane_of(named.type) != lane:
+                    raise OtherLane(lane_of(named.type))
+                if named.waits_in is None and (lease := _taken(session, order_id, token, now, seconds)):
+                    return lease
+            while (waiting := order_tasks.next_waiting(session, lane, after, now, seconds)) is not None:
+                if lease := _taken(session, waiting, token, now, seconds):
+                    return lease
+            if order_id is not None and named is None:
+                raise NotFound("Order not found.")
+            return None
 
         return self.database.interact(work)
 
@@ -168,17 +196,13 @@ class OrderRepo:
 
         :raises LeaseLost: it is in another's hand now, or gone.
         """
-        until = utcnow(self.clock) + datetime.timedelta(seconds=seconds)
-
-        def work(session: Session) -> None:
-            renewed = session.execute(_held(update(_T), lease).values(leased_until=until, retry_at=until))
-            if renewed.rowcount != 1:
-                raise LeaseLost
-
-        return self.database.interact(work)
+        return self.database.interact(
+            lambda session: order_tasks.renew(session, lease, self._now(session), seconds))
 
     def complete(self, lease: Lease, made: Made, sub_status: str, sub_status_message: str) -> Deferred[None]:
         """Store what an order made and turn it ACTIVE, in one transaction.
+
+        It may be repeated if its outcome is unknown: what was stored already stays as it is.
 
         :raises LeaseLost: nothing was stored.
         """
@@ -187,8 +211,13 @@ class OrderRepo:
         def work(session: Session) -> None:
             shown = ({"container_id": made.container.id} if made.container
                      else {"secret_id": made.secrets[0].id})
-            _finish(session, lease, now, status=ACTIVE, sub_status=sub_status[:36],
-                    sub_status_message=sub_status_message[:255], **shown)
+            try:
+                _finish(session, lease, now, status=ACTIVE, sub_status=sub_status[:36],
+                        sub_status_message=sub_status_message[:255], **shown)
+            except LeaseLost:
+                if session.scalar(select(models.Secret.id).where(models.Secret.id == made.secrets[0].id)) is None:
+                    raise
+                return
             for secret in made.secrets:
                 insert_secret(session, secret, now)
             if made.container:
@@ -197,41 +226,42 @@ class OrderRepo:
         return self.database.interact(work)
 
     def fail(self, lease: Lease, status_code: str, reason: str) -> Deferred[None]:
-        """Turn an order to ERROR.
+        """Turn an order to ERROR. It may be repeated if its outcome is unknown.
 
-        :raises LeaseLost: it was not changed.
+        :raises LeaseLost: it was not changed, and is not ERROR.
         """
         now = utcnow(self.clock)
-        return self.database.interact(lambda session: _finish(
-            session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255]))
+
+        def work(session: Session) -> None:
+            try:
+                _finish(session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255])
+            except LeaseLost:
+                if session.scalar(select(_O.status).where(_O.id == lease.order.id)) != ERROR:
+                    raise
+
+        return self.database.interact(work)
 
     def retry(self, lease: Lease, method: str, seconds: float, *, counts: bool = True) -> Deferred[None]:
         """Let go of an order and have a task of it run later.
 
         :param method: the task's queue method.
-        :param seconds: from now.
+        :param seconds: from now; an hour at most.
         :param counts: whether this was an attempt, of which an order has only so many.
         :raises LeaseLost: it was not changed.
         """
-        retry_at = utcnow(self.clock) + datetime.timedelta(seconds=seconds)
-
-        def work(session: Session) -> None:
-            released = session.execute(_held(update(_T), lease).values(
-                lease=None, leased_until=None, retry_task=method, retry_at=retry_at,
-                retry_count=_T.retry_count - int(not counts)))
-            if released.rowcount != 1:
-                raise LeaseLost
-
-        return self.database.interact(work)
+        return self.database.interact(
+            lambda session: order_tasks.put_off(session, lease, method, self._now(session), seconds, counts))
 
     def release(self, lease: Lease) -> Deferred[None]:
         """Let go of an order that was not worked on to the end through no fault of its own; it is due at once.
 
         The attempt does not count. A lease that was lost already is left alone.
         """
-        now = utcnow(self.clock)
-        return self.database.interact(lambda session: session.execute(_held(update(_T), lease).values(
-            lease=None, leased_until=None, retry_at=now, retry_count=_T.retry_count - 1)) and None)
+        def work(session: Session) -> None:
+            with contextlib.suppress(LeaseLost):
+                order_tasks.release(session, lease, self._now(session))
+
+        return self.database.interact(work)
 
     def take_due(self, limit: int, republish_after: float) -> Deferred[list[Task]]:
         """The tasks that are due, oldest first, each for one caller only; they are due again later.
@@ -241,21 +271,16 @@ class OrderRepo:
 
         :param republish_after: seconds until it is due again, at least.
         """
-        def work(session: Session) -> list[Task]:
-            now = utcnow(self.clock)
-            rows = session.execute(
-                select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at)
-                # What was made later than now was made before the clock was set back, and would wait for too long.
-                .where(or_(_T.retry_at <= now, _T.created_at > now + _CLOCKS_DIFFER))
-                .order_by(_T.retry_at).limit(limit).with_for_update(skip_locked=True)
-            ).all()
-            for order_id, _, _, created in rows:
-                wait = min(max(republish_after, (now - created).total_seconds()), max(republish_after, 3600.0))
-                session.execute(update(_T).where(_T.order_id == order_id)
-                                .values(retry_at=now + datetime.timedelta(seconds=wait)))
-            return [Task(order_id, method, json.loads(kwargs)) for order_id, method, kwargs, _ in rows]
+        return self.database.interact(
+            lambda session: order_tasks.take_due(session, self._now(session), limit, republish_after))
 
-        return self.database.interact(work)
+    def make_due(self, ids: Sequence[str], seconds: float) -> Deferred[None]:
+        """Have tasks that were taken as due, but could not be published, become due again.
+
+        :param seconds: from now.
+        """
+        return self.database.interact(
+            lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
 
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
@@ -296,12 +321,16 @@ def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
     return StoredPayload(plugin, "text/plain", json.loads(metadata), datum)
 
 
-def _held(statement, lease: Lease):
-    return statement.where(_T.order_id == lease.order.id, _T.lease == lease.token)
+def _taken(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> Lease | None:
+    """The lease on an order, or None if it is done or in another's hand."""
+    if not order_tasks.take(session, order_id, token, now, seconds):
+        return None
+    order = Order(*session.execute(_select().where(_O.id == order_id)).one())
+    passphrase = find_passphrase(session, order_id) if lane_of(order.type) == ASYMMETRIC else None
+    return order_tasks.read_lease(session, order, token, passphrase)
 
 
 def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: object) -> None:
-    if session.execute(_held(delete(_T), lease)).rowcount != 1:
-        raise LeaseLost
+    order_tasks.finish(session, lease)
     session.execute(delete(_P).where(_P.order_id == lease.order.id))
     session.execute(update(_O).where(_O.id == lease.order.id).values(updated_at=now, **columns))

@@ -17,8 +17,18 @@ _FIXED = {
 }
 
 
+# Tables and arrays in each other; the interpreter's own limit depends on who calls.
+_DEEPEST = 64
+
+
 class Codec(TxCodec):
-    """Texts are counted in bytes, not in characters; ``longstr`` stays bytes; short reads are errors."""
+    """Texts are counted in bytes, not in characters; ``longstr`` stays bytes; short reads are errors.
+
+    A short text that is not UTF-8 comes back byte for byte: what cannot be decoded becomes lone surrogates, and those
+    become bytes again.
+    """
+
+    _depth = 0
 
     def read(self, n: int) -> bytes:
         data = self.stream.read(n)
@@ -30,30 +40,38 @@ class Codec(TxCodec):
         return data
 
     def enc_str(self, fmt: str, s: str | bytes) -> None:
-        data = s.encode() if isinstance(s, str) else s
+        data = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else s
         self.pack(fmt, len(data))
         self.write(data)
 
     def decode_shortstr(self) -> str:
-        return self.dec_bytes("!B").decode("utf-8", "backslashreplace")
+        return self.dec_bytes("!B").decode("utf-8", "surrogateescape")
 
     def decode_longstr(self) -> bytes:
         return self.dec_bytes("!L")
 
     def encode_table(self, tbl: Mapping[str, object]) -> None:
-        inner = type(self)(BytesIO())
+        inner = self._nested()
         for key, value in tbl.items():
             inner.encode_shortstr(key)
             inner._encode_field(value)
         self._encode_nested(inner)
 
     def decode_table(self) -> dict[str, object]:
-        inner = type(self)(BytesIO(self.decode_longstr()))
+        inner = self._nested(self.decode_longstr())
         result = {}
         while inner._left():
             key = inner.decode_shortstr()
             result[key] = inner._decode_field()
         return result
+
+    def _nested(self, data: bytes = b"") -> Codec:
+        """:raises ValueError: it would be nested too deeply."""
+        inner = type(self)(BytesIO(data))
+        inner._depth = self._depth + 1
+        if inner._depth > _DEEPEST:
+            raise ValueError("nested too deeply")
+        return inner
 
     def _encode_nested(self, inner: Codec) -> None:
         inner.flush()
@@ -77,7 +95,7 @@ class Codec(TxCodec):
             self.encode_table(value)
         elif isinstance(value, (list, tuple)):
             self.write(b"A")
-            inner = type(self)(BytesIO())
+            inner = self._nested()
             for item in value:
                 inner._encode_field(item)
             self._encode_nested(inner)
@@ -103,7 +121,7 @@ class Codec(TxCodec):
         if kind == b"F":
             return self.decode_table()
         if kind == b"A":
-            inner = type(self)(BytesIO(self.decode_longstr()))
+            inner = self._nested(self.decode_longstr())
             items = []
             while inner._left():
                 items.append(inner._decode_field())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
+from txamqp.client import Closed
 from txamqp.content import Content
 from txamqp.message import Message
 
@@ -54,11 +55,13 @@ class Confirms:
         if self._lost:
             return fail(Refused("the connection is lost"))
         tag = self._next_tag
+        content.properties["message-id"] = str(tag)
+        self.channel.basic_publish(routing_key=queue, mandatory=True, content=content).addErrback(
+            lambda failure: failure.trap(Closed))
+        # Only what was sent is counted by the broker.
         self._next_tag += 1
         confirmed: Deferred[None] = Deferred()
         self._waiting[tag] = confirmed
-        content.properties["message-id"] = str(tag)
-        self.channel.basic_publish(routing_key=queue, mandatory=True, content=content)
         return confirmed
 
     def lost(self) -> None:

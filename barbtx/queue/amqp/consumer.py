@@ -13,22 +13,30 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txamqp.client import Closed
-from txamqp.content import Content
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.amqp.protocol import Channel, Client
+from barbtx.queue.amqp.copies import copy_of, dead_letter
+from barbtx.queue.amqp.protocol import MAX_BODY, Channel, Client
 from barbtx.queue.transport import BadMessage, Refused
 
 log = Logger()
 
-#: Headers of a dead letter: why it is one, and where it came from.
-REASON, ORIGIN = "x-barbtx-reason", "x-barbtx-queue"
-
 _TAG = "barbtx"
-# Seconds for which a message is kept that can neither be handled nor buried, so that it does not go round in circles.
+# Seconds for which a message is kept that can neither be handled nor sent on, so that it does not go round in circles.
 _BEFORE_ANOTHER_TRY = 1.0
+
+
+class SendOn(Exception):
+    """The message is to go to the end of a queue, the same one or another.
+
+    :ivar queue: its name.
+    """
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(reason)
+        self.queue = queue
 
 
 class Source(Protocol):
@@ -48,16 +56,34 @@ class Source(Protocol):
 
 
 @attrs.define(eq=False)
+class _Session:
+    """A connection, its channel and the confirms on it: what was delivered there can be answered there only."""
+
+    client: Client
+    channel: Channel
+    confirms: Confirms
+
+    def lose(self) -> None:
+        """Give up the connection; the broker delivers again what was not answered."""
+        self.confirms.lost()
+        if self.client.transport is not None:
+            self.client.transport.loseConnection()
+
+
+@attrs.define(eq=False)
 class Consumer(Service):
     """Has messages handled, so many at a time, and acknowledges each when that has ended.
 
     :ivar handle: handles the body of a message; what it raises decides what becomes of the message: a
-        :class:`BadMessage` makes it a dead letter, anything else sends it back to the queue.
+        :class:`BadMessage` makes it a dead letter, a :class:`SendOn` sends a copy to the end of a queue, anything else
+        sends it back to its own queue.
     :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
     :ivar refuse: as in :func:`client_service`.
     :ivar give_back: called when that time is over, to let go of what was in hand.
-    :ivar abandoned: whether it came to that.
+    :ivar serve: called when the last message in hand is done and the queue is empty; does something that no message came
+        for, and says whether there was anything.
+    :ivar abandoned: whether what was in hand was not finished in time.
     """
 
     reactor: Any
@@ -69,12 +95,13 @@ class Consumer(Service):
     grace: float
     refuse: Callable[[str], None] | None = None
     give_back: Callable[[], Awaitable[None]] | None = None
+    serve: Callable[[], Awaitable[bool]] | None = None
     abandoned: bool = attrs.field(default=False, init=False)
     _connection: ClientService | None = attrs.field(default=None, init=False)
-    _channel: Channel | None = attrs.field(default=None, init=False)
-    _confirms: Confirms | None = attrs.field(default=None, init=False)
+    _session: _Session | None = attrs.field(default=None, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
     _in_hand: int = attrs.field(default=0, init=False)
+    _serving: bool = attrs.field(default=False, init=False)
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startService(self) -> None:
@@ -93,9 +120,9 @@ class Consumer(Service):
 
     async def _stop(self) -> None:
         self._stopping = True
-        if self._channel is not None:
-            self._channel.basic_cancel(consumer_tag=_TAG, nowait=True)
-        if self._in_hand:
+        if self._session is not None:
+            self._session.channel.basic_cancel(consumer_tag=_TAG, nowait=True)
+        if self._in_hand or self._serving:
             self._idle = Deferred()
             self.abandoned = await self._idle.addTimeout(self.grace, self.reactor, lambda *_: True) or False
         if self.abandoned:
@@ -108,35 +135,42 @@ class Consumer(Service):
         channel = await client.new_channel()
         await self.source.declare(channel)
         await channel.basic_qos(prefetch_count=self.concurrency)
-        self._confirms = await Confirms.on(channel)
-        channel.on_deliver = lambda message: self._take(channel, message)
+        session = _Session(client, channel, await Confirms.on(channel))
+        channel.on_deliver = lambda message: self._take(session, message)
         # The broker ends a consumer when its queue goes; a new connection declares the queue again.
-        channel.on_cancel = lambda message: client.transport.loseConnection()
-        channel.on_closed = lambda reason: self._lost(client)
+        channel.on_cancel = lambda message: session.lose()
+        channel.on_closed = lambda reason: self._lost(session)
         await channel.basic_consume(queue=self.source.queue, consumer_tag=_TAG)
-        self._channel = channel
+        self._session = session
         log.info("taking {name} from {queue}", name=self.source.name, queue=self.source.queue)
 
-    def _lost(self, client: Client) -> None:
-        self._channel = None
-        self._confirms.lost()
-        if client.transport is not None:
-            client.transport.loseConnection()
+    def _lost(self, session: _Session) -> None:
+        if self._session is session:
+            self._session = None
+        session.lose()
 
-    def _take(self, channel: Channel, message: Message) -> None:
+    def _take(self, session: _Session, message: Message) -> None:
         if self._stopping:
-            channel.basic_nack(delivery_tag=message.delivery_tag, requeue=True)
+            session.channel.basic_nack(delivery_tag=message.delivery_tag, requeue=True)
             return
         self._in_hand += 1
-        Deferred.fromCoroutine(self._run(channel, self._confirms, message)).addBoth(self._ended)
+        Deferred.fromCoroutine(self._run(session, message)).addBoth(self._ended, session)
 
-    async def _run(self, channel: Channel, confirms: Confirms, message: Message) -> None:
-        tag = message.delivery_tag
+    async def _run(self, session: _Session, message: Message) -> None:
+        channel, tag, content = session.channel, message.delivery_tag, message.content
         try:
             try:
-                await self.handle(message.content.body)
+                if content.missing:
+                    raise BadMessage(f"the body is longer than {MAX_BODY} bytes; what is beyond is not kept")
+                await self.handle(content.body)
             except BadMessage as problem:
-                await self._bury(confirms, message.content, str(problem))
+                log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name,
+                          queue=self.source.dead_queue, reason=str(problem))
+                await session.confirms.publish(self.source.dead_queue, dead_letter(content, str(problem), self.source.queue))
+            except SendOn as wanted:
+                log.info("{name}: a message goes to the end of {queue}: {reason}", name=self.source.name,
+                         queue=wanted.queue, reason=str(wanted))
+                await session.confirms.publish(wanted.queue, copy_of(content))
             except Exception:
                 log.failure("{name}: handling a message failed; it goes back to the queue", name=self.source.name)
                 await channel.basic_reject(delivery_tag=tag, requeue=True)
@@ -145,29 +179,33 @@ class Consumer(Service):
         except Closed:
             log.info("the connection was lost before a message was acknowledged; it will be delivered again")
         except Refused as problem:
-            log.warn("a message could not become a dead letter and goes back to the queue: {reason}",
-                     reason=str(problem))
+            log.warn("a message could not be sent on and goes back to the queue: {reason}", reason=str(problem))
             await deferLater(self.reactor, _BEFORE_ANOTHER_TRY, lambda: None)
-            await channel.basic_nack(delivery_tag=tag, requeue=True)
+            if not channel.closed:
+                await channel.basic_nack(delivery_tag=tag, requeue=True)
 
-    async def _bury(self, confirms: Confirms, content: Content, reason: str) -> None:
-        """Make a message a dead letter: a copy with the reason, which is safe before the original is acknowledged.
-
-        :raises Refused: the broker did not take the copy.
-        """
-        log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name, queue=self.source.dead_queue,
-                  reason=reason)
-        headers = {**(content.properties.get("headers") or {}), REASON: reason, ORIGIN: self.source.queue}
-        kept = {name: value for name, value in content.properties.items() if name not in ("expiration", "user-id")}
-        await confirms.publish(self.source.dead_queue, Content(content.body, properties={
-            **kept, "delivery-mode": 2, "headers": headers}))
-
-    def _ended(self, outcome: object) -> None:
+    def _ended(self, outcome: object, session: _Session) -> None:
         if isinstance(outcome, Failure):
             log.failure("{name}: a message was lost sight of; the broker has it still", failure=outcome,
                         name=self.source.name)
             # Only a new connection gets it back.
-            self._channel and self._channel.client.transport.loseConnection()
+            session.lose()
         self._in_hand -= 1
-        if self._idle is not None and not self._in_hand and not self._idle.called:
+        if not self._in_hand and self.serve is not None and not self._serving and not self._stopping:
+            self._serving = True
+            Deferred.fromCoroutine(self._serve()).addBoth(self._served)
+        self._tell_if_idle()
+
+    async def _serve(self) -> None:
+        while not self._stopping and not self._in_hand and await self.serve():
+            pass
+
+    def _served(self, outcome: object) -> None:
+        if isinstance(outcome, Failure):
+            log.failure("{name}: looking for what no message came for failed", failure=outcome, name=self.source.name)
+        self._serving = False
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and not (self._in_hand or self._serving or self._idle.called):
             self._idle.callback(None)

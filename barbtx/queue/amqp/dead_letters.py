@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from oslo_config import cfg
 from twisted.internet.defer import Deferred
-from txamqp.content import Content
+from txamqp.client import ChannelClosed
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
-from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.amqp.consumer import ORIGIN, REASON
+from barbtx.queue.amqp.connection import Brokers, Unusable, connect_once
+from barbtx.queue.amqp.copies import ORIGIN, REASON, copy_of, headers_of
 from barbtx.queue.amqp.protocol import Channel, Client
-from barbtx.queue.amqp.topology import Topology
-from barbtx.queue.transport import Refused
+from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
+
+_NOT_FOUND, _PRECONDITION_FAILED = "404", "406"
+# Seconds in which it must be clear whether there is a broker to ask.
+_PATIENCE = 2.0
+_SHOWN = 1000
 
 
 @attrs.frozen
 class DeadLetter:
     """:ivar queue: where it came from.
-    :ivar body: what it says, as far as it is text; it holds ids, never anything secret.
+    :ivar body: the beginning of what it says, in one line; it holds ids, never anything secret.
     """
 
     reason: str
@@ -31,86 +36,111 @@ class DeadLetter:
 
 @attrs.frozen
 class DeadLetters:
-    """:ivar patience: seconds for which a broker may be silent."""
+    """The dead letters of a deployment: of its tasks and of Keystone's notifications.
+
+    :ivar patience: seconds for which a broker that has answered may be silent.
+    """
 
     reactor: Any
     brokers: Brokers
     topology: Topology
+    queues: tuple[DeadLetterQueue, ...]
     patience: float
 
-    async def list(self, limit: int) -> list[DeadLetter]:
-        """The oldest dead letters, which stay where they are.
+    @classmethod
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> DeadLetters:
+        """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
+        return cls(reactor, Brokers.from_config(conf), Topology.from_config(conf), dead_letter_queues(conf),
+                   conf.queue.heartbeat_seconds)
 
-        :raises Refused, Closed: the broker cannot be asked.
+    async def list(self, limit: int) -> Sequence[DeadLetter]:
+        """The oldest dead letters of each queue, so many in all at most, which stay where they are.
+
+        :raises Unusable: the broker cannot be asked.
         """
-        return await self._each(limit, None)
+        return await self._each(limit, False)
 
-    async def requeue(self, limit: int) -> list[DeadLetter]:
-        """Send the oldest dead letters to the task queue again; those that were sent.
+    async def requeue(self, limit: int) -> Sequence[DeadLetter]:
+        """Send the oldest dead letters to the queues that they came from; those that were sent.
 
-        Each leaves the dead letters only when the broker has it safe in the task queue.
+        Each leaves the dead letters only when the broker has it safe in its queue. One that is not whole stays.
 
-        :raises Refused: the task queue did not take one; it stays, with those after it.
+        :raises Unusable: the broker cannot be asked.
+        :raises Refused: a queue did not take one; it stays, with those after it.
         """
-        return await self._each(limit, self.topology.queue)
+        return await self._each(limit, True)
 
-    async def _each(self, limit: int, target: str | None) -> list[DeadLetter]:
-        opened: Deferred[Channel] = Deferred()
-
-        async def prepare(client: Client) -> None:
-            channel = await client.new_channel()
-            await self.topology.declare(channel)
-            if not opened.called:
-                opened.callback(channel)
-
-        service = client_service(self.reactor, self.brokers, "barbtx-manage", self.patience, prepare)
-        service.startService()
+    async def _each(self, limit: int, again: bool) -> Sequence[DeadLetter]:
+        client = await connect_once(self.reactor, self.brokers, "barbtx-manage", _PATIENCE)
         try:
-            channel = await opened.addTimeout(self.patience, self.reactor, _no_broker)
-            return await self._walk(channel, limit, target)
+            await self._ask(self.topology.declare(await client.new_channel()))
+            letters: list[DeadLetter] = []
+            for queue in self.queues:
+                letters += await self._of(client, queue, limit - len(letters), again)
+            return letters
+        except ChannelClosed as problem:
+            if str(problem).startswith(_PRECONDITION_FAILED):
+                raise Unusable(f"what is declared at the broker is not what the configuration says: {problem}") from None
+            raise Unusable(f"the broker does not allow it: {problem}") from None
         finally:
-            await service.stopService()
+            client.transport.loseConnection()
+            await client.disconnected.wait()
 
-    async def _walk(self, channel: Channel, limit: int, target: str | None) -> list[DeadLetter]:
+    async def _ask(self, call: Any) -> Any:
+        """Wait for an answer, for so long that a slow broker can give it."""
+        def too_late(*_: object) -> None:
+            raise Unusable("the broker does not answer any more")
+
+        return await Deferred.fromCoroutine(call).addTimeout(max(self.patience, _PATIENCE), self.reactor, too_late)
+
+    async def _of(self, client: Client, queue: DeadLetterQueue, limit: int, again: bool) -> Sequence[DeadLetter]:
+        channel = await client.new_channel()
+        try:
+            there = (await channel.queue_declare(queue=queue.name, passive=True)).message_count
+        except ChannelClosed as problem:
+            if queue.required or not str(problem).startswith(_NOT_FOUND):
+                raise
+            return ()
         confirms = await Confirms.on(channel)
         channel.on_closed = lambda reason: confirms.lost()
-        queue = self.topology.dead_queue
-        there = (await channel.queue_declare(queue=queue, passive=True)).message_count
         letters, held = [], []
         for _ in range(min(limit, there)):
-            message = await channel.basic_get(queue=queue)
+            message = await channel.basic_get(queue=queue.name)
             if message.method.name != "get-ok":
                 break
-            letters.append(_read(message))
-            if target is None:
+            letter = _read(message)
+            if again and not message.content.missing:
+                target = letter.queue if letter.queue in queue.origins else queue.origins[0]
+                await confirms.publish(target, copy_of(message.content))
+                await channel.basic_ack(delivery_tag=message.delivery_tag)
+            else:
                 held.append(message.delivery_tag)
-                continue
-            content = message.content
-            headers = {name: value for name, value in _headers(message).items()
-                       if name not in (REASON, ORIGIN) and not name.startswith("x-death") and name != "x-delivery-count"}
-            await confirms.publish(target, Content(content.body, properties={
-                **content.properties, "delivery-mode": 2, "headers": headers}))
-            await channel.basic_ack(delivery_tag=message.delivery_tag)
-        for tag in held:
-            await channel.basic_nack(delivery_tag=tag, requeue=True)
-        # A round trip, so that nothing is still under way when the connection ends.
-        await channel.queue_declare(queue=queue, passive=True)
+            if not again or not message.content.missing:
+                letters.append(letter)
+        await _put_back(channel, queue, held)
         return letters
 
 
-def _no_broker(*_: object) -> None:
-    raise Refused("no broker answers, or its queues are not as configured")
-
-
-def _headers(message: Message) -> Mapping[str, Any]:
-    return message.content.properties.get("headers") or {}
+async def _put_back(channel: Channel, queue: DeadLetterQueue, tags: Sequence[int]) -> None:
+    for tag in tags:
+        await channel.basic_nack(delivery_tag=tag, requeue=True)
+    # A round trip, so that nothing is still under way when the connection ends.
+    await channel.queue_declare(queue=queue.name, passive=True)
 
 
 def _read(message: Message) -> DeadLetter:
-    headers = _headers(message)
+    headers = headers_of(message.content)
     reason, queue = headers.get(REASON), headers.get(ORIGIN)
     if reason is None:
         # The broker's own: it gave up delivering the message.
-        death = (headers.get("x-death") or [{}])[0]
+        deaths = headers.get("x-death")
+        death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
         reason, queue = death.get("reason", "unknown"), death.get("queue", "unknown")
-    return DeadLetter(str(reason), str(queue), message.content.body[:1000].decode("utf-8", "backslashreplace"))
+    body = message.content.body[:_SHOWN].decode("utf-8", "backslashreplace")
+    return DeadLetter(_in_one_line(str(reason)), _in_one_line(str(queue)), _in_one_line(body))
+
+
+def _in_one_line(text: str) -> str:
+    """A text from outside, with all that would break a line or a terminal written as escapes."""
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode()
+                   for character in text)

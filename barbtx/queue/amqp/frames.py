@@ -16,6 +16,7 @@ from txamqp.spec import Spec
 from barbtx.queue.amqp.codec import Codec
 
 _METHOD, _HEADER, _BODY, _HEARTBEAT, _END = 1, 2, 3, 8, 206
+_UNREADABLE = (KeyError, ValueError, EOF, struct.error)
 _PREFIX = struct.Struct("!BHL")
 OVERHEAD = _PREFIX.size + 1
 
@@ -62,7 +63,7 @@ class FrameBuffer:
                 return Method(method, *[codec.decode(field.type) for field in method.fields])
             if kind == _HEADER:
                 return _decode_header(self._spec, codec)
-        except (KeyError, ValueError, EOF, struct.error) as problem:
+        except _UNREADABLE as problem:
             raise FrameError(f"a frame cannot be read: {type(problem).__name__}") from None
         if kind == _BODY:
             return Body(payload)
@@ -114,8 +115,15 @@ def _encode_header(header: Header) -> bytes:
 
 
 def _decode_header(spec: Spec, codec: Codec) -> Header:
+    """A content header, with those of its properties that can be read: they are whatever the publisher has sent."""
     klass = spec.classes.byid[codec.decode_short()]
     weight, size, flags = codec.decode_short(), codec.decode_longlong(), codec.decode_short()
-    properties = {field.name: codec.decode(field.type)
-                  for index, field in enumerate(klass.fields) if flags & (1 << (15 - index))}
+    properties = {}
+    for index, field in enumerate(klass.fields):
+        if flags & (1 << (15 - index)):
+            try:
+                properties[field.name] = codec.decode(field.type)
+            except _UNREADABLE:
+                # Where the next one begins is not known. The body is there all the same, and the frame's end is known.
+                break
     return Header(klass, weight, size, **properties)

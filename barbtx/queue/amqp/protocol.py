@@ -31,6 +31,7 @@ from barbtx.queue.amqp.frames import OVERHEAD, FrameBuffer, FrameError, pack
 log = Logger()
 
 FRAME_MAX = 131072
+#: Bytes of a message's body that are kept.
 MAX_BODY = 1 << 20
 _CAPABILITIES = {"publisher_confirms": True, "consumer_cancel_notify": True, "basic.nack": True,
                  "connection.blocked": True, "authentication_failure_close": True}
@@ -40,6 +41,15 @@ def load_spec() -> Spec:
     """AMQP 0-9-1 with RabbitMQ's extensions; txAMQP's own default is not part of its package."""
     with as_file(files(__package__) / "amqp0-9-1.xml") as path:
         return load(str(path))
+
+
+class Received(Content):
+    """The content of a message from the broker.
+
+    :ivar missing: how many bytes of the body were left out, because it is longer than :data:`MAX_BODY`.
+    """
+
+    missing = 0
 
 
 class Channel(AMQChannel):
@@ -72,9 +82,11 @@ class Channel(AMQChannel):
         """
         if self.closed:
             return fail(self._error())
-        self.client.send_frame(Frame(self.id, Method(method, *args)))
+        frames = [Method(method, *args)]
         if method.content:
-            self._send_content(method.klass, content or Content(b""))
+            frames += self._content_frames(method.klass, content or Content(b""))
+        # All are packed before any is sent: half a message would cost the connection.
+        self.client.transport.write(b"".join([pack(Frame(self.id, payload)) for payload in frames]))
         nowait = any(field.name == "nowait" and value for field, value in zip(method.fields, args))
         if nowait or not method.responses:
             return succeed(None)
@@ -82,12 +94,10 @@ class Channel(AMQChannel):
         self._replies.append((method, reply))
         return reply
 
-    def _send_content(self, klass: Any, content: Content) -> None:
-        body = content.body
-        self.client.send_frame(Frame(self.id, Header(klass, 0, len(body), **content.properties)))
-        chunk = self.client.frame_max - OVERHEAD
-        for start in range(0, len(body), chunk):
-            self.client.send_frame(Frame(self.id, Body(body[start:start + chunk])))
+    def _content_frames(self, klass: Any, content: Content) -> list[Header | Body]:
+        body, chunk = content.body, self.client.frame_max - OVERHEAD
+        return [Header(klass, 0, len(body), **content.properties),
+                *(Body(body[start:start + chunk]) for start in range(0, len(body), chunk))]
 
     def frame_received(self, payload: Method | Header | Body) -> None:
         """Take a frame; handle the message that it completes, if it does.
@@ -98,24 +108,24 @@ class Channel(AMQChannel):
             if self._partial is not None:
                 raise FrameError("a method came where content was due")
             if payload.method.content:
-                self._partial = [payload, None, bytearray()]
+                self._partial = [payload, None, bytearray(), 0]
             else:
                 self._handle(Message(payload.method, list(payload.args)))
             return
         if self._partial is None or isinstance(payload, Header) == (self._partial[1] is not None):
             raise FrameError("content came where none was due")
         if isinstance(payload, Header):
-            if payload.size > MAX_BODY:
-                raise FrameError("a message is larger than is taken")
             self._partial[1] = payload
         else:
-            self._partial[2] += payload.content
-        method, header, body = self._partial
-        if len(body) > header.size:
+            self._partial[2] += payload.content[:MAX_BODY - len(self._partial[2])]
+            self._partial[3] += len(payload.content)
+        method, header, body, arrived = self._partial
+        if arrived > header.size:
             raise FrameError("a message is longer than it said")
-        if len(body) == header.size:
+        if arrived == header.size:
             self._partial = None
-            content = Content(bytes(body), properties=header.properties)
+            content = Received(bytes(body), properties=header.properties)
+            content.missing = arrived - len(body)
             self._handle(Message(method.method, list(method.args), content))
 
     def _handle(self, message: Message) -> None:

@@ -69,7 +69,7 @@ class AMQPTransport(Service):
     def send(self, message: TaskMessage) -> Deferred[None]:
         if not self.ready:
             return fail(Refused("the broker is out of reach, or takes no messages now"))
-        return self._confirms.publish(self.topology.queue, Content(
+        return self._confirms.publish(self.topology.queue_of(message.lane), Content(
             encode(message, self.namespace, self.version),
             properties={"content-type": "application/json", "delivery-mode": 2}))
 

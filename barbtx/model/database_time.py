@@ -1,0 +1,22 @@
+"""The time of day by the database's clock: the one clock that all processes share."""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# Not the transaction's time: a transaction may have waited for a lock since it began.
+_QUERIES = {
+    "postgresql": text("SELECT clock_timestamp() AT TIME ZONE 'UTC'"),
+    "mysql": text("SELECT UTC_TIMESTAMP(6)"),
+    "mariadb": text("SELECT UTC_TIMESTAMP(6)"),
+    "sqlite": text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"),
+}
+
+
+def database_time(session: Session) -> datetime.datetime:
+    """The database's time of day, in UTC, without a zone. On SQLite that is this machine's."""
+    now = session.scalar(_QUERIES[session.get_bind().dialect.name])
+    return datetime.datetime.fromisoformat(now) if isinstance(now, str) else now

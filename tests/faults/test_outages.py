@@ -1,0 +1,73 @@
+"""After an outage of the database the orders that messages have announced are done at once, and none is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.conftest import unique
+from tests.functional.test_project_removal import logged
+from tests.support.cluster import in_thread, pause
+from tests.support.servers import PostgreSQL, RabbitMQ
+from tests.support.service import Deployment
+
+# The scheduler would help out in the end; here the messages must do.
+_NO_SCHEDULER = {"retry_scheduler.initial_delay_seconds": 10000, "queue.delivery_limit": 2}
+
+
+@pytest.mark.parametrize("patience", [600, 2], ids=["held", "sent to the end of the queue"])
+@pytest_twisted.ensureDeferred
+async def test_messages_outlast_an_outage_of_the_database(tmp_path: Path, rabbitmq: RabbitMQ, patience: float) -> None:
+    from twisted.internet import reactor
+
+    database = PostgreSQL()
+    try:
+        database.start()
+        deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER,
+                                **{"queue.outage_seconds": patience})
+        api = deployment.api()
+        await logged(api.process, "publisher: connected")
+        refs = [await api.order() for _ in range(20)]
+        await in_thread(database.kill)
+        worker = await in_thread(deployment.worker)
+        await logged(worker, "database unavailable", 10)
+        # An outage lasts.
+        await pause(12)
+        assert worker.read_log().count("database unavailable") < 400, "a hot loop"
+        await in_thread(database.start)
+        back = reactor.seconds()
+        for ref in refs:
+            assert (await api.finished(ref, 120))["status"] == "ACTIVE"
+        assert reactor.seconds() - back < 30
+        assert "a message goes to tasks" not in worker.read_log() and "went to the dead" not in worker.read_log()
+        assert "Traceback" not in worker.read_log(), worker.read_log()
+        assert (await api.get("/v1/secrets")).json["total"] == len(refs)
+    finally:
+        deployment.stop()
+        database.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_made_during_an_outage_is_stored_after_it_by_the_same_worker(
+        tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    database = PostgreSQL()
+    try:
+        database.start()
+        deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER)
+        api, worker = deployment.api(), deployment.worker()
+        await logged(api.process, "publisher: connected")
+        reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {
+            "algorithm": "rsa", "bit_length": 4096, "passphrase": "a passphrase"}})
+        placed = reply.json["order_ref"]
+        await logged(worker, "processing order")
+        await in_thread(database.kill)
+        await logged(worker, "database unavailable")
+        await pause(5)
+        await in_thread(database.start)
+        order = await api.finished(placed, 120)
+        assert order["status"] == "ACTIVE" and worker.read_log().count("processing order") == 1
+    finally:
+        deployment.stop()
+        database.stop()

@@ -12,8 +12,9 @@ from txamqp.client import ChannelClosed
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
-from barbtx.queue.amqp.connection import Brokers, Unusable, connect_once
+from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.copies import ORIGIN, REASON, copy_of, headers_of
+from barbtx.queue.amqp.once import Unusable, connect_once
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
 

@@ -81,7 +81,8 @@ class DeadLetters:
             return letters
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
-                raise Unusable(f"what is declared at the broker is not what the configuration says: {problem}") from None
+                raise Unusable("what is declared at the broker is not what the configuration says: "
+                               f"{problem}") from None
             raise Unusable(f"the broker does not allow it: {problem}") from None
         finally:
             client.transport.loseConnection()

@@ -77,7 +77,8 @@ def _why(problem: Exception, broker: Broker, brokers: Brokers, timeout: float) -
         if text.startswith(_ACCESS_REFUSED):
             return f"the broker at {place} refuses the user {broker.user!r} or its password: {text}"
         if text.startswith(_NOT_ALLOWED):
-            return f"the broker at {place} does not let the user {broker.user!r} into the virtual host {brokers.vhost!r}: {text}"
+            return (f"the broker at {place} does not let the user {broker.user!r} into the virtual host "
+                    f"{brokers.vhost!r}: {text}")
         return f"the broker at {place} refuses the connection: {text}"
     if isinstance(problem, SSL.Error):
         reason = "; ".join(error[-1] for error in problem.args[0] if error) if problem.args and problem.args[0] else ""

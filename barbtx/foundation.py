@@ -81,7 +81,8 @@ class Foundation:
         queue = self.conf.queue
         # Threads that make key pairs are busy for long; those that everything else uses must not be among them.
         self.reactor.suggestThreadPoolSize(_OTHER_THREADS + queue.asymmetric_workers)
-        leases, patience = Leases(self.orders, self.reactor, queue.lease_seconds), Patience(self.reactor, queue.outage_seconds)
+        leases = Leases(self.orders, self.reactor, queue.lease_seconds)
+        patience = Patience(self.reactor, queue.outage_seconds)
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, leases, patience, queue.max_attempts,
                                             queue.retry_seconds, queue.missing_key_seconds), leases, patience)
 

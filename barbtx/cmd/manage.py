@@ -18,7 +18,7 @@ from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
 from barbtx.model.migration import alembic_config
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
-from barbtx.queue.amqp.connection import Unusable
+from barbtx.queue.amqp.once import Unusable
 from barbtx.queue.transport import Refused
 
 

@@ -175,8 +175,8 @@ class OrderRetryTask(Base):
 
     The row is the promise, a queue message only a wake-up. It is made with its order, carries the lease of the worker
     that is at it, and goes when the order reaches a final state. ``retry_at`` is when the scheduler publishes it again
-    if nothing happens before. ``waits_in`` is the lane in which it waits for a worker, and NULL while a worker has it or
-    it is put off; ``project_id`` is the order's. ``written_at`` shows whether the clock was set back since.
+    if nothing happens before. ``waits_in`` is the lane in which it waits for a worker, and NULL while a worker has it
+    or it is put off; ``project_id`` is the order's. ``written_at`` shows whether the clock was set back since.
     """
 
     __tablename__ = "order_retry_tasks"

@@ -29,11 +29,11 @@ OPTIONS = {
         cfg.StrOpt("version", default="1.1", regex=r"\d+\.\d+",
                    help="Version in the messages; workers take every minor version of the same major."),
         cfg.IntOpt("asynchronous_workers", default=4, min=1, max=256,
-                   help="Tasks that one worker process has in hand at the same time, at most; those that make key pairs "
-                        "are counted on their own."),
+                   help="Tasks that one worker process has in hand at the same time, at most; those that make key "
+                        "pairs are counted on their own."),
         cfg.IntOpt("asymmetric_workers", default=2, min=1, max=64,
-                   help="Tasks that make key pairs, each of which keeps a processor busy, that one process has in hand at "
-                        "the same time, at most."),
+                   help="Tasks that make key pairs, each of which keeps a processor busy, that one process has in "
+                        "hand at the same time, at most."),
         cfg.FloatOpt("local_wait_seconds", default=5.0, min=0,
                      help="Without RabbitMQ: how long the answer to an order waits for its outcome, at most."),
         cfg.IntOpt("local_max_waiting", default=10000, min=1,
@@ -45,8 +45,8 @@ OPTIONS = {
         cfg.IntOpt("delivery_limit", default=20, min=1, help="Deliveries after which a message is a dead letter."),
         cfg.IntOpt("max_length", default=1000000, min=1, help="Messages in the queue, at most."),
         cfg.FloatOpt("outage_seconds", default=600.0, min=0, max=1500,
-                     help="How long a task waits for a database that is out of reach before its message goes back to the end "
-                          "of the queue; less than the broker waits for an acknowledgement (30 minutes)."),
+                     help="How long a task waits for a database that is out of reach before its message goes back to "
+                          "the end of the queue; less than the broker waits for an acknowledgement (30 minutes)."),
         cfg.FloatOpt("lease_seconds", default=30.0, min=1, max=3600,
                      help="How long an order stays with a worker that gives no sign of life."),
         cfg.IntOpt("max_attempts", default=10, min=1, help="How often an order is begun before it is given up."),

@@ -94,8 +94,8 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
 
 
 def is_text(value: object, longest: int = 255) -> bool:
-    """Whether a value from outside is a text that every database takes: not empty, without NUL and lone surrogates, of so
-    many characters at most.
+    """Whether a value from outside is a text that every database takes: not empty, without NUL and lone surrogates, of
+    so many characters at most.
     """
     return (isinstance(value, str) and 0 < len(value) <= longest
             and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value))

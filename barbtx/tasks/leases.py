@@ -19,7 +19,7 @@ log = Logger()
 class Leases:
     """Renews each lease until it is given up or lost.
 
-    A renewal that fails is tried again, sooner than the next one is due, for as long as nobody else has taken the order:
+    A renewal that fails is tried again, sooner than the next one is due, as long as nobody else has taken the order:
     even when its time is over the lease may still be ours, and whoever stores an outcome is told if it is not.
 
     :ivar seconds: for how long an order stays in this process's hand without a sign of life.

@@ -60,7 +60,7 @@ class InOtherLane(NotBegun):
 class BeginTypeOrder(BaseTask[Lease, Outcome]):
     """See the module's text. Delivered twice, it works once: an order in hand, done or gone is left alone.
 
-    An outage of the database is outlasted, before an order is taken in hand as well as when its outcome is to be stored.
+    An outage of the database is outlasted, before an order is taken in hand as well as when its outcome is stored.
 
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
@@ -79,7 +79,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     def get_name(self) -> str:
         return "Process TypeOrder"
 
-    async def retrieve_entity(self, order_id: str | None, project_id: str | None, lane: Lane | None = None) -> Lease | None:
+    async def retrieve_entity(self, order_id: str | None, project_id: str | None,
+                              lane: Lane | None = None) -> Lease | None:
         """Take an order in hand.
 
         :param order_id: the order that this process was sent for; None to take whatever waits, if the database answers.

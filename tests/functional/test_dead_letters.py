@@ -14,8 +14,9 @@ import pytest_twisted
 from txamqp.content import Content
 
 from barbtx.config import load
-from barbtx.queue.amqp.connection import Brokers, client_service, connect_once
+from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.copies import dead_letter
+from barbtx.queue.amqp.once import connect_once
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique

@@ -12,7 +12,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from txamqp.content import Content
 
-from barbtx.queue.amqp.connection import Brokers, connect_once
+from barbtx.queue.amqp.connection import Brokers
+from barbtx.queue.amqp.once import connect_once
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
 from tests.functional.test_project_removal import logged

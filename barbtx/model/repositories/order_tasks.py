@@ -47,7 +47,8 @@ def later(now: datetime.datetime, seconds: float) -> datetime.datetime:
     return now + datetime.timedelta(seconds=min(seconds, LONGEST_WAIT))
 
 
-def insert_task(session: Session, project: str, type_: str, task: Task, now: datetime.datetime, retry_after: float) -> None:
+def insert_task(session: Session, project: str, type_: str, task: Task, now: datetime.datetime,
+                retry_after: float) -> None:
     """Write the row of an order's first task, which waits for a worker from now on.
 
     :param project: internal id.
@@ -108,8 +109,8 @@ def put_off(session: Session, lease: Lease, method: str, now: datetime.datetime,
     :param counts: whether this was an attempt, of which an order has only so many.
     :raises LeaseLost: it was not changed.
     """
-    _change(session, lease, lease=None, leased_until=None, retry_task=method, retry_at=later(now, seconds), written_at=now,
-            retry_count=_T.retry_count - int(not counts))
+    _change(session, lease, lease=None, leased_until=None, retry_task=method, retry_at=later(now, seconds),
+            written_at=now, retry_count=_T.retry_count - int(not counts))
 
 
 def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
@@ -135,7 +136,8 @@ def take_due(session: Session, now: datetime.datetime, limit: int, republish_aft
     rows = session.execute(
         select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at, _T.lease, _O.type, _O.project_id)
         .join(_O, _O.id == _T.order_id)
-        .where(or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCKS_DIFFER, _is_from_the_future(now)))
+        .where(or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCKS_DIFFER,
+                   _is_from_the_future(now)))
         .order_by(_T.retry_at).limit(limit).with_for_update(of=_T, skip_locked=True)
     ).all()
     for row in rows:

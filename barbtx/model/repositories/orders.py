@@ -155,8 +155,7 @@ class OrderRepo:
                    project_id: str | None = None) -> Deferred[Lease | None]:
         """Take the order in hand whose turn it is, or none if nothing waits.
 
-        The projects that have orders waiting in a lane take turns, so that none of them waits for all orders of another.
-        Whoever was sent for an order takes one such order for it, so that all are taken in the end; but an order that
+        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever was sent for an order takes one such order for it, so that all are taken in the end; but an order that
         does not wait for its turn (it is tried again before its time, or its row is of the release before) is taken
         itself.
 
@@ -234,7 +233,8 @@ class OrderRepo:
 
         def work(session: Session) -> None:
             try:
-                _finish(session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255])
+                _finish(session, lease, now, status=ERROR, error_status_code=status_code[:16],
+                        error_reason=reason[:255])
             except LeaseLost:
                 if session.scalar(select(_O.status).where(_O.id == lease.order.id)) != ERROR:
                     raise

@@ -8,11 +8,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
-from OpenSSL import SSL
 from oslo_config import cfg
-from service_identity import VerificationError
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
@@ -20,7 +17,6 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txamqp.client import ChannelClosed, Closed
-from txamqp.message import Message
 from txamqp.spec import Spec
 from zope.interface import implementer
 
@@ -31,11 +27,7 @@ from barbtx.tls import client_tls
 log = Logger()
 
 _PORTS = {"rabbit": 5672, "amqp": 5672, "amqps": 5671}
-_ACCESS_REFUSED, _PRECONDITION_FAILED, _NOT_ALLOWED = "403", "406", "530"
-
-
-class Unusable(Exception):
-    """No broker can be used; the text is one clear line for the operator."""
+_PRECONDITION_FAILED = "406"
 
 
 @attrs.frozen
@@ -96,6 +88,14 @@ class Brokers:
         return cls.from_url(url, client_tls("oslo_messaging_rabbit", options.ssl_ca_file, options.ssl_cert_file,
                                             options.ssl_key_file))
 
+    def endpoint(self, reactor: Any, broker: Broker, timeout: float) -> IStreamClientEndpoint:
+        """What connects to one of them.
+
+        :param timeout: seconds.
+        """
+        endpoint = HostnameEndpoint(reactor, broker.host, broker.port, timeout=timeout)
+        return endpoint if self.tls is None else wrapClientTLS(self.tls(broker.host), endpoint)
+
 
 @implementer(IProtocol)
 @attrs.define(eq=False)
@@ -131,11 +131,6 @@ class _GateFactory(Factory):
         return _Gate(self.factory.buildProtocol(addr), self.clients.latest)
 
 
-def _endpoint(reactor: Any, brokers: Brokers, broker: Broker, timeout: float) -> IStreamClientEndpoint:
-    endpoint = HostnameEndpoint(reactor, broker.host, broker.port, timeout=timeout)
-    return endpoint if brokers.tls is None else wrapClientTLS(brokers.tls(broker.host), endpoint)
-
-
 @implementer(IStreamClientEndpoint)
 @attrs.define(eq=False)
 class _Rotation:
@@ -151,7 +146,7 @@ class _Rotation:
 
     def connect(self, factory: Factory) -> Deferred[Any]:
         broker = self.clients.broker = next(self._members)
-        endpoint = _endpoint(self.reactor, self.clients.brokers, broker, self.timeout)
+        endpoint = self.clients.brokers.endpoint(self.reactor, broker, self.timeout)
         connecting = endpoint.connect(_GateFactory(factory, self.clients))
         return connecting.addCallbacks(lambda gate: gate.proxy, self._failed, errbackArgs=(broker,))
 
@@ -245,68 +240,3 @@ def client_service(reactor: Any, brokers: Brokers, name: str, heartbeat: float,
         retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=10.0), clock=reactor,
         prepareConnection=lambda proxy: Deferred.fromCoroutine(preparation(proxy)),
     )
-
-
-async def connect_once(reactor: Any, brokers: Brokers, name: str, patience: float) -> Client:
-    """Connect to the first broker that can be used, without trying any of them again.
-
-    :param patience: seconds for all of them together.
-    :raises Unusable: none can be used; the text says why, in one line.
-    """
-    clients = _ClientFactory(reactor, brokers, name, heartbeat=max(patience, 5.0))
-    reasons = []
-    for broker in brokers.members:
-        clients.broker = broker
-        timeout = patience / len(brokers.members)
-        try:
-            opening = Deferred.fromCoroutine(_open(_endpoint(reactor, brokers, broker, timeout), clients))
-            return await opening.addTimeout(timeout, reactor)
-        except Exception as problem:
-            reasons.append(_why(problem, broker, brokers, timeout))
-    raise Unusable("; ".join(dict.fromkeys(reasons)))
-
-
-async def _open(endpoint: IStreamClientEndpoint, clients: _ClientFactory) -> Client:
-    client = await endpoint.connect(clients)
-    # With TLS the endpoint gives what is around the client.
-    client = clients.latest
-    try:
-        await client.open()
-    except Closed:
-        client.transport.abortConnection()
-        reason = client.channels[0].reason
-        if isinstance(reason, Failure):
-            reason.raiseException()
-        raise
-    except BaseException:
-        client.transport.abortConnection()
-        raise
-    return client
-
-
-def _why(problem: Exception, broker: Broker, brokers: Brokers, timeout: float) -> str:
-    """Why a broker cannot be used."""
-    place = f"{broker.host}:{broker.port}"
-    if isinstance(problem, Closed):
-        said = problem.args[0]
-        text = f"{said.reply_code} {said.reply_text}" if isinstance(said, Message) else str(said)
-        if text.startswith(_ACCESS_REFUSED):
-            return f"the broker at {place} refuses the user {broker.user!r} or its password: {text}"
-        if text.startswith(_NOT_ALLOWED):
-            return f"the broker at {place} does not let the user {broker.user!r} into the virtual host {brokers.vhost!r}: {text}"
-        return f"the broker at {place} refuses the connection: {text}"
-    if isinstance(problem, SSL.Error):
-        reason = "; ".join(error[-1] for error in problem.args[0] if error) if problem.args and problem.args[0] else ""
-        return f"TLS with the broker at {place} fails: {reason or 'the connection was ended in the handshake'}"
-    if isinstance(problem, VerificationError):
-        return f"TLS with the broker at {place} fails: its certificate is for another name"
-    if isinstance(problem, (TimeoutError, error.TimeoutError)):
-        return f"no broker answers at {place} within {timeout:.1f} seconds"
-    if isinstance(problem, error.ConnectionRefusedError):
-        return f"no broker answers at {place}: nothing listens there"
-    if isinstance(problem, error.DNSLookupError):
-        return f"no broker answers at {place}: there is no such host"
-    if isinstance(problem, (error.ConnectionLost, error.ConnectionDone, error.ConnectionAborted)):
-        tls = " with TLS" if brokers.tls is not None else ""
-        return f"what listens at {place} ended the connection at once{tls}; is it a broker, and is TLS right?"
-    return f"no broker answers at {place}: {type(problem).__name__}"

@@ -81,8 +81,8 @@ class Consumer(Service):
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
     :ivar refuse: as in :func:`client_service`.
     :ivar give_back: called when that time is over, to let go of what was in hand.
-    :ivar serve: called when the last message in hand is done and the queue is empty; does something that no message came
-        for, and says whether there was anything.
+    :ivar serve: called when the last message in hand is done and the queue is empty; does something that no message
+        came for, and says whether there was anything.
     :ivar abandoned: whether what was in hand was not finished in time.
     """
 
@@ -166,7 +166,8 @@ class Consumer(Service):
             except BadMessage as problem:
                 log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name,
                           queue=self.source.dead_queue, reason=str(problem))
-                await session.confirms.publish(self.source.dead_queue, dead_letter(content, str(problem), self.source.queue))
+                await session.confirms.publish(self.source.dead_queue,
+                                               dead_letter(content, str(problem), self.source.queue))
             except SendOn as wanted:
                 log.info("{name}: a message goes to the end of {queue}: {reason}", name=self.source.name,
                          queue=wanted.queue, reason=str(wanted))

@@ -12,8 +12,9 @@ from txamqp.client import ChannelClosed
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
-from barbtx.queue.amqp.connection import Brokers, Unusable, connect_once
+from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.copies import ORIGIN, REASON, copy_of, headers_of
+from barbtx.queue.amqp.once import Unusable, connect_once
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
 
@@ -80,7 +81,8 @@ class DeadLetters:
             return letters
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
-                raise Unusable(f"what is declared at the broker is not what the configuration says: {problem}") from None
+                raise Unusable("what is declared at the broker is not what the configuration says: "
+                               f"{problem}") from None
             raise Unusable(f"the broker does not allow it: {problem}") from None
         finally:
             client.transport.loseConnection()

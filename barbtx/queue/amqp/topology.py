@@ -26,8 +26,8 @@ def task_queue_arguments(delivery_limit: int, max_length: int, dead_exchange: st
 
 @attrs.frozen
 class Topology:
-    """A durable quorum queue for tasks, one for those of the lane of key pairs, and one for the messages that they could
-    not get rid of.
+    """A durable quorum queue for tasks, one for those of the lane of key pairs, and one for the messages that they
+    could not get rid of.
 
     :ivar dead_exchange: through which those go; empty for the broker's default exchange.
     """

@@ -44,6 +44,8 @@ _REMEMBERED_OUTAGES = 1000
 _SYSLOG = {LogLevel.debug: syslog.LOG_DEBUG, LogLevel.info: syslog.LOG_INFO, LogLevel.warn: syslog.LOG_WARNING,
            LogLevel.error: syslog.LOG_ERR, LogLevel.critical: syslog.LOG_CRIT}
 
+_NOISY = ("twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol", "twisted.protocols", "twisted.web")
+
 Event = Mapping[str, Any]
 
 
@@ -91,8 +93,8 @@ class Logged(MultiService):
 def _observer(form: Callable[[Event], str], write: Callable[[str, Event], object], level: str) -> ILogObserver:
     levels = LogLevelFilterPredicate(LogLevel.levelWithName(level))
     if level != "debug":
-        # How Twisted's own factories, ports and connections come and go is of no use to operators.
-        for namespace in ("log_legacy", "twisted.application", "twisted.internet", "twisted.protocols", "twisted.web"):
+        # How Twisted's own factories and connections come and go is of no use to operators.
+        for namespace in _NOISY:
             levels.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(_Outages(_Lines(form, write)), [levels])
 

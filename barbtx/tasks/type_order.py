@@ -149,16 +149,25 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         """Store an outcome.
 
         :raises Overtaken: nothing was stored.
-        :raises ServiceUnavailable: nobody knows whether it was stored; if not, the order is begun again when its lease has
-            ended.
+        :raises ServiceUnavailable: the outage lasts too long; the order is begun again when its lease has ended, unless one
+            of the tries was committed after all (``outcome_unknown``).
         """
+        unknown = False
+
+        async def attempt() -> None:
+            nonlocal unknown
+            try:
+                await write()
+            except ServiceUnavailable as problem:
+                unknown = unknown or problem.outcome_unknown
+                raise
+
         try:
-            await self.patience.outlast(write)
+            await self.patience.outlast(attempt)
         except LeaseLost:
             raise Overtaken("the order was deleted, or another worker took it over") from None
         except ServiceUnavailable as problem:
-            # The last try may have been refused for certain; one before it may have been committed.
-            problem.outcome_unknown = True
+            problem.outcome_unknown = unknown
             raise
 
     def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Outcome]]:

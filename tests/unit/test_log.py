@@ -51,9 +51,9 @@ def test_a_failure_has_its_traceback_but_no_local_variables() -> None:
     assert "ValueError: 9" in shown and "a payload'" not in shown.replace("hidden = 'a payload'", "")
 
 
-def test_a_text_line_ends_with_the_fields_that_its_message_does_not_show() -> None:
+def test_a_text_line_ends_with_its_ids_and_the_fields_that_its_message_does_not_show() -> None:
     line = text(lambda log: log.info("order {order_id} is due", order_id="o", request_id="req-1", user_id="a b", n=None))
-    assert re.fullmatch(r'\S+ \[test#info\] order o is due \[request_id=req-1 user_id="a b"\]\n', line), line
+    assert re.fullmatch(r'\S+ \[test#info\] order o is due \[order_id=o request_id=req-1 user_id="a b"\]\n', line), line
 
 
 @given(st.text(), st.text(), st.text())

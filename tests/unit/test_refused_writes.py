@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
 
 from barbtx.errors import BadRequest, Conflict, NotFound, QuotaReached, ServiceUnavailable, TooManyRequests
 from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
@@ -19,8 +20,11 @@ from barbtx.model.repositories.orders import LeaseLost
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
 from barbtx.plugin.manager import StoreManager
+from barbtx.tasks.base import Overtaken
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
-from barbtx.tasks.type_order import BeginTypeOrder, Leases, Outcome
+from barbtx.tasks.leases import Leases
+from barbtx.tasks.patience import Patience
+from barbtx.tasks.type_order import BeginTypeOrder, Outcome
 from tests.support.wrapping_store import WrappingStore
 
 DEFINITE = [
@@ -109,7 +113,8 @@ ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 async def finish(stores: StoreManager, orders: Outcomes, **follow_on: object) -> None:
     made = Made(tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")]))
     lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
-    task = BeginTypeOrder(orders, stores, None, Leases(orders))
+    clock = Clock()
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, 0.0))
     await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
 
 
@@ -117,7 +122,7 @@ async def finish(stores: StoreManager, orders: Outcomes, **follow_on: object) ->
 @pytest_twisted.ensureDeferred
 async def test_a_worker_takes_back_what_it_could_not_write(
         stores: StoreManager, directory: Path, error: Exception, stays: bool) -> None:
-    with pytest.raises(type(error)):
+    with pytest.raises(Overtaken if isinstance(error, LeaseLost) else type(error)):
         await finish(stores, Outcomes(error))
     left = {path.name for path in directory.iterdir()}
     # The passphrase is needed for another attempt.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from barbtx import limits
+from barbtx import files, limits
 from barbtx.api import cors, idempotency, waiting
 from barbtx.api import options as api
 from barbtx.identity import options as identity
@@ -15,7 +15,7 @@ from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.stores import store_crypto
 from barbtx.queue import options as queue
 
-_MODULES = (limits, api, cors, idempotency, waiting, identity, keystone, database, manager, simple_crypto, store_crypto, queue)
+_MODULES = (files, limits, api, cors, idempotency, waiting, identity, keystone, database, manager, simple_crypto, store_crypto, queue)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

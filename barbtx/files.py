@@ -92,16 +92,18 @@ def others_may_read(path: str | os.PathLike[str]) -> bool:
 
 
 def read_key_file(path: str, *, group_may_read: bool) -> str:
-    """The text of a file with keys.
+    """The text of a file with keys, one or more in ASCII.
 
-    :raises ConfigurationError: others may read or write it.
+    :raises ConfigurationError: others may read or write it, or it is not text.
     :raises OSError: it cannot be read.
     """
     with open(path, encoding="utf-8") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077 == stat.S_IRGRP and group_may_read:
-            return file.read()
-        if mode & 0o077:
-            hint = ("" if mode & 0o037 else ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it")
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
+        if mode and not (mode == stat.S_IRGRP and group_may_read):
+            hint = ("" if mode & ~stat.S_IRGRP else
+                    ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it")
             raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
-        return file.read()
+        try:
+            return file.read()
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{path}: this is no file of keys") from None

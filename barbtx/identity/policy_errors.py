@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from oslo_policy import _checks as checks
 from oslo_policy import _external
 from oslo_policy import policy as oslo_policy
 
+from barbtx.config_sources import hint
 from barbtx.identity.predicates import literal_of
 from barbtx.identity.targets import TARGET_KEYS
 
@@ -57,13 +57,13 @@ def _unknown(named: Mapping[str, set[str]], overrides: Mapping[str, str], known:
         to_do += new
     for name in overrides:
         if name not in reached:
-            yield f"there is no rule '{name}', nor does another rule use it{_hint(name, known)}"
+            yield f"there is no rule '{name}', nor does another rule use it{hint(name, known)}"
 
 
 def _undefined(named: Mapping[str, set[str]]) -> Iterator[str]:
     for name, references in named.items():
         for reference in sorted(references - named.keys()):
-            yield f"the rule '{name}' uses rule:{reference}, which is not defined{_hint(reference, named)}"
+            yield f"the rule '{name}' uses rule:{reference}, which is not defined{hint(reference, named)}"
 
 
 def _cycles(named: Mapping[str, set[str]]) -> Iterator[str]:
@@ -105,13 +105,13 @@ def _matches_nobody(leaf: Any, attributes: frozenset[str]) -> str | None:
         return None
     for key in _KEY.findall(leaf.match):
         if key not in TARGET_KEYS:
-            return f"there is no '{key}'{_hint(key, TARGET_KEYS)}"
+            return f"there is no '{key}'{hint(key, TARGET_KEYS)}"
     if "%" in _KEY.sub("", leaf.match):
         return "its right side cannot be read"
     if type(leaf) is checks.GenericCheck and literal_of(leaf.kind) is None:
         attribute = leaf.kind.partition(".")[0]
         if attribute not in attributes or attribute != leaf.kind:
-            return f"a caller has no '{leaf.kind}'{_hint(attribute, attributes)}"
+            return f"a caller has no '{leaf.kind}'{hint(attribute, attributes)}"
     return None
 
 
@@ -128,8 +128,3 @@ def _leaves(check: Any, negated: bool = False) -> Iterator[tuple[Any, bool]]:
             yield from _leaves(rule, negated)
     else:
         yield check, negated
-
-
-def _hint(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, sorted(names), 1)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -10,12 +10,12 @@ import yaml
 from oslo_config import cfg
 from twisted.logger import Logger
 
+from barbtx.config_sources import is_set
 from barbtx.errors import ConfigurationError
 from barbtx.files import write_problems
 
 log = Logger()
 
-_DEFAULTS = (cfg.Locations.opt_default, cfg.Locations.set_default)
 
 
 def find_policy_files(conf: cfg.ConfigOpts) -> tuple[list[Path], list[str]]:
@@ -27,7 +27,7 @@ def find_policy_files(conf: cfg.ConfigOpts) -> tuple[list[Path], list[str]]:
     found: list[Path] = []
     problems: list[str] = []
     options = conf.oslo_policy
-    named = _is_set(conf, "policy_file")
+    named = is_set(conf, "policy_file", "oslo_policy")
     main = Path(conf.find_file(options.policy_file) or "") if options.policy_file else None
     if main is not None and main.is_file():
         found.append(main)
@@ -37,7 +37,7 @@ def find_policy_files(conf: cfg.ConfigOpts) -> tuple[list[Path], list[str]]:
     elif conf.find_file("policy.json"):
         log.warn("{path} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in [oslo_policy] "
                  "policy_file", path=conf.find_file("policy.json"))
-    named = _is_set(conf, "policy_dirs")
+    named = is_set(conf, "policy_dirs", "oslo_policy")
     for name in options.policy_dirs:
         directory = Path(conf.find_file(name) or "") if name else Path()
         if directory != Path() and directory.is_dir():
@@ -48,11 +48,6 @@ def find_policy_files(conf: cfg.ConfigOpts) -> tuple[list[Path], list[str]]:
             problems.append(f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, or "
                             "remove the option to use the shipped rules")
     return found, problems
-
-
-def _is_set(conf: cfg.ConfigOpts, option: str) -> bool:
-    location = conf.get_location(option, "oslo_policy")
-    return location is not None and location.location not in _DEFAULTS
 
 
 def _files_of(directory: Path, named: bool) -> tuple[list[Path], list[str]]:
@@ -80,7 +75,7 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
         that is wrong is named.
     """
     paths, problems = find_policy_files(conf)
-    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if _is_set(conf, "policy_file") else None
+    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if is_set(conf, "policy_file", "oslo_policy") else None
     files: dict[Path, dict[str, str]] = {}
     for path in paths:
         try:

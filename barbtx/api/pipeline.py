@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 
 from oslo_config import cfg
-from paste.deploy import loadapp
+from paste.deploy.loadwsgi import ConfigLoader
 from twisted.web.resource import IResource
 
 from barbtx.api.services import Services
@@ -26,7 +27,11 @@ def load_pipeline(services: Services) -> IResource:
     if problems:
         raise ConfigurationError(*problems)
     try:
-        build = loadapp(f"config:{os.path.abspath(path)}", name=conf.api.auth_strategy)
-    except (LookupError, ImportError, ValueError, TypeError, OSError) as problem:
+        path = os.path.abspath(path)
+        loader = ConfigLoader(path)
+        # PasteDeploy interpolates these like the file's own values, although a path may have a % in it.
+        loader.update_defaults({"here": os.path.dirname(path).replace("%", "%%"), "__file__": path.replace("%", "%%")})
+        build = loader.get_app(conf.api.auth_strategy)
+    except (LookupError, ImportError, ValueError, TypeError, OSError, configparser.Error) as problem:
         raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
     return build(services)

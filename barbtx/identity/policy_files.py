@@ -64,7 +64,8 @@ def _files_of(directory: Path, named: bool) -> tuple[list[Path], list[str]]:
     except OSError as problem:
         problems.append(f"policy: {directory}: {problem.strerror}")
     if named and not files and not problems:
-        problems.append(f"[oslo_policy] policy_dirs: there is no policy file in {directory}; add one, or remove the option")
+        log.warn("there is no policy file in {directory}, although [oslo_policy] policy_dirs names it",
+                 directory=str(directory))
     return files, problems
 
 
@@ -85,10 +86,10 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             reason = getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
             problems.append(f"policy: {path}: {reason}")
             continue
-        if rules is None or rules == {}:
+        if rules is None:
             if path == main:
-                problems.append(f"policy: {path} has no rules, although [oslo_policy] policy_file names it; write some, "
-                                "or remove the option to use the shipped rules")
+                problems.append(f"policy: {path} is empty, although [oslo_policy] policy_file names it; write rules, or {{}} "
+                                "if there are to be none")
             files[path] = {}
         elif isinstance(rules, dict):
             files[path] = rules

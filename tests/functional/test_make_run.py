@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -78,12 +79,15 @@ def test_a_checkout_of_a_group_of_its_own_runs(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> list[object]:
+def daemon(tmp_path: Path) -> Iterator[list[object]]:
+    """The command that starts one. What is still running in the end is killed."""
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     manage("db", "upgrade", "-d", f"sqlite:///{tmp_path}/x")
-    return [BIN / "twistd", f"--pidfile={tmp_path}/barbtx.pid", f"--logfile={tmp_path}/log", "barbtx",
-            "--config-file", DEV_CONFIG, "--set", f"database.connection=sqlite:///{tmp_path}/x", "--set",
-            f"simple_crypto_plugin.kek_file={tmp_path}/mkek", "--set", "api.bind_port=0"]
+    yield [BIN / "twistd", f"--pidfile={tmp_path}/barbtx.pid", f"--logfile={tmp_path}/log", "barbtx",
+           "--config-file", DEV_CONFIG, "--set", f"database.connection=sqlite:///{tmp_path}/x", "--set",
+           f"simple_crypto_plugin.kek_file={tmp_path}/mkek", "--set", "api.bind_port=0"]
+    if (tmp_path / "barbtx.pid").exists():
+        os.kill(int((tmp_path / "barbtx.pid").read_text()), signal.SIGKILL)
 
 
 def _started(tmp_path: Path) -> psutil.Process:
@@ -100,14 +104,10 @@ def test_a_daemon_is_known_by_its_pid_file(tmp_path: Path, daemon: list[object],
         (tmp_path / "barbtx.pid").write_text(str(ended.pid))
     subprocess.run(daemon, check=True, timeout=120, cwd=tmp_path)
     process = _started(tmp_path)
-    try:
-        second = subprocess.run(daemon, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-        assert second.returncode != 0 and str(process.pid) in second.stdout + second.stderr
-        process.send_signal(signal.SIGTERM)
-        process.wait(120)
-    finally:
-        if process.is_running():
-            process.kill()
+    second = subprocess.run(daemon, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert second.returncode != 0 and str(process.pid) in second.stdout + second.stderr
+    process.send_signal(signal.SIGTERM)
+    process.wait(120)
     assert not (tmp_path / "barbtx.pid").exists()
 
 

@@ -42,13 +42,12 @@ def rules(tmp_path: Path, text: str) -> str:
     ("policy_file", "none.yaml", lambda path: None), ("policy_file", "", lambda path: None),
     ("policy_file", "policy.yaml", lambda path: None), ("policy_file", "p", lambda path: path.mkdir()),
     ("policy_file", "p", lambda path: path.write_text("")), ("policy_file", "p", lambda path: path.write_text("# no\n")),
-    ("policy_file", "p", lambda path: path.write_text("{}")), ("policy_file", "p", lambda path: path.symlink_to("gone")),
+    ("policy_file", "p", lambda path: path.symlink_to("gone")),
     ("policy_file", "p", lambda path: path.write_bytes(b"\xff")),
     ("policy_dirs", "none.d", lambda path: None), ("policy_dirs", "policy.d", lambda path: None),
-    ("policy_dirs", "", lambda path: None), ("policy_dirs", "p", lambda path: path.mkdir()),
+    ("policy_dirs", "", lambda path: None),
     ("policy_dirs", "p", lambda path: path.write_text('"orders:get": "@"')),
     ("policy_dirs", "p", lambda path: (path.mkdir(), (path / "a").symlink_to("gone"))),
-    ("policy_dirs", "p", lambda path: (path.mkdir(), (path / ".hidden").write_text('"orders:get": "@"'))),
 ])
 def test_what_the_configuration_names_must_be_there_and_have_rules(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, option: str, value: str,
@@ -63,6 +62,11 @@ def test_what_the_configuration_names_must_be_there_and_have_rules(
         (tmp_path / "barbtx.conf").write_text(f"[oslo_policy]\n{option} = {value}\n")
         said = refusal(files=(tmp_path / "barbtx.conf",))
     assert "\n" not in said and "polic" in said
+
+
+def test_that_there_are_no_rules_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "policy.d").mkdir()
+    policy(rules(tmp_path, "{}"), f"oslo_policy.policy_dirs={tmp_path}/policy.d")
 
 
 def test_the_default_files_need_not_be_there_but_count_if_they_are(tmp_path: Path) -> None:

@@ -146,8 +146,8 @@ class _Sources:
                 continue
             opt = known[setting.section][setting.option]
             if holds_secret(opt, setting.value):
-                log.warn("{label} sets [{section}] {option}, a secret, on the command line, where every user of this machine "
-                         "can read it: put it into a configuration file, or the environment variable {variable}",
+                log.warn("{label} sets [{section}] {option}, a secret, on the command line, where every user of this "
+                         "machine can read it: put it into a configuration file, or the environment variable {variable}",
                          label=setting.label, section=setting.section, option=setting.option,
                          variable=environment_name(setting.section, setting.option))
             if opt.multi:

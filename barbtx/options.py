@@ -15,7 +15,8 @@ from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.stores import store_crypto
 from barbtx.queue import options as queue
 
-_MODULES = (files, limits, api, cors, idempotency, waiting, identity, keystone, database, manager, simple_crypto, store_crypto, queue)
+_MODULES = (files, limits, api, cors, idempotency, waiting, identity, keystone, database, manager, simple_crypto,
+            store_crypto, queue)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__)
-    parser.add_argument("--config-file", action="append", default=[], help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc")
+    parser.add_argument("--config-file", action="append", default=[],
+                        help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc")
     parser.add_argument("--config-dir", action="append", default=[],
                         help="a directory whose *.conf files count after the configuration files")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.OPTION=VALUE",

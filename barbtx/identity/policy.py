@@ -35,7 +35,7 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
 def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     """oslo.policy's own enforcer with barbtx's defaults and the operator's overrides.
 
-    :raises ConfigurationError: a policy file is missing or cannot be read, or a rule has an error; all of them are named.
+    :raises ConfigurationError: a policy file is missing or cannot be read, or a rule has an error; all are named.
     """
     enforcer = oslo_policy.Enforcer(conf)
     enforcer.suppress_deprecation_warnings = True
@@ -103,8 +103,8 @@ class Policy:
         overridden = _overridden(enforcer)
         lost = sorted(self._overridden - overridden)
         if lost:
-            raise ConfigurationError(f"policy: the files do not override {', '.join(lost)} any more; restart the process "
-                                     "if the shipped rules are to take their place")
+            raise ConfigurationError(f"policy: the files do not override {', '.join(lost)} any more; restart the "
+                                     "process if the shipped rules are to take their place")
         self._predicates, self._overridden = compile_rules(enforcer), overridden
 
     def allows(self, rule: str, context: RequestContext, target: Target) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import yaml
 from oslo_config import cfg
 from twisted.logger import Logger
@@ -18,55 +19,58 @@ log = Logger()
 
 
 
-def find_policy_files(conf: cfg.ConfigOpts) -> tuple[list[Path], list[str]]:
-    """Look for the files that override rules.
+@attrs.frozen
+class Found:
+    """The files that override rules.
 
-    :returns: the files, in the order in which they count, and what is wrong with them: a file or directory that the
-        configuration names must be there; the default ones need not.
+    :ivar paths: in the order in which they count.
+    :ivar problems: what keeps them from being used.
+    :ivar warnings: what may not be as the operator thinks.
     """
-    found: list[Path] = []
-    problems: list[str] = []
+
+    paths: list[Path] = attrs.field(factory=list)
+    problems: list[str] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
+
+
+def find_policy_files(conf: cfg.ConfigOpts) -> Found:
+    """Look for the files that override rules: what the configuration names must be there, the default ones need not."""
+    found = Found()
     options = conf.oslo_policy
     named = is_set(conf, "policy_file", "oslo_policy")
-    main = Path(conf.find_file(options.policy_file) or "") if options.policy_file else None
-    if main is not None and main.is_file():
-        found.append(main)
-    elif named or main is not None and main != Path():
-        problems.append(f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; "
-                        "name one that exists, or remove the option to use the shipped rules")
-    elif conf.find_file("policy.json"):
-        log.warn("{path} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in [oslo_policy] "
-                 "policy_file", path=conf.find_file("policy.json"))
+    main = options.policy_file and conf.find_file(options.policy_file)
+    if main and Path(main).is_file():
+        found.paths.append(Path(main))
+    elif named or main:
+        found.problems.append(f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
+                              "exists, or remove the option to use the shipped rules")
+    elif obsolete := conf.find_file("policy.json"):
+        found.warnings.append(f"{obsolete} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in "
+                              "[oslo_policy] policy_file")
     named = is_set(conf, "policy_dirs", "oslo_policy")
     for name in options.policy_dirs:
-        directory = Path(conf.find_file(name) or "") if name else Path()
-        if directory != Path() and directory.is_dir():
-            files, wrong = _files_of(directory, named)
-            found += files
-            problems += wrong
-        elif named or directory != Path():
-            problems.append(f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, or "
-                            "remove the option to use the shipped rules")
-    return found, problems
+        directory = name and conf.find_file(name)
+        if directory and Path(directory).is_dir():
+            _look_into(Path(directory), named, found)
+        elif named or directory:
+            found.problems.append(f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
+                                  "or remove the option to use the shipped rules")
+    return found
 
 
-def _files_of(directory: Path, named: bool) -> tuple[list[Path], list[str]]:
-    files: list[Path] = []
-    problems: list[str] = []
+def _look_into(directory: Path, named: bool, found: Found) -> None:
     try:
-        for path in sorted(path for path in directory.iterdir() if not path.name.startswith(".")):
-            if path.is_file():
-                files.append(path)
-            elif path.is_dir():
-                log.warn("{path} is a directory within policy_dirs: what is in it is not read", path=str(path))
-            else:
-                problems.append(f"policy: {path} cannot be read: it is neither a file nor a link to one")
+        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+        found.paths.extend(path for path in paths if path.is_file())
+        found.warnings.extend(f"{path} is a directory within policy_dirs: what is in it is not read"
+                              for path in paths if path.is_dir())
+        found.problems.extend(f"policy: {path} cannot be read: it is neither a file nor a link to one"
+                              for path in paths if not path.is_file() and not path.is_dir())
     except OSError as problem:
-        problems.append(f"policy: {directory}: {problem.strerror}")
-    if named and not files and not problems:
-        log.warn("there is no policy file in {directory}, although [oslo_policy] policy_dirs names it",
-                 directory=str(directory))
-    return files, problems
+        found.problems.append(f"policy: {directory}: {problem.strerror}")
+        return
+    if named and not any(path.is_file() for path in paths):
+        found.warnings.append(f"there is no policy file in {directory}, although [oslo_policy] policy_dirs names it")
 
 
 def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
@@ -75,10 +79,14 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
     :raises ConfigurationError: a file is missing, can be written by others, or is no mapping of names to texts. All
         that is wrong is named.
     """
-    paths, problems = find_policy_files(conf)
-    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if is_set(conf, "policy_file", "oslo_policy") else None
+    found = find_policy_files(conf)
+    for warning in found.warnings:
+        log.warn("policy: {warning}", warning=warning)
+    problems = list(found.problems)
+    named = is_set(conf, "policy_file", "oslo_policy")
+    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if named else None
     files: dict[Path, dict[str, str]] = {}
-    for path in paths:
+    for path in found.paths:
         try:
             problems += [f"policy: {problem}" for problem in write_problems(path)]
             rules = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -88,8 +96,8 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             continue
         if rules is None:
             if path == main:
-                problems.append(f"policy: {path} is empty, although [oslo_policy] policy_file names it; write rules, or {{}} "
-                                "if there are to be none")
+                problems.append(f"policy: {path} is empty, although [oslo_policy] policy_file names it; write rules, "
+                                "or {} if there are to be none")
             files[path] = {}
         elif isinstance(rules, dict):
             files[path] = rules

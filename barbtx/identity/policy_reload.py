@@ -63,8 +63,8 @@ class PolicyReloader(Service):
         log.warn("the policy files cannot be looked at: {reason}", reason=failure.getErrorMessage())
 
     def _state(self) -> object:
-        paths, problems = find_policy_files(self._policy.conf)
-        return [_stamp(path) for path in paths], problems
+        found = find_policy_files(self._policy.conf)
+        return [_stamp(path) for path in found.paths], found.problems
 
     def reload(self) -> Deferred[None]:
         """Read the rules now; fires when it is done, one way or the other."""

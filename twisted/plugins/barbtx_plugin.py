@@ -25,7 +25,8 @@ class _ApiMaker(_Maker):
         from barbtx.twistd import make_service
         from workers.retry_scheduler import RetryScheduler
 
-        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler), API_PARTS)
+        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler),
+                            API_PARTS)
 
 
 @implementer(IServiceMaker, IPlugin)

@@ -45,7 +45,8 @@ def schema_lock(connection: Connection, seconds: float, *, sleep: Callable[[floa
         # Not idle in a transaction meanwhile: the server ends such connections.
         connection.rollback()
         if monotonic() > end:
-            raise ConfigurationError(f"another upgrade of this database has not ended within {seconds:g} seconds; try again")
+            raise ConfigurationError(f"another upgrade of this database has not ended within {seconds:g} seconds; "
+                                     "try again")
         sleep(_POLL_SECONDS)
     connection.commit()
     try:

@@ -38,11 +38,11 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
                                      f"another program's, or its first upgrade has not ended; {_ADVICE}")
         return None
     if len(heads) == 1 and _NUMBER.fullmatch(own) and own > known[0]:
-        raise ConfigurationError(f"the database schema is at version {own}, newer than this release's {known[0]}: use the "
-                                 "release of barbtx that made it, or a later one; a schema is never downgraded")
+        raise ConfigurationError(f"the database schema is at version {own}, newer than this release's {known[0]}: use "
+                                 "the release of barbtx that made it, or a later one; a schema is never downgraded")
     if own not in known or not _OWN_TABLES <= tables:
-        raise ConfigurationError(f"the database belongs to another program: its schema version {own} is not barbtx's, or "
-                                 f"barbtx's tables are not there; {_ADVICE}")
+        raise ConfigurationError(f"the database belongs to another program: its schema version {own} is not barbtx's, "
+                                 f"or barbtx's tables are not there; {_ADVICE}")
     return own
 
 

@@ -23,6 +23,8 @@ class BarbtxError(Exception):
     """
 
     status = 500
+    #: Whether what was to be changed may have been changed nevertheless. Otherwise it was not.
+    outcome_unknown = False
     #: Whether the description is a reason to be embedded in "<Operation> issue seen - <reason>."
     is_reason = False
 
@@ -56,6 +58,14 @@ class SchemaMismatch(BadRequest):
         )
 
 
+class SecretInUse(BadRequest):
+    """A secret that has consumers is not to be deleted unless that is forced."""
+
+    def __init__(self) -> None:
+        # python-barbicanclient knows the case by the first sentence.
+        super().__init__("Secret cannot be deleted as it has consumers. Use force=true to delete it anyway.")
+
+
 class Reason(BarbtxError):
     """Base of the errors whose description is only the reason, to be framed with the operation's name."""
 
@@ -83,6 +93,18 @@ class QuotaReached(Reason):
 
     def __init__(self) -> None:
         super().__init__("Creation not allowed because a quota has been reached")
+
+
+class LimitReached(Reason):
+    """An object has as much below it as it may have.
+
+    :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
+    """
+
+    status = 403
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"Creation not allowed because the limit of {limit} {what} has been reached")
 
 
 class NotFound(BarbtxError):
@@ -149,11 +171,15 @@ class ConfigurationError(Exception):
 
 @attrs.frozen
 class Fault:
-    """What a client is told of a failure."""
+    """What a client is told of a failure.
+
+    :ivar debug: of the error; for the log only.
+    """
 
     status: int
     description: str | None
     headers: dict[str, str] = attrs.field(factory=dict)
+    debug: dict[str, object] = attrs.field(factory=dict, eq=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -169,8 +195,8 @@ def describe(error: BaseException, operation: str) -> Fault:
         text = error.description or (
             f"{operation} attempt not allowed - please review your user/project privileges"
         )
-        return Fault(403, text)
+        return Fault(403, text, debug=error.debug)
     if isinstance(error, BarbtxError) and error.status < 500 or isinstance(error, ServiceUnavailable):
         text = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
-        return Fault(error.status, text, dict(error.headers))
+        return Fault(error.status, text, dict(error.headers), error.debug)
     return Fault(500, f"{operation} failure seen - please contact site administrator.")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
 from oslo_config import cfg
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
-from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx import activity
+from barbtx.limits import ObjectLimits
 from barbtx.model.database import Database
 from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
@@ -25,16 +22,12 @@ from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
-from barbtx.plugin.interface.crypto import DecryptionFailed
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
+from barbtx.reload import Reload
 from barbtx.tasks.project_removal import RemoveProject
 from barbtx.tasks.type_order import BeginTypeOrder, Leases
 from barbtx.times import Clock, WallClock
-
-log = Logger()
-
-_CHECK_AGAIN_SECONDS = 2.0
 
 
 @attrs.frozen
@@ -52,32 +45,36 @@ class Foundation:
     containers: ContainerRepo
     quotas: QuotaRepo
     stores: StoreManager
+    read: Callable[[], cfg.ConfigOpts]
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, clock: Clock = WallClock()) -> Foundation:
+    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, clock: Clock = WallClock(),
+                    read: Callable[[], cfg.ConfigOpts] | None = None) -> Foundation:
         """Make everything; nothing is connected yet.
 
+        :param read: reads the configuration again, for a reload; if not given, it stays as it is.
         :raises ConfigurationError: something is not as it should be.
         """
         database = Database.from_config(reactor, conf)
         context = PluginContext(
-            conf, reactor, KEKRepo(database, clock),
-            lambda work, *arguments: deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments))
+            conf, reactor, KEKRepo(database, clock), partial(_in_thread, reactor))
+        limits = ObjectLimits.from_config(conf)
         quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
         return cls(
             conf, reactor, clock, database,
-            SecretRepo(database, clock, quotas["secrets"]),
+            SecretRepo(database, clock, quotas["secrets"], limits),
             OrderRepo(database, clock, quotas["orders"]),
-            ContainerRepo(database, clock, quotas["containers"]),
+            ContainerRepo(database, clock, quotas["containers"], limits),
             QuotaRepo(database, clock, quotas),
             StoreManager.from_config(context, SecretStoreRepo(database, clock)),
+            read or (lambda: conf),
         )
 
     def tasks(self) -> Tasks:
         """The task methods, as the configuration wants them to work."""
         queue, leases = self.conf.queue, Leases(self.orders)
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, self.reactor, leases, queue.lease_seconds,
-                                            queue.max_attempts, queue.retry_seconds), leases)
+                                            queue.max_attempts, queue.retry_seconds, queue.missing_key_seconds), leases)
 
     def remove_project(self) -> RemoveProject:
         """The task that removes a project."""
@@ -94,104 +91,35 @@ class Foundation:
         if self.stores.backends:
             await self.stores.choices.sync([backend.configured for backend in self.stores.backends])
         for store in self.stores.stores:
-            try:
-                await maybeDeferred(getattr(store, "check", lambda: None))
-            except DecryptionFailed:
-                raise ConfigurationError(
-                    "the configured master key does not open the project keys in this database; "
-                    "is it another database's, or is an old master key missing?"
-                ) from None
+            await maybeDeferred(getattr(store, "check", lambda: None))
+
+    async def reload_master_keys(self, conf: cfg.ConfigOpts) -> None:
+        """Read the master keys again; all stores get the new ones, or none does.
+
+        :raises ConfigurationError: they cannot be read, or one that is in use is missing.
+        :raises ServiceUnavailable: the database is down, so that they cannot be checked.
+        """
+        prepared = [await store.prepare_reload(conf, partial(_in_thread, self.reactor))
+                    for store in self.stores.stores if hasattr(store, "prepare_reload")]
+        for use in prepared:
+            use()
+
+    def reload(self, *others: Callable[[], Any]) -> Reload:
+        """What SIGHUP does in every process.
+
+        :param others: further parts, which reload themselves.
+        """
+        return Reload(self.conf, partial(_in_thread, self.reactor, self.read),
+                      {"the list of master keys": self.reload_master_keys}, frozenset({"simple_crypto_plugin"}), others)
+
+    def gauges(self) -> dict[str, Callable[[], Mapping[str, object]]]:
+        """What goes on in database and stores, for the report."""
+        found: dict[str, Callable[[], Mapping[str, object]]] = {"database": self.database.gauges}
+        for store in self.stores.stores:
+            if hasattr(store, "gauges"):
+                found[f"store {store.get_plugin_name()}"] = store.gauges
+        return found
 
 
-class DatabaseService(Service):
-    """Runs the database's threads."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def startService(self) -> None:
-        super().startService()
-        self._database.start()
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._database.stop()
-
-
-class Stack(MultiService):
-    """Services that stand on each other: each stops completely before the one below it does."""
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for service in reversed(list(self)):
-            try:
-                await maybeDeferred(service.stopService)
-            except Exception:
-                log.failure("{service} did not stop as it should", service=type(service).__name__)
-
-
-class CheckedStart(Service):
-    """Starts a service once the checks allow it, and ends the process if they never will.
-
-    A database that is down is no reason not to start: requests are answered with 503 until it is there. It is then
-    checked, and nothing is served before that is done.
-    """
-
-    def __init__(self, foundation: Foundation, service: Service, refuse: Callable[[str], None]) -> None:
-        self._foundation = foundation
-        self._service = service
-        self._refuse = refuse
-        self._checking: Deferred[None] | None = None
-
-    def startService(self) -> None:
-        super().startService()
-        self._checking = Deferred.fromCoroutine(self._check())
-        self._checking.addErrback(lambda failure: failure.trap(CancelledError))
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        self._checking.cancel()
-        return maybeDeferred(self._service.stopService) if self._service.running else None
-
-    async def _check(self) -> None:
-        while True:
-            try:
-                await self._foundation.check()
-                break
-            except ServiceUnavailable as problem:
-                if not self._service.running:
-                    log.warn("starting although the database cannot be reached: {reason}", reason=problem.description)
-                    self._service.startService()
-                await deferLater(self._foundation.reactor, _CHECK_AGAIN_SECONDS, lambda: None)
-            except ConfigurationError as problem:
-                self._refuse(str(problem))
-                return
-        if not self._service.running:
-            self._service.startService()
-
-
-class Abandon(Service):
-    """Ends the process, once all else has stopped, if threads are still at work whose outcome nobody waits for.
-
-    :param abandoned: whether there may be such threads.
-    """
-
-    def __init__(self, abandoned: Callable[[], bool]) -> None:
-        self._abandoned = abandoned
-
-    def stopService(self) -> None:
-        super().stopService()
-        if self._abandoned():
-            log.info("stopping without waiting for what was given back")
-            sys.stdout.flush()
-            os._exit(0)
-
-
-def refuse_start(reactor: Any, reason: str) -> None:
-    """Say what is wrong and stop in good order, with an exit status that tells of it."""
-    log.critical("barbtx: {reason}", reason=reason)
-    reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
-    reactor.stop()
+def _in_thread(reactor: Any, work: Callable[..., Any], *arguments: object) -> Deferred[Any]:
+    return deferToThreadPool(reactor, reactor.getThreadPool(), activity.carry(work), *arguments)

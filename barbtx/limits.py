@@ -1,7 +1,8 @@
-"""Limits that more than one room of the house keeps."""
+"""Limits that more than one part of the program keeps."""
 
 from __future__ import annotations
 
+import attrs
 from oslo_config import cfg
 
 _QUOTA = "A project's {} if it has no quota of its own; negative is unlimited."
@@ -19,4 +20,34 @@ OPTIONS = {
         cfg.IntOpt("max_limit_paging", default=100, min=1, help="Most items on one page of a list."),
         cfg.IntOpt("default_limit_paging", default=10, min=1, help="Items on a page if the client does not say."),
     ],
+    "api": [
+        cfg.IntOpt("max_embedded_consumers", default=100, min=1,
+                   help="Consumers that are shown with a secret or container, the oldest first; the list below the "
+                        "object, .../consumers, has all of them in pages."),
+        cfg.IntOpt("max_consumers_per_object", default=10000, min=1,
+                   help="Consumers that a secret or container may have; further ones are refused (403)."),
+        cfg.IntOpt("max_consumers_per_registrant", default=5000, min=1,
+                   help="Consumers of one secret or container that one project may register, so that a project that "
+                        "may read the object cannot use up max_consumers_per_object alone; further ones are refused "
+                        "(403)."),
+        cfg.IntOpt("max_metadata_per_secret", default=1000, min=1,
+                   help="Keys that the user metadata of a secret may have; further ones are refused (403)."),
+        cfg.IntOpt("max_secrets_per_container", default=500, min=1,
+                   help="Secrets that a container may hold; further ones are refused (403)."),
+    ],
 }
+
+
+@attrs.frozen
+class ObjectLimits:
+    """How much may be below one secret or container. The fields are the options of their names in ``[api]``."""
+
+    max_embedded_consumers: int = 100
+    max_consumers_per_object: int = 10000
+    max_consumers_per_registrant: int = 5000
+    max_metadata_per_secret: int = 1000
+    max_secrets_per_container: int = 500
+
+    @classmethod
+    def from_config(cls, conf: cfg.ConfigOpts) -> ObjectLimits:
+        return cls(**{field.name: conf.api[field.name] for field in attrs.fields(cls)})

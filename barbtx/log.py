@@ -1,16 +1,50 @@
-"""Log lines for machines: ``twistd --logger barbtx.log.json_lines …``."""
+"""The log: one line for each event, as text or as JSON, with the request and the order that it belongs to.
+
+``[DEFAULT] log_format`` and ``log_level`` say what is written; twistd's own options say where to: ``--logfile``, ``--syslog``,
+otherwise standard output. ``twistd --logger barbtx.log.json_lines …`` does without the two options.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
 import sys
+import syslog
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from twisted.logger import FileLogObserver, ILogObserver, formatEvent
+import attrs
+from oslo_config import cfg
+from twisted.application.service import MultiService
+from twisted.logger import (
+    FilteringLogObserver, ILogObserver, LogLevel, LogLevelFilterPredicate, formatEvent, formatTime,
+)
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+from barbtx import activity
+
+OPTIONS = {
+    "DEFAULT": [
+        cfg.StrOpt("log_level", default="info", choices=["debug", "info", "warn", "error"],
+                   help="The least level of the lines that are logged."),
+        cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How lines are written."),
+    ],
+}
 
 # What twisted.logger and the old log module put into events for themselves.
-_INTERNAL = frozenset({"message", "time", "format", "isError", "system", "failure", "why", "text", "log_text"})
+_INTERNAL = frozenset({"message", "time", "format", "isError", "system", "failure", "why", "text"})
+_PLAIN = (str, int, float, bool)
+# Of an outage that goes on the same line is written once in so many seconds.
+_OUTAGE_SECONDS = 30.0
+_REMEMBERED_OUTAGES = 1000
+
+_SYSLOG = {LogLevel.debug: syslog.LOG_DEBUG, LogLevel.info: syslog.LOG_INFO, LogLevel.warn: syslog.LOG_WARNING,
+           LogLevel.error: syslog.LOG_ERR, LogLevel.critical: syslog.LOG_CRIT}
+
+Event = Mapping[str, Any]
 
 
 def json_lines(stream: TextIO | None = None) -> ILogObserver:
@@ -21,21 +55,157 @@ def json_lines(stream: TextIO | None = None) -> ILogObserver:
 
     :param stream: standard output if not given.
     """
-    return FileLogObserver(stream or sys.stdout, _line)
+    return _observer(as_json, _to_stream(stream or sys.stdout), "info")
 
 
-def _line(event: dict[str, Any]) -> str:
+def text_lines(stream: TextIO | None = None) -> ILogObserver:
+    """An observer that writes each event as one line of text, with its fields at the end of the line.
+
+    Control characters are escaped, so that what a client sends cannot look like a line of its own. The lines of a
+    traceback are indented.
+
+    :param stream: standard output if not given.
+    """
+    return _observer(as_text, _to_stream(stream or sys.stdout), "info")
+
+
+class Logged(MultiService):
+    """Has a service's application log as the configuration says, to where twistd was told to.
+
+    :param twistd: twistd's options.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, twistd: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._conf = conf
+        self._twistd = twistd
+
+    def setServiceParent(self, parent: Any) -> None:
+        form = {"text": as_text, "json": as_json}[self._conf.log_format]
+        write = _destination(self._twistd)
+        if write is not None:
+            parent.setComponent(ILogObserver, _observer(form, write, self._conf.log_level))
+        super().setServiceParent(parent)
+
+
+def _observer(form: Callable[[Event], str], write: Callable[[str, Event], object], level: str) -> ILogObserver:
+    levels = LogLevelFilterPredicate(LogLevel.levelWithName(level))
+    if level != "debug":
+        # How Twisted's own factories, ports and connections come and go is of no use to operators.
+        for namespace in ("log_legacy", "twisted.application", "twisted.internet", "twisted.protocols", "twisted.web"):
+            levels.setLogLevelForNamespace(namespace, LogLevel.warn)
+    return FilteringLogObserver(_Outages(_Lines(form, write)), [levels])
+
+
+def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
+    def write(line: str, event: Event) -> None:
+        stream.write(line)
+        stream.flush()
+
+    return write
+
+
+def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
+    """Where twistd would log to itself; None if it refuses."""
+    path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
+    if twistd.get("syslog"):
+        syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
+        # A message to syslog is one line.
+        return lambda line, event: syslog.syslog(_SYSLOG.get(event.get("log_level"), syslog.LOG_INFO),
+                                                 line.rstrip("\n").replace("\n", "\\n"))
+    if path == "-" and not foreground:
+        return None
+    if path == "-" or foreground and not path:
+        sys.stdout.reconfigure(errors="backslashreplace")
+        return _to_stream(sys.stdout)
+    return _to_stream(LogFile.fromFullPath(path or "twistd.log"))
+
+
+@implementer(ILogObserver)
+@attrs.frozen
+class _Lines:
+    form: Callable[[Event], str]
+    write: Callable[[str, Event], object]
+
+    def __call__(self, event: Event) -> None:
+        self.write(self.form(event), event)
+
+
+@implementer(ILogObserver)
+@attrs.define
+class _Outages:
+    """Passes on events, but of those with a true ``log_outage`` equal ones only once in a while, with their number."""
+
+    observer: Callable[[Event], object]
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _seen: dict[tuple[Any, str], tuple[float, int]] = attrs.field(factory=dict, init=False)
+
+    def __call__(self, event: Event) -> None:
+        if event.get("log_outage"):
+            key, now = (event.get("log_namespace"), formatEvent(event)), event["log_time"]
+            with self._lock:
+                since, repeated = self._seen.get(key, (-math.inf, 0))
+                if abs(now - since) < _OUTAGE_SECONDS:
+                    self._seen[key] = since, repeated + 1
+                    return
+                self._seen.pop(key, None)
+                self._seen[key] = now, 0
+                if len(self._seen) > _REMEMBERED_OUTAGES:
+                    del self._seen[next(iter(self._seen))]
+            if repeated:
+                event = {**event, "repeated": repeated}
+        self.observer(event)
+
+
+def as_json(event: Event) -> str:
+    """An event as a line of JSON."""
     moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.timezone.utc)
-    fields: dict[str, Any] = {
+    document: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else None,
         "logger": event.get("log_namespace"),
         "message": formatEvent(event),
     }
-    fields |= {name: value for name, value in event.items()
-               if not name.startswith("log_") and name not in _INTERNAL
-               and (value is None or isinstance(value, (str, int, float, bool)))}
+    document |= {name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
+                 for name, value in _fields(event)}
     failure = event.get("log_failure")
     if failure is not None:
-        fields["traceback"] = failure.getTraceback()
-    return json.dumps(fields) + "\n"
+        document["traceback"] = failure.getTraceback()
+    return json.dumps(document) + "\n"
+
+
+def as_text(event: Event) -> str:
+    """An event as a line of text, and the lines of its traceback."""
+    level = event["log_level"].name if event.get("log_level") else "-"
+    # The message shows some of the fields already; what lines are searched for is always at the same place.
+    shown = (event.get("log_format") or "").replace("{request_id}", "").replace("{order_id}", "")
+    extra = " ".join(f"{name}={_quoted(value)}" for name, value in _fields(event)
+                     if value is not None and value is not False and f"{{{name}" not in shown)
+    line = (f"{formatTime(event['log_time'])} [{event.get('log_namespace') or '-'}#{level}] {_escaped(formatEvent(event))}"
+            + (f" [{extra}]" if extra else ""))
+    failure = event.get("log_failure")
+    if failure is not None:
+        line += "".join(f"\n\t{_escaped(part)}" for part in failure.getTraceback().rstrip().split("\n"))
+    return line + "\n"
+
+
+def _fields(event: Event) -> Iterator[tuple[str, Any]]:
+    """An event's plain fields, and those of the activity at hand that it does not name itself."""
+    for name, value in attrs.asdict(activity.current()).items():
+        if value is not None and event.get(name) is None:
+            yield name, value
+    for name, value in event.items():
+        if not name.startswith("log_") and name not in _INTERNAL and (value is None or isinstance(value, _PLAIN)):
+            yield name, value
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    plain = text and all(c.isalnum() or c in "-_.:/@%+*" for c in text)
+    return text if plain else _escaped(json.dumps(text, ensure_ascii=False))

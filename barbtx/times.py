@@ -26,6 +26,11 @@ def utcnow(clock: Clock) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(clock.seconds(), datetime.timezone.utc).replace(tzinfo=None)
 
 
+def whole_second(moment: datetime.datetime) -> datetime.datetime:
+    """The second that a moment is in, which is as fine as secrets expire."""
+    return moment.replace(microsecond=0)
+
+
 def parse_time(text: str) -> datetime.datetime:
     """Read an ISO 8601 time (date alone, basic or extended form, ``T`` or space, zone or none) as naive UTC.
 

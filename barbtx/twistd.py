@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.python import usage
 
@@ -15,6 +16,8 @@ from barbtx.config import load, locate, read, require_database
 from barbtx.diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError
 from barbtx.foundation import Foundation
+from barbtx.log import Logged
+from barbtx.signals import before_start
 
 
 class Options(usage.Options):
@@ -45,18 +48,27 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service], p
     """
     from twisted.internet import reactor
 
+    before_start()
     # Twisted waits by the time of day: set back by an hour, it would stand still for one.
     reactor.seconds = time.monotonic
-    reactor.callWhenRunning(_stop_on_signals, reactor)
     files = locate(options["config-file"], options["config-dir"])
+
+    def read_again() -> cfg.ConfigOpts:
+        return load(files, options["set"])
+
     try:
-        conf = load(files, options["set"])
+        conf = read_again()
         if not files:
             require_database(conf, files)
-        return make(reactor, Foundation.from_config(reactor, conf))
+        logged = Logged(conf, options.parent or {})
+        make(reactor, Foundation.from_config(reactor, conf, read=read_again)).setServiceParent(logged)
+        return logged
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)
         sys.exit("\n".join(f"barbtx: {line}" for line in problems))
+    except Exception as problem:
+        traceback.print_exc()
+        sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {' '.join(str(problem).split())}")
 
 
 def _all_problems(first: ConfigurationError, reactor: Any, files: list[str], settings: list[str],
@@ -67,13 +79,3 @@ def _all_problems(first: ConfigurationError, reactor: Any, files: list[str], set
         return first.problems
     found = find_problems(reactor, reading.conf, parts)
     return tuple(dict.fromkeys([*reading.problems, *first.problems, *found]))
-
-
-def _stop_on_signals(reactor: Any) -> None:
-    """Being asked to stop is no failure: twistd would end the process by the signal, with a status that says so."""
-    def stop() -> None:
-        if reactor.running:
-            reactor.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: reactor.callFromThread(stop))

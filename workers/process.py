@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 
 from barbtx.errors import ConfigurationError
-from barbtx.foundation import Abandon, CheckedStart, DatabaseService, Foundation, Stack, refuse_start
+from barbtx.foundation import Foundation
+from barbtx.lifecycle import CheckedStart, DatabaseService, ProcessExit, Stack
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
+from barbtx.report import Report
+from barbtx.signals import Signals
 from workers.keystone_notifications import make_notification_consumer
 from workers.orders import make_order_consumer
 from workers.retry_scheduler import RetryScheduler
@@ -24,17 +26,24 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
     conf = foundation.conf
     if not (conf.queue.enable or conf.keystone_notifications.enable):
         raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
-    refuse = partial(refuse_start, reactor)
     stack, working = Stack(), Stack()
+    ending = ProcessExit.from_config(reactor, conf)
+    ending.setServiceParent(stack)
+    gauges = foundation.gauges()
     if conf.queue.enable:
-        transport = AMQPTransport.from_config(reactor, conf, refuse)
+        transport = AMQPTransport.from_config(reactor, conf, ending.refuse)
         transport.setServiceParent(working)
         RetryScheduler(reactor, conf, foundation.orders, TaskClient(transport)).setServiceParent(working)
-        consumer = make_order_consumer(reactor, conf, foundation.tasks(), refuse)
-        Abandon(lambda: consumer.abandoned).setServiceParent(stack)
+        tasks = foundation.tasks()
+        consumer = make_order_consumer(reactor, conf, tasks, ending.refuse)
+        ending.without_waiting_if(lambda: consumer.abandoned)
+        gauges |= {"queue": transport.gauges, "orders": consumer.gauges, "leases": tasks.leases.gauges}
         consumer.setServiceParent(working)
     if conf.keystone_notifications.enable:
-        make_notification_consumer(reactor, conf, foundation.remove_project(), refuse).setServiceParent(working)
-    DatabaseService(foundation.database).setServiceParent(stack)
-    CheckedStart(foundation, working, refuse).setServiceParent(stack)
+        notifications = make_notification_consumer(reactor, conf, foundation.remove_project(), ending.refuse)
+        notifications.setServiceParent(working)
+        gauges["notifications"] = notifications.gauges
+    Signals(reactor, foundation.reload(), Report(reactor, conf, gauges)).setServiceParent(stack)
+    DatabaseService(foundation.database, conf.thread_shutdown_seconds).setServiceParent(stack)
+    CheckedStart(foundation, working, ending.refuse, conf.start_check_seconds).setServiceParent(stack)
     return stack

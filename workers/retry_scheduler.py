@@ -16,7 +16,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
+from barbtx.activity import Activity
 from barbtx.errors import ServiceUnavailable
+from barbtx.model.records import Task
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.queue.client import TaskClient
 from barbtx.queue.transport import Refused
@@ -69,9 +72,12 @@ class RetryScheduler(Service):
             log.failure("looking for due tasks failed")
             return False
         for task in tasks:
-            log.info("order {order_id} is due", order_id=task.order_id, request_id=task.kwargs.get("request_id"))
-            self._client.send(task).addErrback(self._refused, task.order_id)
+            activity.run(Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id")), self._send, task)
         return len(tasks) == self._conf.batch_size
+
+    def _send(self, task: Task) -> None:
+        log.info("order {order_id} is due", order_id=task.order_id)
+        self._client.send(task).addErrback(activity.carry(self._refused), task.order_id)
 
     def _refused(self, failure: Failure, order_id: str) -> None:
         failure.trap(Refused)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from barbtx.api import documents
 from barbtx.errors import Fault
 
 
@@ -29,18 +29,20 @@ def apply_answer(request: Any, answer: Answer) -> bytes:
     """Set a request's status and headers; the body to be written."""
     body = answer.content
     if body is None:
-        body = b"" if answer.document is None else json.dumps(answer.document).encode()
+        body = b"" if answer.document is None else documents.write(answer.document).encode()
     _apply(request, answer.status, answer.headers, body, answer.content_type)
     return body
 
 
 def render_fault(fault: Fault) -> bytes:
     """A failure as the contract shapes it (section 1.7)."""
-    return json.dumps({"code": fault.status, "title": fault.title, "description": fault.description}).encode()
+    document = {"code": fault.status, "title": fault.title, "description": fault.description}
+    return documents.write(document).encode()
 
 
 def apply_fault(request: Any, fault: Fault) -> bytes:
-    """As :func:`apply_answer`, for a failure."""
+    """As :func:`apply_answer`, for a failure; it is left on the request for the log."""
+    request.fault = fault
     body = render_fault(fault)
     _apply(request, fault.status, fault.headers, body, "application/json")
     return body
@@ -54,6 +56,7 @@ def apply_early_fault(request: Any, fault: Fault) -> bytes:
     accept = request.getHeader(b"accept") or b""
     if b"application/json" in accept or b"*/*" in accept:
         return apply_fault(request, fault)
+    request.fault = fault
     body = f"{fault.status} {fault.title}\n\n{fault.description or ''}\n".encode()
     _apply(request, fault.status, fault.headers, body, "text/plain; charset=utf-8")
     return body

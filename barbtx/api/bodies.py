@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import jsonschema_rs
 
+from barbtx.api import documents
 from barbtx.errors import MalformedJSON, SchemaMismatch
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
@@ -21,20 +17,16 @@ def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
 
     :param too_large: whether the body was cut at the limit.
     :param limit: bytes.
-    :raises MalformedJSON: it is none.
+    :raises MalformedJSON: it is not one, or holds what cannot be represented.
     """
     if too_large:
         raise MalformedJSON(f"the body is longer than {limit} bytes")
     try:
-        document = _stripped(json.loads(body.decode(), parse_constant=_no_constant))
+        document = _stripped(documents.read(body.decode()))
     except UnicodeEncodeError:
         raise MalformedJSON("a string has half of a surrogate pair") from None
     except UnicodeDecodeError:
         raise MalformedJSON("the body is not UTF-8") from None
-    except RecursionError:
-        raise MalformedJSON("the body is nested too deeply") from None
-    except ValueError:
-        raise MalformedJSON from None
     if not isinstance(document, dict):
         raise MalformedJSON("the body is not an object")
     return document
@@ -94,7 +86,7 @@ class Schema:
 _REASONS: dict[str, Callable[[Any], str]] = {
     "required": lambda error: f"'{error.kind.property}' is a required property",
     "type": lambda error: "the value is of the wrong type",
-    "enum": lambda error: "the value is not one of those allowed",
+    "enum": lambda error: f"the value is not one of {error.kind.options}",
     "minLength": lambda error: "the value must not be empty",
     "maxLength": lambda error: f"the value is longer than {error.kind.limit} characters",
     "minimum": lambda error: f"the value is less than {error.kind.limit}",

@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
 from barbtx.api import hrefs
 from barbtx.api.answers import Answer, apply_answer, apply_fault
 from barbtx.api.bodies import Schema, read_json
@@ -23,9 +24,10 @@ from barbtx.api.middleware.microversion import Version
 from barbtx.api.negotiation import JSON, accepts_json
 from barbtx.api.services import Services
 from barbtx.errors import (
-    BarbtxError, Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
+    Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
 )
 from barbtx.identity.context import RequestContext
+from barbtx.model.records import Created
 from barbtx.model.repositories.idempotency import KeyUse
 
 log = Logger()
@@ -45,9 +47,9 @@ class Call:
     ids: Mapping[str, str]
     repeatable: Repeatable | None = None
 
-    def use(self, answer: Answer) -> KeyUse | None:
+    def use(self, created: Created) -> KeyUse | None:
         """What to remember with what the request creates, so that its repetition gets the same answer."""
-        return self.repeatable and self.repeatable.use(answer, self.services.conf)
+        return self.repeatable and self.repeatable.use(created, self.services.conf)
 
     @property
     def context(self) -> RequestContext:
@@ -200,6 +202,7 @@ class Endpoint:
 
         A client that goes away cancels reading only: what has begun to change something is not left half done.
         """
+        activity.note(project_id=request.context and request.context.project_id, order_id=ids.get("order_id"))
         running = Deferred.fromCoroutine(self._answer(request, ids))
         if request.method.decode("ascii", "replace") in READS:
             return running
@@ -226,7 +229,7 @@ class Endpoint:
             raise NotAcceptable("There is no representation of this resource that the Accept header admits.")
         if operation.rule is not None:
             if not self.services.policy.allows(operation.rule, call.context, found.target):
-                raise Forbidden
+                raise Forbidden(rule=operation.rule)
         if isinstance(operation.body, RawBody):
             if call.content_type not in operation.body.media_types:
                 raise UnsupportedMediaType(operation.body.media_types)
@@ -245,8 +248,7 @@ class Endpoint:
             call.base  # noqa: B018
             if call.repeatable is not None:
                 return await call.repeatable.answer(
-                    call, self.services.idempotency,
-                    lambda: operation.handler(self.controller, call, found, document))
+                    call, lambda: operation.handler(self.controller, call, found, document))
             return await operation.handler(self.controller, call, found, document)
         if call.method not in READS:
             call.base  # noqa: B018
@@ -258,7 +260,4 @@ def _fail(request: Any, problem: Exception, operation: str) -> bytes:
     if fault.status == 500:
         log.failure("{operation} failed", failure=Failure(problem), operation=operation,
                     request_id=request.request_id)
-    elif isinstance(problem, BarbtxError) and problem.debug:
-        log.info("{operation}: {status}", operation=operation, status=fault.status, request_id=request.request_id,
-                 debug={name: str(value) for name, value in problem.debug.items()})
     return apply_fault(request, fault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -34,11 +35,22 @@ def base_of(request: Any, conf: cfg.ConfigOpts) -> str:
     return f"{scheme.decode()}://{host.decode()}"
 
 
+def client_of(request: Any, trusted_proxies: Sequence[Any]) -> str | None:
+    """The client's address: that of the connection or, if that is a trusted proxy's, the one that it names."""
+    peer = request.getClientAddress()
+    if _is_trusted(peer, trusted_proxies):
+        try:
+            return str(ipaddress.ip_address(_last(request, b"x-forwarded-for").decode("ascii", "replace")))
+        except ValueError:
+            pass
+    return getattr(peer, "host", None)
+
+
 def _last(request: Any, header: bytes) -> bytes:
     return b",".join(request.requestHeaders.getRawHeaders(header, [])).rpartition(b",")[2].strip()
 
 
-def _is_trusted(peer: Any, networks: list[Any]) -> bool:
+def _is_trusted(peer: Any, networks: Sequence[Any]) -> bool:
     try:
         address = ipaddress.ip_address(peer.host)
     except (AttributeError, ValueError):

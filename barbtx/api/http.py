@@ -17,7 +17,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest, Site as TwistedSite
 
+from barbtx import activity
+from barbtx.activity import Activity
 from barbtx.api.answers import apply_fault, render_fault
+from barbtx.api.access_log import log_request
 from barbtx.errors import TITLES, Fault
 
 log = Logger()
@@ -35,6 +38,9 @@ class Request(TwistedRequest):
     :ivar request_id: ``req-<uuid>``, once the pipeline has given it one.
     :ivar context: the caller, once the pipeline knows.
     :ivar microversion: of the API, once the pipeline knows.
+    :ivar client_address: the client's address, once the pipeline knows.
+    :ivar fault: what the client is told of a failure, if it is told of one.
+    :ivar probe: whether it only asks whether the service is up.
     """
 
     defaultContentType = None
@@ -42,6 +48,9 @@ class Request(TwistedRequest):
     request_id: str | None = None
     context: Any = None
     microversion: Any = None
+    client_address: str | None = None
+    fault: Fault | None = None
+    probe = False
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -62,10 +71,11 @@ class Request(TwistedRequest):
         site = self.site = self.channel.site
         self.started = site.clock.seconds()
         site.begin(self)
-        self.notifyFinish().addBoth(lambda outcome: site.end(self, outcome))
+        hand = Activity()
+        self.notifyFinish().addBoth(lambda outcome: activity.run(hand, site.end, self, outcome))
         self.prepath, self.postpath = [], []
         try:
-            self.render(site.resource)
+            activity.run(hand, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
 
@@ -180,6 +190,7 @@ class Site(TwistedSite):
 
     requestFactory = Request
     displayTracebacks = False
+    noisy = False
 
     def __init__(self, resource: IResource, clock: IReactorTime, *, max_body: int, request_timeout: float,
                  idle_timeout: float, max_connections: int) -> None:
@@ -207,6 +218,10 @@ class Site(TwistedSite):
     def dismiss(self, channel: Channel) -> None:
         self._connections.discard(channel)
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"connections": len(self._connections), "requests": len(self._requests)}
+
     def begin(self, request: Request) -> None:
         self._requests.add(request)
         if self._drained is not None:
@@ -215,14 +230,7 @@ class Site(TwistedSite):
 
     def end(self, request: Request, outcome: object) -> None:
         self._requests.discard(request)
-        context = request.context
-        log.info(
-            "{method} {path} {status} {milliseconds:.1f} ms", method=request.method.decode("ascii", "replace"),
-            path=request.path.decode("ascii", "backslashreplace"), status=request.code,
-            milliseconds=(self.clock.seconds() - request.started) * 1000, request_id=request.request_id,
-            project_id=context and context.project_id, user_id=context and context.user_id,
-            disconnected=isinstance(outcome, Failure),
-        )
+        log_request(request, self.clock.seconds() - request.started, isinstance(outcome, Failure))
         if self._drained is not None and not self._requests and not self._drained.called:
             self._drained.callback(None)
 

@@ -1,26 +1,28 @@
 """Requests that may be repeated: ``Idempotency-Key`` on what creates something.
 
 Source: draft-ietf-httpapi-idempotency-key-header; the key may be written with or without the quotes of a structured
-field. A body may hold a payload, so that its fingerprint is made as a password's would be: with a salt, and at a cost.
+field. A key belongs to one user of one project: nobody else can learn that it was used, or for what.
+
+What is remembered of a request is a fingerprint and the id of what it created. The answer to a repetition is built
+anew, so that its references follow the request that it answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
 from oslo_config import cfg
-from twisted.internet.threads import deferToThreadPool
 
 from barbtx.api.answers import Answer
-from barbtx.errors import BadRequest, UnprocessableContent
-from barbtx.model.repositories.idempotency import DuplicateKey, FirstAnswer, IdempotencyRepo, KeyUse
+from barbtx.api.fingerprints import Content
+from barbtx.errors import BadRequest, ServiceUnavailable, UnprocessableContent
+from barbtx.model.records import Created
+from barbtx.model.repositories.idempotency import DuplicateKey, FirstUse, KeyUse
 
 OPTIONS = {
     "idempotency": [
@@ -32,17 +34,33 @@ OPTIONS = {
 
 _KEY = re.compile(r'[!#-~]{1,255}|"[ !#-\[\]-~]{1,255}"')
 
+# Another request with the key may win the race and have its object deleted before its answer is read.
+_ATTEMPTS = 3
+
+# Status and name of the reference in the answer, by collection.
+_ANSWERS = {"secrets": (201, "secret_ref"), "containers": (201, "container_ref"), "orders": (202, "order_ref")}
+
+
+def creation_answer(call: Any, created: Created) -> Answer:
+    """The answer to a request that created something, the first time and when it is repeated."""
+    status, name = _ANSWERS[created.collection]
+    ref = call.ref(created.collection, created.id)
+    document = {name: ref}
+    if created.transport_key_id is not None:
+        document["transport_key_ref"] = call.ref("transport_keys", created.transport_key_id)
+    return Answer(status, document, headers={"Location": ref})
+
 
 @attrs.define
 class Repeatable:
     """A request under a key.
 
-    :ivar digest: of the key.
-    :ivar content: what makes it the same request: method, path, type and body.
+    :ivar digest: of the key and the user who sent it.
+    :ivar content: what makes it the same request.
     """
 
     digest: str
-    content: bytes = attrs.field(repr=False)
+    content: Content
     _fingerprint: str = ""
 
     @classmethod
@@ -57,43 +75,36 @@ class Repeatable:
         key = values[0].decode("ascii", "replace").strip()
         if len(values) > 1 or not _KEY.fullmatch(key):
             raise BadRequest("The Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.")
-        head = b"\n".join([call.request.method, b"/".join(call.request.postpath), call.content_type.encode()])
-        return cls(hashlib.sha256(key.strip('"').encode()).hexdigest(), head + b"\n\n" + call.body)
+        # In JSON no user at all differs from every text.
+        owned = json.dumps([call.context.user_id, key.strip('"')])
+        digest = hashlib.sha256(owned.encode()).hexdigest()
+        # Whose key it is belongs to the content too: the same body has another fingerprint with everybody else, so that
+        # nobody who has the database can try bodies of their own and compare.
+        head = (call.context.project_id.encode(), digest.encode(), call.request.method,
+                b"/".join(call.request.postpath), call.content_type.encode())
+        return cls(digest, Content(head, call.body))
 
-    async def answer(self, call: Any, repo: IdempotencyRepo, create: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The first answer, if there was one; else what ``create`` answers, which asks :meth:`use` for what to remember.
+    async def answer(self, call: Any, create: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The first answer, if there was one; else that of ``create``, which asks :meth:`use` for what to remember.
 
-        :raises UnprocessableContent: the key was used for another request.
+        :raises UnprocessableContent: the caller used the key for another request.
+        :raises ServiceUnavailable: it cannot be told at the moment.
         """
-        project_id = call.context.project_id
-        first = await repo.find(project_id, self.digest)
-        if first is None:
-            salt = os.urandom(16)
-            self._fingerprint = f"{salt.hex()}${await self._hash(call, salt)}"
+        services, project_id = call.services, call.context.project_id
+        for _ in range(_ATTEMPTS):
+            first = await services.idempotency.find(project_id, self.digest)
+            if first is not None:
+                if not await services.fingerprints.matches(first.fingerprint, self.content):
+                    raise UnprocessableContent("This Idempotency-Key was used for another request; take a new one.")
+                return creation_answer(call, first.created)
+            self._fingerprint = await services.fingerprints.make(self.content)
             try:
                 return await create()
             except DuplicateKey:
-                # Somebody was faster with the same key; what they made is there now.
-                first = await repo.find(project_id, self.digest)
-                if first is None:
-                    raise
-        salt_text, _, known = first.fingerprint.partition("$")
-        if not hmac.compare_digest(known, await self._hash(call, bytes.fromhex(salt_text))):
-            raise UnprocessableContent("This Idempotency-Key was used for another request; take a new one.")
-        again = json.loads(first.answer)
-        return Answer(again["status"], again["document"], headers=again["headers"])
+                continue
+        raise ServiceUnavailable("Other requests use the same Idempotency-Key at the moment; please try again.")
 
-    def use(self, answer: Answer, conf: cfg.ConfigOpts) -> KeyUse:
-        """What to remember in the transaction that makes an answer true."""
-        text = json.dumps({"status": answer.status, "document": answer.document, "headers": dict(answer.headers)})
-        return KeyUse(self.digest, FirstAnswer(self._fingerprint, text), conf.idempotency.life_seconds,
+    def use(self, created: Created, conf: cfg.ConfigOpts) -> KeyUse:
+        """What to remember in the transaction that creates something."""
+        return KeyUse(self.digest, FirstUse(self._fingerprint, created), conf.idempotency.life_seconds,
                       conf.idempotency.max_keys)
-
-    async def _hash(self, call: Any, salt: bytes) -> str:
-        reactor = call.services.reactor
-        return await deferToThreadPool(reactor, reactor.getThreadPool(), _scrypt, self.content, salt)
-
-
-def _scrypt(content: bytes, salt: bytes) -> str:
-    # RFC 7914; 16 MiB and some 50 ms for each guess.
-    return hashlib.scrypt(content, salt=salt, n=2**14, r=8, p=1, maxmem=64 << 20, dklen=32).hex()

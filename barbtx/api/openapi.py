@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from barbtx import __version__
+from barbtx.api import documents
 from barbtx.api.answers import Answer, apply_answer, apply_fault
 from barbtx.api.app import ROOT_ROUTES, V1_ROUTES
 from barbtx.api.dispatch import Controller, Operation, RawBody, UntypedBody
@@ -95,7 +95,7 @@ class Description(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self._document = json.dumps(describe_service()).encode()
+        self._document = documents.write(describe_service()).encode()
 
     def render(self, request: IRequest) -> bytes:
         if len(request.postpath) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from oslo_config import cfg
@@ -13,13 +12,16 @@ from twisted.web.resource import IResource
 from barbtx.api.pipeline import load_pipeline
 from barbtx.api.service import ApiService
 from barbtx.api.services import Services
-from barbtx.foundation import Abandon, CheckedStart, DatabaseService, Foundation, Stack, refuse_start
+from barbtx.foundation import Foundation
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_reload import PolicyReloader
+from barbtx.lifecycle import CheckedStart, DatabaseService, ProcessExit, Stack
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from barbtx.queue.local import LocalService, LocalTransport
+from barbtx.report import Report
+from barbtx.signals import Signals
 from barbtx.times import WallClock
 
 
@@ -44,24 +46,32 @@ def make_api(reactor: Any, foundation: Foundation,
     :raises ConfigurationError: something is not as it should be.
     """
     conf = foundation.conf
-    refuse = partial(refuse_start, reactor)
     stack, serving = Stack(), Stack()
+    ending = ProcessExit.from_config(reactor, conf)
+    ending.setServiceParent(stack)
+    gauges = foundation.gauges()
     if conf.queue.enable:
-        transport = AMQPTransport.from_config(reactor, conf, refuse)
+        transport = AMQPTransport.from_config(reactor, conf, ending.refuse)
         transport.setServiceParent(serving)
         client = TaskClient(transport)
     else:
-        transport = LocalTransport(foundation.tasks(), conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
+        tasks = foundation.tasks()
+        gauges["leases"] = tasks.leases.gauges
+        transport = LocalTransport(tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting)
         local = LocalService(reactor, transport, conf.queue.shutdown_seconds)
-        Abandon(lambda: local.abandoned).setServiceParent(stack)
+        ending.without_waiting_if(lambda: local.abandoned)
         local.setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)
     make_scheduler(reactor, conf, foundation.orders, client).setServiceParent(serving)
     policy = Policy.from_config(conf)
-    PolicyReloader(reactor, policy, conf.policy.reload_seconds).setServiceParent(serving)
+    policy_reloader = PolicyReloader(reactor, policy, conf.policy.reload_seconds)
+    policy_reloader.setServiceParent(serving)
     services = Services(conf, reactor, foundation.clock, policy, foundation.database, foundation.secrets,
                         foundation.orders, foundation.containers, foundation.quotas, foundation.stores, client)
-    ApiService(reactor, conf, load_pipeline(services), services.watch.release).setServiceParent(serving)
-    DatabaseService(foundation.database).setServiceParent(stack)
-    CheckedStart(foundation, serving, refuse).setServiceParent(stack)
+    listener = ApiService(reactor, conf, load_pipeline(services), ending.refuse, services.watch.release)
+    listener.setServiceParent(serving)
+    gauges |= {"queue": transport.gauges, "http": listener.site.gauges, "waiting": services.watch.gauges, **services.gauges}
+    Signals(reactor, foundation.reload(policy_reloader.reload), Report(reactor, conf, gauges)).setServiceParent(stack)
+    DatabaseService(foundation.database, conf.thread_shutdown_seconds).setServiceParent(stack)
+    CheckedStart(foundation, serving, ending.refuse, conf.start_check_seconds).setServiceParent(stack)
     return stack

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import Service
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
@@ -22,12 +26,11 @@ log = Logger()
 class ApiService(Service):
     """Listens, and on stopping finishes what it has begun.
 
+    :param refuse: is told why it cannot listen.
     :param release: called on stopping, to answer those that wait for something.
-
-    :ivar listening: fires with the port once it is bound; fails if it cannot be.
     """
 
-    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, resource: IResource,
+    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, resource: IResource, refuse: Callable[[str], None],
                  release: Callable[[], None] = lambda: None) -> None:
         api = conf.api
         self.site = Site(
@@ -36,6 +39,7 @@ class ApiService(Service):
             request_timeout=api.request_timeout_seconds, idle_timeout=api.idle_timeout_seconds,
             max_connections=api.max_connections,
         )
+        self._refuse = refuse
         self._release = release
         self._reactor = reactor
         self._conf = api
@@ -43,19 +47,34 @@ class ApiService(Service):
 
     def startService(self) -> None:
         super().startService()
-        kind = TCP6ServerEndpoint if ":" in self._conf.bind_host else TCP4ServerEndpoint
-        endpoint = kind(self._reactor, self._conf.bind_port, interface=self._conf.bind_host)
-        endpoint.listen(self.site).addCallbacks(self._listening, self._cannot_listen)
+        Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
 
-    def _listening(self, port: IListeningPort) -> None:
-        self._port = port
+    async def _listen(self) -> None:
         host = self._conf.bind_host
+        address = await self._address(host)
+        if not self.running:
+            return
+        kind = TCP6ServerEndpoint if ":" in address else TCP4ServerEndpoint
+        self._port = await kind(self._reactor, self._conf.bind_port, interface=address).listen(self.site)
         shown = f"[{host}]" if ":" in host else host
-        log.info("barbtx listens on http://{host}:{port}", host=shown, port=port.getHost().port)
+        log.info("barbtx listens on http://{host}:{port}", host=shown, port=self._port.getHost().port)
+
+    async def _address(self, host: str) -> str:
+        """What to bind to: the host, or the first address of a name. Binding to a name would look it up in the reactor.
+
+        :raises OSError: the name has no address.
+        """
+        if not host or isIPAddress(host) or isIPv6Address(host):
+            return host
+        found = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), socket.getaddrinfo, host, None,
+                                        socket.AF_UNSPEC, socket.SOCK_STREAM)
+        return found[0][4][0]
 
     def _cannot_listen(self, failure: Failure) -> None:
-        log.critical("barbtx: {reason}", reason=failure.getErrorMessage())
-        self._reactor.stop()
+        problem = failure.value.socketError if failure.check(CannotListenError) else failure.value
+        reason = getattr(problem, "strerror", None) or f"{type(problem).__name__}: {problem}"
+        host = f"[{self._conf.bind_host}]" if ":" in self._conf.bind_host else self._conf.bind_host
+        self._refuse(f"cannot listen on {host}:{self._conf.bind_port} ([api] bind_host, bind_port): {reason}")
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

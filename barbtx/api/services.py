@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 from oslo_config import cfg
 
+from barbtx.api.fingerprints import Fingerprints
 from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
+from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.repositories.acls import AclRepo
@@ -27,6 +30,8 @@ from barbtx.times import Clock
 
 @attrs.frozen
 class Services:
+    """:ivar gauges: what goes on in further parts, for the report to an operator; they enter themselves."""
+
     conf: cfg.ConfigOpts
     reactor: Any
     clock: Clock
@@ -38,6 +43,7 @@ class Services:
     quotas: QuotaRepo
     stores: StoreManager
     task_client: TaskClient
+    limits: ObjectLimits = attrs.field(init=False)
     secret_acls: AclRepo = attrs.field(init=False)
     container_acls: AclRepo = attrs.field(init=False)
     secret_consumers: ConsumerRepo = attrs.field(init=False)
@@ -45,11 +51,21 @@ class Services:
     user_metadata: UserMetadataRepo = attrs.field(init=False)
     transport_keys: TransportKeyRepo = attrs.field(init=False)
     idempotency: IdempotencyRepo = attrs.field(init=False)
+    fingerprints: Fingerprints = attrs.field(init=False)
     watch: OrderWatch = attrs.field(init=False)
+    gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
+
+    @limits.default
+    def _limits(self) -> ObjectLimits:
+        return ObjectLimits.from_config(self.conf)
 
     @idempotency.default
     def _idempotency(self) -> IdempotencyRepo:
         return IdempotencyRepo(self.database, self.clock, self.conf.idempotency.life_seconds)
+
+    @fingerprints.default
+    def _fingerprints(self) -> Fingerprints:
+        return Fingerprints.from_config(self.conf, self.stores)
 
     @watch.default
     def _watch(self) -> OrderWatch:
@@ -66,15 +82,17 @@ class Services:
 
     @secret_consumers.default
     def _secret_consumers(self) -> ConsumerRepo:
-        return ConsumerRepo(self.database, self.clock, SECRET_CONSUMERS, self.conf.quotas.quota_consumers)
+        return ConsumerRepo(self.database, self.clock, SECRET_CONSUMERS, self.conf.quotas.quota_consumers,
+                            self.limits)
 
     @container_consumers.default
     def _container_consumers(self) -> ConsumerRepo:
-        return ConsumerRepo(self.database, self.clock, CONTAINER_CONSUMERS, self.conf.quotas.quota_consumers)
+        return ConsumerRepo(self.database, self.clock, CONTAINER_CONSUMERS, self.conf.quotas.quota_consumers,
+                            self.limits)
 
     @user_metadata.default
     def _user_metadata(self) -> UserMetadataRepo:
-        return UserMetadataRepo(self.database, self.clock)
+        return UserMetadataRepo(self.database, self.clock, self.limits)
 
     @transport_keys.default
     def _transport_keys(self) -> TransportKeyRepo:

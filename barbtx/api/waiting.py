@@ -78,6 +78,10 @@ class OrderWatch:
             if not waiting:
                 self._waiting.pop(order_id, None)
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"requests that wait for orders": self._count}
+
     def release(self) -> None:
         """Let nobody wait any longer, now or later: the service stops."""
         self.limit = 0

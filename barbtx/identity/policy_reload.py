@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ log = Logger()
 
 
 class PolicyReloader(Service):
-    """Reads the rules again on SIGHUP, and when it sees that a file has changed.
+    """Reads the rules again when it is told to, and when it sees that a file has changed.
 
     Rules with an error, or fewer than before, are refused as a whole: those that were there stay in force.
 
-    :param seconds: between looks at the files; 0 for only on SIGHUP.
+    :param seconds: between looks at the files; 0 for never.
     """
 
     def __init__(self, reactor: Any, policy: Policy, seconds: float) -> None:
@@ -36,11 +35,9 @@ class PolicyReloader(Service):
         self._seen: object = self._state()
         self._looking: LoopingCall | None = None
         self._busy = self._again = False
-        self._before: Any = None
 
     def startService(self) -> None:
         super().startService()
-        self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
         if self._seconds:
             self._looking = LoopingCall(self._look)
             self._looking.clock = self._reactor
@@ -48,7 +45,6 @@ class PolicyReloader(Service):
 
     def stopService(self) -> None:
         super().stopService()
-        signal.signal(signal.SIGHUP, self._before)
         if self._looking is not None:
             self._looking.stop()
 

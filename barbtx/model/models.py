@@ -92,11 +92,15 @@ class KEK(Base):
     """A project's key encryption key, wrapped by a crypto plugin.
 
     ``active`` is true or null, never false, so that the unique constraint allows one active key per plugin and any
-    number of retired ones.
+    number of retired ones. ``master_key_id`` is null if the plugin does not name the master keys that it wraps with.
     """
 
     __tablename__ = "kek_data"
-    __table_args__ = (UniqueConstraint("project_id", "plugin_name", "active"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("project_id", "plugin_name", "active"),
+        Index("ix_kek_data_plugin_name_master_key_id", "plugin_name", "master_key_id"),
+        _MYSQL,
+    )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -107,6 +111,26 @@ class KEK(Base):
     bit_length: Mapped[int] = mapped_column(Integer)
     mode: Mapped[str] = mapped_column(String(255))
     plugin_meta: Mapped[str] = mapped_column(Text)
+    master_key_id: Mapped[str | None] = mapped_column(String(255))
+    created_at: Mapped[datetime.datetime] = mapped_column(_Time)
+
+
+class CryptoCanary(Base):
+    """A wrapped key of no project, one for each crypto plugin: it tells whose master keys this database needs.
+
+    The primary key settles which of several processes that start on an empty database wrote it first.
+    """
+
+    __tablename__ = "crypto_canaries"
+
+    plugin_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    id: Mapped[str] = mapped_column(_Id)
+    kek_label: Mapped[str] = mapped_column(String(255))
+    algorithm: Mapped[str] = mapped_column(String(255))
+    bit_length: Mapped[int] = mapped_column(Integer)
+    mode: Mapped[str] = mapped_column(String(255))
+    plugin_meta: Mapped[str] = mapped_column(Text)
+    master_key_id: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
@@ -219,7 +243,7 @@ class _Consumer:
     """Who uses an object. ``digest`` stands for all that the consumer said of itself: that is too long for an index."""
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     digest: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
@@ -228,7 +252,12 @@ class _Consumer:
 
 class SecretConsumer(_Consumer, Base):
     __tablename__ = "secret_consumer_metadata"
-    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("object_id", "digest"),
+        Index("ix_secret_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
+        Index("ix_secret_consumer_metadata_project_id_object_id", "project_id", "object_id"),
+        _MYSQL,
+    )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"))
     service: Mapped[str] = mapped_column(_FreeText)
@@ -238,7 +267,12 @@ class SecretConsumer(_Consumer, Base):
 
 class ContainerConsumer(_Consumer, Base):
     __tablename__ = "container_consumer_metadata"
-    __table_args__ = (UniqueConstraint("object_id", "digest"), _MYSQL)
+    __table_args__ = (
+        UniqueConstraint("object_id", "digest"),
+        Index("ix_container_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
+        Index("ix_container_consumer_metadata_project_id_object_id", "project_id", "object_id"),
+        _MYSQL,
+    )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(_FreeText)
@@ -282,7 +316,10 @@ class ProjectQuota(Base):
 
 
 class IdempotencyKey(Base):
-    """A key under which something was created, and what was answered then."""
+    """A key under which a user created something; the row goes with the object at the latest.
+
+    ``digest`` is that of the key and the user. What the key is worth is known to nobody but them.
+    """
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("ix_idempotency_keys_project_id_created_at", "project_id", "created_at"), _MYSQL)
@@ -290,7 +327,9 @@ class IdempotencyKey(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(255))
-    answer: Mapped[str] = mapped_column(Text)
+    object_type: Mapped[str] = mapped_column(String(20))
+    object_id: Mapped[str] = mapped_column(_Id, index=True)
+    transport_key_id: Mapped[str | None] = mapped_column(_Id)
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 

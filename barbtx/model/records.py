@@ -17,7 +17,10 @@ ERROR = "ERROR"
 
 @attrs.frozen
 class KEKMeta:
-    """A project's key encryption key as its crypto plugin wrapped it; ``plugin_meta`` is the plugin's own text."""
+    """A project's key encryption key as its crypto plugin wrapped it; ``plugin_meta`` is the plugin's own text.
+
+    :ivar master_key_id: names the master key that wraps it; None if the plugin does not name its master keys.
+    """
 
     id: str
     plugin_name: str
@@ -26,6 +29,7 @@ class KEKMeta:
     bit_length: int
     mode: str
     plugin_meta: str = attrs.field(repr=False)
+    master_key_id: str | None = None
 
 
 @attrs.frozen
@@ -204,6 +208,19 @@ class SecretStore:
     status: str
     created: datetime.datetime
     updated: datetime.datetime
+
+
+@attrs.frozen
+class Created:
+    """What a request created.
+
+    :ivar collection: its collection in the API: ``secrets``, ``containers`` or ``orders``.
+    :ivar transport_key_id: the transport key that the answer names, if it names one.
+    """
+
+    collection: str
+    id: str
+    transport_key_id: str | None = None
 
 
 @attrs.frozen

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
 import attrs
 from oslo_config import cfg
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
-from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from barbtx.errors import ConfigurationError, NotSupported
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
+from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec
 
 OPTIONS = {
@@ -77,8 +77,12 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
             factory: Callable[[PluginContext], Any] = found[name].load()
             plugin = factory(context)
             verifyObject(interface, plugin)
-        except (ImportError, AttributeError, Invalid) as problem:
-            raise ConfigurationError(f"{group} plugin '{name}' does not load: {problem}") from None
+        except ConfigurationError:
+            raise
+        except Exception as problem:
+            # A plugin is somebody else's code, and each mistake in it another exception.
+            raise ConfigurationError(f"{group} plugin '{name}' does not load: {type(problem).__name__}: "
+                                     f"{' '.join(str(problem).split())}") from None
         plugins.append(plugin)
     return tuple(plugins)
 
@@ -86,6 +90,16 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
 def full_name(plugin: object) -> str:
     """The full class name, by which a secret remembers the store that wrote it."""
     return f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+
+
+async def derived_keys(plugins: Iterable[Any], purpose: str) -> tuple[DerivedKey, ...]:
+    """The keys that plugins derive for a purpose, each once; a plugin without IKeyDerivation has none."""
+    keys: dict[str, DerivedKey] = {}
+    for plugin in plugins:
+        if IKeyDerivation.providedBy(plugin):
+            for key in await maybeDeferred(plugin.derive_keys, purpose):
+                keys.setdefault(key.id, key)
+    return tuple(keys.values())
 
 
 @attrs.frozen
@@ -146,6 +160,10 @@ class StoreManager:
             if full_name(store) == name:
                 return store
         raise LookupError(f"the secret store {name} is not enabled")
+
+    async def derive_keys(self, purpose: str) -> tuple[DerivedKey, ...]:
+        """The keys that the stores derive for a purpose, the current one first; none if no store derives any."""
+        return await derived_keys(self.stores, purpose)
 
     async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
         stores = self.stores

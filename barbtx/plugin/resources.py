@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.model.repositories.secrets import HasPayload
+from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
 
+log = Logger()
+
 
 async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,
-                       transport_key: TransportKey | None = None) -> StoredPayload:
-    """Have a payload kept for a secret, whose row the caller writes afterwards.
+                       transport_key: TransportKey | None = None,
+                       domain: Domain = Domain.PAYLOAD) -> StoredPayload:
+    """Have a payload kept for a secret, whose row the caller writes afterwards, in :func:`forgotten_if_refused`.
 
     :param content_type: media type, without parameters.
     :param transport_key: what the client wrapped the payload for; its store is the one that gets it.
+    :param domain: what kind of plaintext it is.
     :raises NotSupported: no store takes it.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
@@ -28,7 +37,7 @@ async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload
     else:
         store = await _unwrapping_store(stores, transport_key)
     dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type,
-                    transport_key and transport_key.transport_key)
+                    transport_key and transport_key.transport_key, domain)
     return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
 
 
@@ -80,10 +89,7 @@ async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -
 
 
 async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> None:
-    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards.
-
-    It serves as well for a secret whose row could not be written, so that its payload is not left in a store.
-    """
+    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards."""
     if secret.payload is not None:
         await delete_payload(stores, secret.payload)
 
@@ -91,6 +97,45 @@ async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> Non
 async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
     """Have the store forget a payload."""
     await maybeDeferred(stores.by_name(payload.plugin).delete_secret, Kept(payload.metadata, payload.datum))
+
+
+async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
+    """Have stores forget payloads that no row refers to. Never raises: what a store could not delete is logged.
+
+    :param payloads: None among them is skipped.
+    """
+    for payload in payloads:
+        if payload is None:
+            continue
+        try:
+            await delete_payload(stores, payload)
+        except Exception:
+            log.failure("a payload that nothing refers to could not be deleted from {store}: {metadata}",
+                        store=payload.plugin, metadata=dict(payload.metadata))
+
+
+@asynccontextmanager
+async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | None) -> AsyncIterator[None]:
+    """Around the write that makes rows refer to stored payloads: if nothing was written, the stores forget them.
+
+    Every writer of payloads uses it. Any exception means that nothing was written, unless its ``outcome_unknown`` is
+    true (:class:`~barbtx.errors.BarbtxError`): then the payloads stay, because a row without its payload would be worse
+    than a payload without its row. So does one whose receipt is that of :class:`HasPayload`. The
+    exception goes on unchanged, whatever becomes of the deletion.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not getattr(problem, "outcome_unknown", False):
+            in_use = problem.payload if isinstance(problem, HasPayload) else None
+            await forget_payloads(stores, (payload for payload in payloads if not _is_same(payload, in_use)))
+        raise
+
+
+def _is_same(one: StoredPayload | None, other: StoredPayload | None) -> bool:
+    """Whether two payloads are the same in their store."""
+    return (one is not None and other is not None
+            and (one.plugin, dict(one.metadata)) == (other.plugin, dict(other.metadata)))
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:
@@ -130,13 +175,13 @@ async def generate_asymmetric_secret(stores: StoreManager, wanted: NewSecret, pa
 async def keep_passphrase(stores: StoreManager, order_id: str, project_id: str, passphrase: str) -> StoredPayload:
     """Have the passphrase of an order kept until the order is done."""
     owner = NewSecret(order_id, project_id, secret_type="passphrase")
-    return await store_secret(stores, owner, passphrase.encode(), "text/plain")
+    return await store_secret(stores, owner, passphrase.encode(), "text/plain", domain=Domain.ORDER_PASSPHRASE)
 
 
 async def get_passphrase(stores: StoreManager, order_id: str, project_id: str, payload: StoredPayload) -> str:
     """The passphrase that :func:`keep_passphrase` had kept."""
     store = stores.by_name(payload.plugin)
-    kept = Kept(payload.metadata, payload.datum)
+    kept = Kept(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
     return (await maybeDeferred(store.get_secret, order_id, project_id, kept)).decode()
 
 

@@ -50,6 +50,10 @@ class LocalTransport:
         running.addErrback(lambda failure: log.failure("a task failed", failure=failure)).addBoth(ended)
         return answer
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"tasks in memory": len(self._pending)}
+
     def _dispatch(self, message: TaskMessage) -> Deferred[None] | None:
         return None if self._stopped else Deferred.fromCoroutine(self.tasks.dispatch(message))
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
+from barbtx import activity
+from barbtx.activity import Activity
 from barbtx.queue.transport import BadMessage, TaskMessage
 from barbtx.tasks.base import NoSuchEntity
 from barbtx.tasks.type_order import BeginTypeOrder, Leases
@@ -55,4 +57,5 @@ class Tasks:
             raise BadMessage("unknown method")
         if not all(message.args.get(name) for name in required):
             raise BadMessage("an argument is missing")
+        activity.begin(Activity(*(message.args.get(name) for name in ("request_id", "order_id", "project_id"))))
         await method(**message.args)

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from twisted.logger import Logger
 
 from barbtx.errors import BarbtxError, Fault, describe
+from barbtx.model.repositories.orders import LeaseLost
+
 
 class NoSuchEntity(Exception):
     """What the task is to work on does not exist; the text says what. Whoever sent the task made a mistake."""
@@ -55,8 +57,8 @@ class BaseTask(ABC, Generic[E, R]):
             entity = await self.retrieve_entity(*args, **kwargs)
         except NoSuchEntity:
             raise
-        except Exception:
-            log.failure("{task}: could not retrieve the entity", task=name)
+        except Exception as problem:
+            _log(problem, "{task}: could not retrieve the entity", name)
             raise
         if entity is None:
             return None
@@ -64,22 +66,21 @@ class BaseTask(ABC, Generic[E, R]):
             result = await self.handle_processing(entity, *args, **kwargs)
         except Exception as problem:
             fault = describe(problem, name)
-            log.warn("{task}: failed with status {status}: {kind}", task=name, status=fault.status,
-                     kind=type(problem).__name__)
+            _log(problem, "{task}: failed", name)
             try:
                 await self.handle_error(entity, fault, problem, *args, **kwargs)
-            except Exception:
-                log.failure("{task}: could not record the failure", task=name)
+            except Exception as unrecorded:
+                _log(unrecorded, "{task}: could not record the failure", name)
             raise
         try:
             await self.handle_success(entity, result, *args, **kwargs)
-        except Exception:
-            log.failure("{task}: could not record the success", task=name)
+        except Exception as problem:
+            _log(problem, "{task}: could not record the success", name)
             raise
         return result
 
     async def process_and_suppress_exceptions(self, *args: Any, **kwargs: Any) -> R | None:
-        """Run the task as :meth:`process` does, but hold back what failed: that is logged and the answer is None.
+        """Run the task as :meth:`process` does, but hold back what failed, which it has logged: the answer is None.
 
         :raises NoSuchEntity: there is nothing to record a failure on.
         """
@@ -87,10 +88,16 @@ class BaseTask(ABC, Generic[E, R]):
             return await self.process(*args, **kwargs)
         except NoSuchEntity:
             raise
-        except BarbtxError as problem:
-            if problem.status == 500:
-                log.failure("{task}: suppressed exception", task=self.get_name())
-            return None
         except Exception:
-            log.failure("{task}: suppressed exception", task=self.get_name())
             return None
+
+
+def _log(problem: Exception, what: str, name: str) -> None:
+    """Log what went wrong, at the level that it deserves: only a mistake in barbtx, or in a plugin, has a traceback."""
+    if isinstance(problem, LeaseLost):
+        log.info(what + ": the order was deleted, or another worker has taken it over", task=name)
+    elif isinstance(problem, BarbtxError) and problem.status != 500:
+        log.warn(what + " with status {status}: {reason}", task=name, status=problem.status, reason=problem.description,
+                 **{key: str(value) for key, value in problem.debug.items() if key not in ("task", "status", "reason")})
+    else:
+        log.failure(what, task=name)

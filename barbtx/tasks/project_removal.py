@@ -59,7 +59,9 @@ class RemoveProject:
             after = secrets[-1].id
             # The stores first: a payload whose row is gone would never be found again.
             gone = await self._forget([(secret.id, secret.payload) for secret in secrets])
-            await self.projects.remove_secrets(gone)
+            while not await self.projects.remove_secrets(gone):
+                # Many consumers are removed in several transactions.
+                pass
             removed, failed = removed + len(gone), failed + len(secrets) - len(gone)
         if failed:
             raise NotRemoved(f"{failed} secrets could not be deleted from their stores")

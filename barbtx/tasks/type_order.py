@@ -16,11 +16,12 @@ from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.plugin import resources
+from barbtx.plugin.interface.crypto import MasterKeyUnavailable
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
 from barbtx.tasks.base import BaseTask, NoSuchEntity
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
-from barbtx.times import parse_time
+from barbtx.times import parse_time, whole_second
 
 log = Logger()
 
@@ -54,6 +55,10 @@ class Leases:
     def discard(self, lease: Lease) -> None:
         self._held.pop(lease.token, None)
 
+    def gauges(self) -> dict[str, object]:
+        """Which orders are in hand, for the report to an operator."""
+        return {"count": len(self._held), "orders": " ".join(lease.order.id for lease in self._held.values())}
+
     async def release_all(self) -> None:
         """Let go of all of them, so that others need not wait for the leases to end; the attempts do not count."""
         for lease in list(self._held.values()):
@@ -67,6 +72,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     :ivar lease_seconds: how long an order stays in this worker's hand without a sign of life.
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
+    :ivar missing_key_seconds: wait after an attempt that lacked a master key, which does not count as one: it says
+        something of this worker, not of the order.
     """
 
     orders: OrderRepo
@@ -76,6 +83,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     lease_seconds: float = 30.0
     max_attempts: int = 10
     retry_seconds: float = 5.0
+    missing_key_seconds: float = 30.0
 
     def get_name(self) -> str:
         return "Process TypeOrder"
@@ -107,30 +115,27 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
                            order_id: str, project_id: str) -> None:
-        if isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
+        if isinstance(exception, MasterKeyUnavailable):
+            await self.orders.retry(lease, "process_type_order", self.missing_key_seconds, counts=False)
+        elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self.orders.retry(lease, "process_type_order", wait)
         else:
             await self.orders.fail(lease, str(fault.status), fault.description or fault.title)
-            await self._forget_passphrase(lease)
+            await resources.forget_payloads(self.stores, [lease.passphrase])
 
     async def handle_success(self, lease: Lease, outcome: Outcome, order_id: str, project_id: str) -> None:
         follow_on = outcome.follow_on
+        payloads = [secret.payload for secret in outcome.made.secrets]
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
+            # The next step makes its own.
+            await resources.forget_payloads(self.stores, payloads)
             await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
         else:
-            try:
+            async with resources.forgotten_if_refused(self.stores, *payloads):
                 await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
-            except LeaseLost:
-                for secret in outcome.made.secrets:
-                    await resources.delete_secret(self.stores, secret)
-                raise
-            await self._forget_passphrase(lease)
-
-    async def _forget_passphrase(self, lease: Lease) -> None:
-        """Its row is gone with the order's last task; a store of its own may have it still."""
-        if lease.passphrase is not None:
-            await resources.delete_payload(self.stores, lease.passphrase)
+            # The row of the passphrase is gone with the order's last task; its store may have it still.
+            await resources.forget_payloads(self.stores, [lease.passphrase])
 
     async def _renew(self, lease: Lease) -> None:
         await self.orders.renew(lease, self.lease_seconds)
@@ -165,7 +170,7 @@ def _wanted(lease: Lease) -> tuple[NewSecret, str]:
     expiration = meta.get("expiration")
     secret = NewSecret(
         id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
-        expiration=parse_time(expiration) if expiration else None, algorithm=meta["algorithm"],
+        expiration=whole_second(parse_time(expiration)) if expiration else None, algorithm=meta["algorithm"],
         bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
     )
     return secret, meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE

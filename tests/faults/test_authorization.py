@@ -10,14 +10,13 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.internet.threads import deferToThread
 
 from barbtx.api.app import V1_ROUTES
 from barbtx.identity.policy import list_rules
 from tests.conftest import unique
+from tests.support.exploring import explore
 from tests.support.service import Api, Deployment, Reply
 
 ROLES = ("admin", "member", "reader", "creator", "observer", "audit", "key-manager:service-admin", "nobody")
@@ -74,18 +73,6 @@ async def victim(api: Api, private: bool) -> Victim:
 @pytest_twisted.async_fixture(scope="module")
 async def victims(api: Api) -> dict[bool, Victim]:
     return {private: await victim(api, private) for private in (False, True)}
-
-
-async def explore(check: Callable[..., Any], **strategies: Any) -> None:
-    """Have Hypothesis, which calls plain functions, look for a case in which an asynchronous check fails."""
-    from twisted.internet import reactor
-
-    @settings(max_examples=60, deadline=None)
-    @given(**strategies)
-    def case(**drawn: Any) -> None:
-        blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(check(**drawn)))
-
-    await deferToThread(case)
 
 
 SOMEBODY = st.fixed_dictionaries({

@@ -12,12 +12,14 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.conftest import unique
-from tests.support.servers import PostgreSQL, RabbitMQ, wait_until
+from tests.support.servers import PATIENCE, PostgreSQL, RabbitMQ, wait_until
 from tests.support.service import Api, Deployment
 
 QUICK = {"retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.5,
          "retry_scheduler.first_publish_seconds": 1, "retry_scheduler.republish_seconds": 3,
          "queue.lease_seconds": 3, "queue.heartbeat_seconds": 1}
+# Seconds, on a machine that is busy. What a frozen or dead server would be waited for is longer, or has no end.
+_AT_ONCE = 30.0
 
 
 def reactor():
@@ -53,7 +55,7 @@ def deployments() -> Iterator[list[Deployment]]:
         deployment.stop()
 
 
-async def until(condition, seconds: float = 30) -> None:
+async def until(condition, seconds: float = PATIENCE) -> None:
     """Wait until a coroutine function says yes."""
     from twisted.internet.task import deferLater
 
@@ -155,11 +157,11 @@ async def test_a_broker_that_is_down_loses_no_order(
     refs = []
     for _ in range(5):
         seconds, ref = await timed(Deferred.fromCoroutine(api.order()))
-        assert seconds < 2
+        assert seconds < _AT_ONCE
         refs.append(ref)
     assert (await api.get(refs[0])).json["status"] == "PENDING"
     own_rabbitmq.start()
-    orders = [await api.finished(ref, 60) for ref in refs]
+    orders = [await api.finished(ref) for ref in refs]
     assert {order["status"] for order in orders} == {"ACTIVE"}
     assert (await api.get("/v1/secrets?limit=1")).json["total"] == 6
 
@@ -173,11 +175,11 @@ async def test_a_frozen_broker_is_given_up_and_no_order_waits_for_it(
     api = deployment.api()
     own_rabbitmq.signal(signal.SIGSTOP)
     seconds, ref = await timed(Deferred.fromCoroutine(api.order()))
-    assert seconds < 2
+    assert seconds < _AT_ONCE
     for process in (worker, api.process):
-        wait_until(lambda: "the broker is silent" in process.read_log(), 10, "the silence was not noticed")
+        wait_until(lambda: "the broker is silent" in process.read_log(), PATIENCE, "the silence was not noticed")
     own_rabbitmq.signal(signal.SIGCONT)
-    assert (await api.finished(ref, 60))["status"] == "ACTIVE"
+    assert (await api.finished(ref))["status"] == "ACTIVE"
     assert (await api.get("/v1/secrets?limit=1")).json["total"] == 1
 
 
@@ -205,7 +207,7 @@ async def test_a_killed_worker_leaves_its_orders_to_the_others(
     victim.kill()
     deployment.worker()
     refs += await gatherResults(placing[10:])
-    orders = [await api.finished(ref, 60) for ref in refs]
+    orders = [await api.finished(ref) for ref in refs]
     assert {order["status"] for order in orders} == {"ACTIVE"}
     assert len({order["secret_ref"] for order in orders}) == 60
     assert (await api.get("/v1/secrets?limit=1")).json["total"] == 60

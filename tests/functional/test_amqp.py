@@ -25,7 +25,7 @@ from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import BadMessage, Refused, TaskMessage, decode
 from tests.support.certificates import authority, certificate
-from tests.support.servers import RabbitMQ
+from tests.support.servers import PATIENCE, RabbitMQ
 
 MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "p", "request_id": None})
 
@@ -79,7 +79,7 @@ async def consume(channel: Channel, queue: str) -> DeferredQueue:
     return messages
 
 
-async def within(deferred: Deferred, seconds: float = 10) -> Any:
+async def within(deferred: Deferred, seconds: float = PATIENCE) -> Any:
     return await deferred.addTimeout(seconds, reactor())
 
 

@@ -128,7 +128,7 @@ async def test_consumers_come_once_and_go(database: Database, secrets: SecretRep
     fields = [{"service": "s" * 255, "resource_type": "t", "resource_id": f"{n}"} for n in range(3)]
     await gatherResults([consumers.add(secret_id, "q", fields[0]) for _ in range(5)])
     clock.advance(1)
-    assert (await consumers.add(secret_id, "q", fields[1])).all == tuple(fields[:2])
+    assert (await consumers.add(secret_id, "q", fields[1])).embedded == tuple(fields[:2])
     with pytest.raises(QuotaReached):
         await consumers.add(secret_id, "q", fields[2])
     with pytest.raises(Forbidden):
@@ -137,7 +137,7 @@ async def test_consumers_come_once_and_go(database: Database, secrets: SecretRep
         await consumers.remove(secret_id, "p", "p", fields[2])
     with pytest.raises(BadRequest):
         await secrets.delete(secret_id, even_if_used=False)
-    assert (await consumers.remove(secret_id, "p", "p", fields[0])).all == (fields[1],)
+    assert (await consumers.remove(secret_id, "p", "p", fields[0])).embedded == (fields[1],)
     assert (await consumers.list(secret_id, 10, 0)).items[0].fields == fields[1]
     await secrets.delete(secret_id)
     other = await new_secret(secrets)

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from barbtx.model import models
 from tests.support.proxy import Proxy
-from tests.support.servers import PostgreSQL, RabbitMQ
+from tests.support.servers import PATIENCE, PostgreSQL, RabbitMQ
 from tests.support.service import Api, Deployment, Process
 
 #: Everything that waits does so for seconds instead of minutes.
@@ -150,7 +150,7 @@ class Cluster:
         finally:
             engine.dispose()
 
-    async def settle(self, seconds: float = 60) -> Figures:
+    async def settle(self, seconds: float = PATIENCE) -> Figures:
         """Wait until no order is PENDING, for so long at most, and count.
 
         Lost: accepted and not there, or without what it should have made. Doubled: made more than once. Orphans: made for

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,6 +18,11 @@ import psycopg
 import pymysql
 
 from tests.support.programs import require
+
+
+#: Longest wait for what another process does, in seconds. It ends tests that would never end, and says nothing of speed: it
+#: must suffice on a machine that is busy with something else.
+PATIENCE = 180.0
 
 
 def free_port() -> int:
@@ -89,26 +93,39 @@ class Server:
                                         **self._identity())
         log.close()
         try:
-            wait_until(lambda: self.process.poll() is not None or self.is_ready(), 90, f"{self} did not start")
+            wait_until(lambda: self.process.poll() is not None or self.is_ready(), PATIENCE, f"{self} did not start")
         finally:
             if self.process.poll() is not None:
                 raise RuntimeError((self.directory / "log").read_text()[-3000:])
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the server and all its children, some of which make themselves sessions of their own."""
+    def _processes(self) -> list[psutil.Process]:
+        """The server and all its children, some of which make themselves sessions of their own."""
         parent = psutil.Process(self.process.pid)
-        for process in [parent, *parent.children(recursive=True)]:
+        return [parent, *parent.children(recursive=True)]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of the server's processes."""
+        for process in self._processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9."""
-        self.signal(signal.SIGKILL)
+        """kill -9, of all of the server's processes. Returns when none is left: PostgreSQL does not start beside one."""
+        frozen: list[psutil.Process] = []
+        # A process that is not stopped could start another one that is not seen here.
+        while new := [process for process in self._processes() if process not in frozen]:
+            for process in new:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            frozen += new
+        for process in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
+        wait_until(lambda: not any(process.is_running() for process in frozen), PATIENCE, f"{self} does not end")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.signal(signal.SIGCONT)
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -126,7 +143,7 @@ class PostgreSQL(Server):
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres",
-                               autocommit=True, connect_timeout=2)
+                               autocommit=True, connect_timeout=10)
 
     def is_ready(self) -> bool:
         try:
@@ -223,7 +240,7 @@ class RabbitMQ(Server):
 
     def is_ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as probe:
                 probe.sendall(b"AMQP\x00\x00\x09\x01")
                 return probe.recv(1) == b"\x01"
         except OSError:

@@ -18,12 +18,12 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from tests.support import wrapping_store
 from tests.support.keystone import PASSWORD
-from tests.support.servers import wait_until
+from tests.support.servers import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 DEV_CONFIG = ROOT / "config" / "barbtx-dev.conf"
-_LISTENS = re.compile(r"barbtx listens on (http://\S+)")
+_LISTENS = re.compile(r"barbtx listens on (http://[^\s\"]+)")
 
 
 def manage(*arguments: str) -> None:
@@ -52,7 +52,8 @@ class Process:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                             env=self._environment)
-        wait_until(lambda: ready in self.read_log() or self.process.poll() is not None, 30, self.read_log())
+        wait_until(lambda: ready in self.read_log() or self.process.poll() is not None, PATIENCE,
+                   f"{self.log} does not say {ready!r}")
         if self.process.poll() is not None:
             raise RuntimeError(self.read_log())
         return self
@@ -64,7 +65,7 @@ class Process:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, seconds: float = 30) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -159,7 +160,7 @@ class Api:
         return Api(self.process, self.url, "", token or "")
 
     async def request(self, method: str, path: str, *, roles: str | None = "admin", user: str | None = "user",
-                      headers: dict[str, str] | None = None, timeout: float = 20, **arguments: Any) -> Reply:
+                      headers: dict[str, str] | None = None, timeout: float = PATIENCE, **arguments: Any) -> Reply:
         """Send a request to a path, or to a reference that the service gave."""
         from twisted.internet import reactor
 
@@ -197,7 +198,7 @@ class Api:
         assert reply.status == 202, reply
         return reply.json["order_ref"]
 
-    async def finished(self, order_ref: str, seconds: float = 30) -> dict[str, Any]:
+    async def finished(self, order_ref: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """An order once it is not PENDING any more."""
         from twisted.internet import reactor
         from twisted.internet.task import deferLater

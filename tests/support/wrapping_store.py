@@ -47,8 +47,12 @@ class WrappingStore:
 
     def store_secret(self, secret: SecretDTO) -> Kept:
         content = wrap(secret.secret, secret.transport_key) if secret.transport_key else secret.secret
-        (self._directory / secret.secret_id).write_bytes(content)
-        return Kept({"key_id": secret.secret_id})
+        path = self._directory / secret.secret_id
+        while path.exists():
+            # Another payload for the same secret, perhaps one that is being written now.
+            path = path.with_name(f"{path.name}+")
+        path.write_bytes(content)
+        return Kept({"key_id": path.name})
 
     def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
         content = (self._directory / kept.metadata["key_id"]).read_bytes()

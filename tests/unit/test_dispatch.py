@@ -56,7 +56,7 @@ class Request(DummyRequest):
         self.method = method
         self.too_large = False
         self.request_id = "req-1"
-        self.context = SimpleNamespace(user_id="u")
+        self.context = SimpleNamespace(user_id="u", project_id="p")
         self.content = SimpleNamespace(getvalue=lambda: body)
         for name, value in headers.items():
             self.requestHeaders.addRawHeader(name.replace("_", "-"), value)

@@ -24,12 +24,16 @@ def test_json_goes_to_whoever_takes_it(accept: str | None, taken: bool) -> None:
 @pytest.mark.parametrize(("header", "version"), [
     ("", (1, 0)), ("compute 2.1", (1, 0)), ("1.1", (1, 0)), ("key-manager 1.1", (1, 1)), ("KEY-MANAGER latest", (1, 2)),
     ("key-manager 1.1, key-manager 1.2", (1, 2)), ("compute 2.1,key-manager 1.2", (1, 2)),
+    ("key-manager", (1, 0)), ("key-manager ", (1, 0)), ("Key-Manager, compute 2.1", (1, 0)), (" ,", (1, 0)),
+    ("key-manager 1.1, key-manager", (1, 0)), ("key-manager, key-manager 1.2", (1, 2)), ("key-manager\t1.1", (1, 1)),
 ])
 def test_the_microversion_is_the_one_asked_of_this_service(header: str, version: tuple[int, int]) -> None:
     assert requested_version(header) == version
 
 
-@pytest.mark.parametrize("header", ["key-manager", "key-manager x", "key-manager 1", "key-manager 1.", "key-manager -1.0"])
+@pytest.mark.parametrize("header", [
+    "key-manager x", "key-manager 1", "key-manager 1.", "key-manager -1.0", "key-manager 1.1 1.2", "key-manager 1. 1",
+])
 def test_a_microversion_that_cannot_be_read_is_a_bad_request(header: str) -> None:
     with pytest.raises(BadRequest):
         requested_version(header)

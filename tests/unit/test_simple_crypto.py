@@ -26,7 +26,8 @@ from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.crypto.envelope import open_sealed, seal
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, SupportType,
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys,
+    MasterKeyUnavailable, SupportType,
 )
 from barbtx.plugin.manager import PluginContext
 
@@ -45,7 +46,7 @@ KEY = simple_crypto.generate_master_key()
 
 
 def test_it_keeps_to_the_interface() -> None:
-    assert verifyObject(ICryptoPlugin, plugin(KEY))
+    assert verifyObject(ICryptoPlugin, plugin(KEY)) and verifyObject(IMasterKeys, plugin(KEY))
 
 
 @given(st.binary(max_size=300), st.text(max_size=40), st.text(max_size=40))
@@ -94,8 +95,9 @@ def test_an_old_master_key_still_opens_and_a_foreign_one_does_not() -> None:
     new = simple_crypto.generate_master_key()
     kek = new_kek(plugin(KEY))
     plugin(new, KEY).check_kek(kek, "p")
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(MasterKeyUnavailable) as caught:
         plugin(new).check_kek(kek, "p")
+    assert caught.value.key_id == plugin(KEY).current_master_key_id() == kek.master_key_id
 
 
 @pytest.mark.parametrize("sealed", [b"", b"\x01", os.urandom(16), b"\x02" + os.urandom(60)], ids=len)

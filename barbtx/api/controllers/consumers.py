@@ -38,7 +38,7 @@ def _controllers(kind: str, base: type[Controller], schema: Schema, one: dict[st
         return getattr(call.services, f"{kind}_consumers")
 
     def shown(call: Call, found: Found, consumers: Consumers) -> dict[str, Any]:
-        return show(call, attrs.evolve(found.object, consumers=consumers.all, updated=consumers.updated))
+        return show(call, attrs.evolve(found.object, consumers=consumers.embedded, updated=consumers.updated))
 
     class ConsumersController(base):
         name = f"{title}s(s) retrieval"
@@ -85,7 +85,14 @@ def _secret_with_consumers(call: Call, secret: Any) -> dict[str, Any]:
     return secret_document(call, secret) | {"consumers": [dict(consumer) for consumer in secret.consumers]}
 
 
+class _AnsweredContainer(OneContainer):
+    """A container that is the answer to changes of its consumers."""
+
+    shows_entries = frozenset({"POST", "DELETE"})
+
+
 SecretConsumersController, SecretConsumerController = _controllers(
     "secret", OneSecret, SECRET_CONSUMER, answers.SECRET_CONSUMER, answers.SECRET, _secret_with_consumers)
 ContainerConsumersController, ContainerConsumerController = _controllers(
-    "container", OneContainer, CONTAINER_CONSUMER, answers.CONTAINER_CONSUMER, answers.CONTAINER, container_document)
+    "container", _AnsweredContainer, CONTAINER_CONSUMER, answers.CONTAINER_CONSUMER, answers.CONTAINER,
+    container_document)

@@ -8,14 +8,15 @@ from typing import Any
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, Found, UntypedBody, operation
+from barbtx.api.dispatch import READS, Call, Controller, Found, UntypedBody, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.containers import CONTAINER, CONTAINER_SECRET, read_entries, read_entry
 from barbtx.errors import BadRequest, NotFound
 from barbtx.identity.targets import container_target
-from barbtx.model.records import Container, NewContainer
+from barbtx.model.records import Container, Created, NewContainer
 from barbtx.model.repositories.listing import Condition
 
 
@@ -59,20 +60,25 @@ class ContainersController(Controller):
         container = NewContainer(
             str(uuid.uuid4()), call.context.project_id, document["type"], document.get("name"), call.context.user_id,
             read_entries(document, call.base))
-        ref = call.ref("containers", container.id)
-        answer = Answer(201, {"container_ref": ref}, headers={"Location": ref})
-        await call.services.containers.create(container, call.use(answer))
-        return answer
+        created = Created("containers", container.id)
+        await call.services.containers.create(container, call.use(created))
+        return creation_answer(call, created)
 
 
 class OneContainer(Controller):
     """What the resources at and below one container's path have in common."""
 
     name = "Container retrieval"
+    #: The methods whose answers show what is in the container.
+    shows_entries: frozenset[str] = frozenset()
+    #: Those whose answers show who uses it, as it was found.
+    shows_consumers: frozenset[str] = frozenset()
 
     async def find(self, call: Call) -> Found:
         container_id = require_uuid4(call.ids["container_id"], "container")
-        container = await call.services.containers.get(container_id, call.context.user_id)
+        container = await call.services.containers.get(
+            container_id, call.context.user_id, with_entries=call.method in self.shows_entries,
+            with_consumers=call.method in self.shows_consumers)
         if container is None:
             raise NotFound("Secrets container not found.")
         return Found(container, container_target(container))
@@ -80,6 +86,8 @@ class OneContainer(Controller):
 
 class ContainerController(OneContainer):
     """``/v1/containers/{id}``"""
+
+    shows_entries = shows_consumers = READS
 
     @operation("Container retrieval", "container:get", answer=answers.CONTAINER)
     async def on_get(self, call: Call, found: Found) -> Answer:
@@ -89,7 +97,9 @@ class ContainerController(OneContainer):
     async def on_delete(self, call: Call, found: Found) -> Answer:
         if found.object.project_id != call.context.project_id:
             raise NotFound("Secrets container not found.")
-        await call.services.containers.delete(found.object.id)
+        while not await call.services.containers.delete(found.object.id):
+            # Many consumers are deleted in several transactions.
+            pass
         return Answer(204)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +9,19 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx import activity
+from barbtx.api import documents
 from barbtx.api.answers import Answer
 from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.api.waiting import preferred_wait
-from barbtx.errors import BarbtxError, MethodNotAllowed, NotFound
+from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
-from barbtx.model.records import PENDING, Order, Task
-from barbtx.model.repositories.idempotency import DuplicateKey
+from barbtx.model.records import PENDING, Created, Order, Task
 from barbtx.plugin import resources
 from barbtx.queue.transport import Refused
 from barbtx.times import utcnow
@@ -44,7 +45,7 @@ def order_document(call: Call, order: Order) -> dict[str, Any]:
         "updated": order.updated.isoformat(),
         "status": order.status,
         "type": order.type,
-        "meta": json.loads(order.meta),
+        "meta": documents.read_stored(order.meta),
         "order_ref": call.ref("orders", order.id),
     } | {key: value for key, value in optional.items() if value is not None}
 
@@ -73,29 +74,25 @@ class OrdersController(Controller):
         services, context = call.services, call.context
         wanted = read_meta(document, utcnow(services.clock))
         order_id = str(uuid.uuid4())
-        ref = call.ref("orders", order_id)
+        activity.note(order_id=order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
         passphrase = None
         if wanted.passphrase is not None:
             passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
                                                          wanted.passphrase)
-        answer = Answer(202, {"order_ref": ref}, headers={"Location": ref})
-        try:
+        created = Created("orders", order_id)
+        async with resources.forgotten_if_refused(services.stores, passphrase):
             await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id,
                                          task, services.conf.retry_scheduler.first_publish_seconds, passphrase,
-                                         call.use(answer))
-        except (BarbtxError, DuplicateKey):
-            if passphrase is not None:
-                await resources.delete_payload(services.stores, passphrase)
-            raise
+                                         call.use(created))
         sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)
         patience = services.task_client.patience
         if patience:
             await sent.addTimeout(patience, services.reactor, lambda outcome, timeout: None)
-        return answer
+        return creation_answer(call, created)
 
     @operation("Order update", "orders:put", success=())
     async def on_put(self, call: Call, found: Found) -> Answer:
@@ -128,6 +125,6 @@ class OrderController(Controller):
     @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, found: Found) -> Answer:
         passphrase = await call.services.orders.delete(found.object.id, call.context.project_id)
-        if passphrase is not None:
-            await resources.delete_payload(call.services.stores, passphrase)
+        # The order is gone, whatever its store says.
+        await resources.forget_payloads(call.services.stores, [passphrase])
         return Answer(204)

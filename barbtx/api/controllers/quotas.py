@@ -55,8 +55,7 @@ class ProjectQuotasController(Controller):
         project_id = call.ids["project_id"]
         if len(project_id) > 255:
             raise BadRequest("A project id has 255 characters at most.")
-        quotas = {name: int(value) for name, value in document["project_quotas"].items()}
-        await call.services.quotas.merge(project_id, quotas)
+        await call.services.quotas.merge(project_id, document["project_quotas"])
         return Answer(204)
 
     @operation(name, "project_quotas:delete", accepts=accepts_anything, success=(204,))

@@ -7,27 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.dispatch import READS, Call, Controller, Found, Operation, RawBody, operation
+from barbtx.api.idempotency import creation_answer
 from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
-    OCTETS, PKCS8, SECRET, TEXT, read_expiration, read_payload, read_put_payload,
+    OCTETS, PKCS8, SECRET, TEXT, TEXT_SPELLINGS, read_expiration, read_payload, read_put_payload,
 )
-from barbtx.errors import BadRequest, BarbtxError, Conflict, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound
+from barbtx.errors import BadRequest, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse
 from barbtx.identity.targets import secret_target
-from barbtx.model.records import NewSecret, Secret, TransportKey
+from barbtx.model.records import Created, NewSecret, Secret, TransportKey
+from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
-from barbtx.times import utcnow
+from barbtx.times import utcnow, whole_second
 
 _TEXT_UTF8 = "text/plain; charset=utf-8"
 _PAYLOAD_TYPES = (TEXT, OCTETS, PKCS8)
-_TEXT_SPELLINGS = ("text/plain", "text/plain;charset=utf-8", _TEXT_UTF8)
 
 #: From this microversion on a secret shows its consumers.
 _SHOWS_CONSUMERS = (1, 1)
@@ -84,26 +84,13 @@ async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
     return key
 
 
-async def _or_forget(call: Call, secret: NewSecret | Secret, written: Deferred[None]) -> None:
-    """Wait for a secret to be written; if it is refused, have its payload forgotten by the store that has it.
-
-    If it is unknown whether it was written, the payload stays: a secret without one would be worse.
-    """
-    try:
-        await written
-    except BarbtxError as problem:
-        if problem.status < 500:
-            await resources.delete_secret(call.services.stores, secret)
-        raise
-
-
-async def _transport_key_ref(call: Call, secret: NewSecret | Secret) -> str:
-    """Where to find the key for which a client may wrap a secret's payload.
+async def _current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
+    """The id of the key for which a client may wrap a secret's payload.
 
     :raises NotSupported: the secret's store has none.
     """
     plugin_name, key = await resources.current_transport_key(call.services.stores, secret)
-    return call.ref("transport_keys", await call.services.transport_keys.publish(plugin_name, key))
+    return await call.services.transport_keys.publish(plugin_name, key)
 
 
 class SecretsController(Controller):
@@ -133,40 +120,34 @@ class SecretsController(Controller):
         payload = read_payload(document, services.conf.max_allowed_secret_in_bytes)
         secret = NewSecret(
             id=str(uuid.uuid4()), project_id=context.project_id, name=document.get("name"),
-            secret_type=document.get("secret_type", "opaque"), expiration=expiration,
-            algorithm=document.get("algorithm"), bit_length=_whole(document.get("bit_length")),
+            secret_type=document.get("secret_type", "opaque"), expiration=expiration and whole_second(expiration),
+            algorithm=document.get("algorithm"), bit_length=document.get("bit_length"),
             mode=document.get("mode"), creator_id=context.user_id,
         )
-        ref = call.ref("secrets", secret.id)
-        refs = {"secret_ref": ref}
+        created = Created("secrets", secret.id)
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
             stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
             secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
-            refs["transport_key_ref"] = await _transport_key_ref(call, secret)
-        answer = Answer(201, refs, headers={"Location": ref})
-        await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
-        return answer
-
-
-def _whole(number: float | None) -> int | None:
-    """JSON has no integers of its own: 128.0 is one too."""
-    return None if number is None else int(number)
+            created = attrs.evolve(created, transport_key_id=await _current_transport_key(call, secret))
+        async with resources.forgotten_if_refused(services.stores, secret.payload):
+            await services.secrets.create(secret, call.use(created))
+        return creation_answer(call, created)
 
 
 class OneSecret(Controller):
     """What the resources at and below one secret's path have in common."""
 
     name = "Secret retrieval"
-    #: Whether answers here show who uses the secret, from the microversion on that has that.
-    shows_consumers = False
+    #: The methods whose answers show who uses the secret, from the microversion on that has that.
+    shows_consumers: frozenset[str] = frozenset()
 
     async def find(self, call: Call) -> Found:
         secret_id = require_uuid4(call.ids["secret_id"], "secret")
         secret = await call.services.secrets.get(
             secret_id, call.context.user_id, with_payload=self.needs_payload(call),
-            with_consumers=self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
+            with_consumers=call.method in self.shows_consumers and call.microversion >= _SHOWS_CONSUMERS)
         if secret is None:
             raise NotFound("Secret not found.")
         return Found(secret, secret_target(secret))
@@ -203,11 +184,11 @@ def _label(accept: str | None, stored: str) -> str:
         return OCTETS
     if wanted == "*/*":
         return _TEXT_UTF8 if stored == TEXT else stored
-    if wanted in _TEXT_SPELLINGS:
+    if wanted in TEXT_SPELLINGS:
         return _TEXT_UTF8
     if wanted in (OCTETS, PKCS8):
         return wanted
-    if wanted.lower() in (*_TEXT_SPELLINGS, OCTETS, PKCS8):
+    if wanted.lower() in (*TEXT_SPELLINGS, OCTETS, PKCS8):
         raise BadRequest("Write the media type in the Accept header in lower case.")
     raise _unacceptable()
 
@@ -228,7 +209,7 @@ def _unacceptable() -> NotAcceptable:
 class SecretController(OneSecret):
     """``/v1/secrets/{id}``"""
 
-    shows_consumers = True
+    shows_consumers = READS
 
     def operation_for(self, call: Call) -> Operation | None:
         return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
@@ -249,7 +230,8 @@ class SecretController(OneSecret):
     async def on_get(self, call: Call, found: Found) -> Answer:
         document = secret_document(call, found.object)
         if self._wants_transport_key(call):
-            document["transport_key_ref"] = await _transport_key_ref(call, found.object)
+            key_id = await _current_transport_key(call, found.object)
+            document["transport_key_ref"] = call.ref("transport_keys", key_id)
         return Answer(document=document)
 
     @operation("Secret payload retrieval", "secret:decrypt", accepts=accepts_anything, success=(200, 204),
@@ -266,11 +248,11 @@ class SecretController(OneSecret):
             call.services.conf.max_allowed_secret_in_bytes,
         )
         if secret.content_type is not None:
-            raise Conflict("Secret already has data, cannot modify it.")
+            raise HasPayload(secret.payload)
         key = await _transport_key(call, call.query.get("transport_key_id"))
         stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
-        written = call.services.secrets.add_payload(secret.id, stored)
-        await _or_forget(call, attrs.evolve(secret, payload=stored), written)
+        async with resources.forgotten_if_refused(call.services.stores, stored):
+            await call.services.secrets.add_payload(secret.id, stored)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
@@ -278,12 +260,14 @@ class SecretController(OneSecret):
         force = True
         if call.microversion >= _PROTECTS_USED:
             force = read_force(call.query)
-            if found.object.consumers and not force:
-                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
+            if not force and await call.services.secret_consumers.exist(found.object.id):
+                raise SecretInUse
         await resources.delete_secret(call.services.stores, found.object)
         # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
         gone = found.object.payload is not None and found.object.payload.datum is None
-        await call.services.secrets.delete(found.object.id, even_if_used=force or gone)
+        while not await call.services.secrets.delete(found.object.id, even_if_used=force or gone):
+            # Many consumers are deleted in several transactions.
+            pass
         return Answer(204)
 
 

@@ -52,16 +52,16 @@ class SecretMetadatumController(OneSecret):
     @operation(name, "secret_meta:get", answer=answers.METADATUM)
     async def on_get(self, call: Call, found: Found) -> Answer:
         key = call.ids["key"]
-        metadata = await call.services.user_metadata.get(found.object.id)
-        if key not in metadata:
+        value = await call.services.user_metadata.find(found.object.id, key)
+        if value is None:
             raise _not_found()
-        return Answer(document={"key": key, "value": metadata[key]})
+        return Answer(document={"key": key, "value": value})
 
     @operation("Secret metadatum update", "secret_meta:put", accepts=accepts_anything, body=METADATUM,
                answer=answers.METADATUM)
     async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key, value = document["key"].lower(), document["value"]
-        if call.ids["key"] not in await call.services.user_metadata.get(found.object.id):
+        if await call.services.user_metadata.find(found.object.id, call.ids["key"]) is None:
             raise _not_found()
         if key != call.ids["key"]:
             raise Conflict("Conflict. Key in request body does not match the key in the path.")

@@ -14,6 +14,7 @@ class Healthcheck(Resource):
     isLeaf = True
 
     def render(self, request: IRequest) -> bytes:
+        request.probe = True
         if len(request.postpath) > 1:
             return apply_fault(request, describe(NotFound("There is nothing below /healthcheck."), "Health check"))
         if request.method not in (b"GET", b"HEAD"):

@@ -87,6 +87,7 @@ class KeystoneAuth(Filter):
         """A 401 in two shapes at once: that of Keystone's middleware, which clients of Keystone read, and our own."""
         if fault.status != 401:
             return super().refuse(request, fault)
+        request.fault = fault
         document = {"error": {"code": 401, "title": fault.title, "message": fault.description},
                     "code": 401, "title": fault.title, "description": fault.description}
         return apply_answer(request, Answer(401, document, headers={"WWW-Authenticate": self.challenge}))
@@ -121,6 +122,7 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     def build_filter(build: Builder, services: Services) -> KeystoneAuth:
         options = services.conf.keystone_authtoken
         validator = TokenValidator.from_config(services.reactor, services.clock, services.conf)
+        services.gauges["tokens"] = validator.gauges
         uri = options.www_authenticate_uri or options.auth_url
         return KeystoneAuth(
             build(services), validator, f'Keystone uri="{uri}"',

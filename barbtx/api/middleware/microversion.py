@@ -29,14 +29,16 @@ def version_text(version: Version) -> str:
 def requested_version(header: str) -> Version:
     """The version that a header asks for: that of our service if it is named (the last time counts), else the oldest.
 
+    The service without a version is as good as not named.
+
     :raises BadRequest: it cannot be read.
     :raises NotAcceptable: there is no such version.
     """
     version = MINIMUM
     for item in header.split(","):
-        service, _, text = item.strip().partition(" ")
+        service, *text = item.split(maxsplit=1) or [""]
         if service.lower() == _SERVICE:
-            version = _parse(text.strip())
+            version = _parse(text[0].strip()) if text else MINIMUM
     return version
 
 

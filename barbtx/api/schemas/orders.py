@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from barbtx.api import documents
 from barbtx.api.bodies import Schema
-from barbtx.api.schemas.secrets import METADATA_PROPERTIES, read_content_type, read_expiration
+from barbtx.api.schemas.secrets import METADATA_PROPERTIES, UNSUPPORTED_TYPE, read_content_type, read_expiration
 from barbtx.errors import SchemaMismatch
 
 # The API's name, and the one that python-barbicanclient sends; a passphrase must not end up in the clear under either.
@@ -68,13 +68,13 @@ def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> Wanted:
         try:
             read_content_type(meta["payload_content_type"])
         except ValueError:
-            raise _mismatch("payload_content_type is not supported", "payload_content_type") from None
+            raise _mismatch(UNSUPPORTED_TYPE, "payload_content_type") from None
     expiration = read_expiration(meta, now, META.name)
     shown = {key: value for key, value in meta.items() if key not in _PASSPHRASES}
     shown |= {"name": meta.get("name"),
               "expiration": expiration.isoformat(timespec="microseconds") if expiration else None}
     passphrase = next((meta[name] for name in _PASSPHRASES if meta.get(name)), None)
-    return Wanted(json.dumps(shown, ensure_ascii=False), passphrase if document["type"] == "asymmetric" else None)
+    return Wanted(documents.write(shown, ascii_only=False), passphrase if document["type"] == "asymmetric" else None)
 
 
 def _mismatch(reason: str, prop: str) -> SchemaMismatch:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import unquote_plus
 
 from barbtx.errors import InvalidQuery
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.secrets import COLUMNS
+from barbtx.times import parse_time
 
 _LIKE = {"name": "name", "alg": "algorithm", "mode": "mode"}
 _TIMES = ("created", "updated", "expiration")
 _LOWER, _UPPER = frozenset({"gt", "gte"}), frozenset({"lt", "lte"})
 _COMPARISONS = _LOWER | _UPPER
 _LARGEST_INTEGER = 2**31 - 1
+
+# A time of day, then a space where the query string had a plus sign that was not encoded as %2B.
+_UNENCODED_PLUS = re.compile(r"([^ ]+[T ][^ T]+) (\d\d(?::?\d\d)?)")
 
 
 def read_conditions(query: Mapping[str, str]) -> tuple[Condition, ...]:
@@ -28,8 +32,7 @@ def read_conditions(query: Mapping[str, str]) -> tuple[Condition, ...]:
 def _conditions(query: Mapping[str, str]) -> Iterator[Condition]:
     for parameter, column in _LIKE.items():
         if query.get(parameter):
-            # Decoded once by HTTP and, as clients of the reference have come to rely on, once more.
-            yield Condition(column, "like", unquote_plus(query[parameter]))
+            yield Condition(column, "like", query[parameter])
     if query.get("secret_type"):
         yield Condition("secret_type", "eq", query["secret_type"])
     try:
@@ -54,10 +57,18 @@ def _time_conditions(column: str, text: str) -> Iterator[Condition]:
         _check_together(comparison, seen)
         seen.append(comparison)
         try:
-            # An offset is not converted: the reference compares the digits as they are written, and so do its clients.
-            yield Condition(column, comparison, datetime.datetime.fromisoformat(moment).replace(tzinfo=None))
+            yield Condition(column, comparison, _read_time(moment))
         except ValueError:
             raise InvalidQuery from None
+
+
+def _read_time(text: str) -> datetime.datetime:
+    """Read the time of a condition as naive UTC.
+
+    :raises ValueError: it is not an ISO 8601 time.
+    """
+    match = _UNENCODED_PLUS.fullmatch(text)
+    return parse_time(f"{match[1]}+{match[2]}" if match else text)
 
 
 def _check_together(comparison: str, seen: list[str]) -> None:

@@ -13,7 +13,7 @@ import attrs
 
 from barbtx.api.bodies import Schema
 from barbtx.errors import BadRequest, SchemaMismatch, TooLarge
-from barbtx.times import parse_time
+from barbtx.times import parse_time, whole_second
 
 SECRET_TYPES = ("symmetric", "public", "private", "certificate", "passphrase", "opaque")
 
@@ -21,6 +21,10 @@ TEXT = "text/plain"
 OCTETS = "application/octet-stream"
 PKCS8 = "application/pkcs8"
 _BINARY = (OCTETS, PKCS8)
+#: How clients write that text is UTF-8, which it is in any case.
+TEXT_SPELLINGS = (TEXT, f"{TEXT};charset=utf-8", f"{TEXT}; charset=utf-8")
+#: Known to clients in this form; the value itself is left out, since it may be a misplaced payload.
+UNSUPPORTED_TYPE = f"payload_content_type is not one of {[*TEXT_SPELLINGS, *_BINARY]}"
 
 _WHITE_SPACE = re.compile(rb"[ \t\r\n\f\v]+")
 
@@ -53,7 +57,9 @@ class Payload:
 
 
 def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema: str) -> datetime.datetime | None:
-    """When a new secret expires, to the second; None for never.
+    """When a new secret expires, with the fraction of its second; None for never.
+
+    Secrets expire in whole seconds, so the whole second must be in the future.
 
     :raises SchemaMismatch: the time cannot be read, or is not in the future.
     """
@@ -61,10 +67,10 @@ def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema:
     if not text:
         return None
     try:
-        expiration = parse_time(text).replace(microsecond=0)
+        expiration = parse_time(text)
     except ValueError:
         raise SchemaMismatch(schema, "Invalid date for 'expiration'; write ISO 8601", "expiration") from None
-    if expiration <= now:
+    if whole_second(expiration) <= now:
         raise SchemaMismatch(schema, "'expiration' is before current time", "expiration")
     return expiration
 
@@ -103,8 +109,7 @@ def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
     try:
         kind = read_content_type(given_type)
     except ValueError:
-        raise _mismatch("payload_content_type is not supported; supported are "
-                        f"{', '.join((TEXT, *_BINARY))}", "payload_content_type") from None
+        raise _mismatch(UNSUPPORTED_TYPE, "payload_content_type") from None
     encoding = document.get("payload_content_encoding")
     if kind == TEXT and encoding is not None:
         raise _mismatch("payload_content_encoding must not be provided with text", "payload_content_encoding")

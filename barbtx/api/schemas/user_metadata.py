@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from barbtx.api.bodies import Schema
 from barbtx.errors import SchemaMismatch
 
-_KEY = {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9_-]*$"}
+# An empty key could not be reached by its path.
+_KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_-]+$"}
 _VALUE = {"type": "string", "maxLength": 255}
 
 METADATA = Schema("SecretMetadata", {

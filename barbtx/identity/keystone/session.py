@@ -234,7 +234,8 @@ class KeystoneSession:
                 lambda: Deferred.fromCoroutine(self._take_turn(retrying, method, path, headers, document)))
         except _NoAnswer as problem:
             self._circuit.failed()
-            log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem))
+            log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem),
+                     log_outage=True)
             raise self._circuit.unavailable() from None
         self._circuit.succeeded()
         return answer

@@ -103,6 +103,10 @@ class TokenValidator:
             raise InvalidToken
         return self._valid.get(key)
 
+    def gauges(self) -> dict[str, object]:
+        """Sizes of the caches, for the report to an operator."""
+        return {"good": len(self._valid), "bad": len(self._invalid)}
+
     def validate(self, token: bytes, *, allow_expired: bool = False) -> Deferred[Identity]:
         """Whom a token stands for, asked of Keystone.
 

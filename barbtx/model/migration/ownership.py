@@ -6,7 +6,7 @@ import os
 import re
 
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, exc, inspect
+from sqlalchemy import Connection, create_engine, inspect
 
 from barbtx.errors import ConfigurationError
 from barbtx.model.database import make_engine, parse_url
@@ -24,12 +24,13 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
     :param known: the versions that this release knows, the last one first.
     :raises ConfigurationError: the database is another program's or a later release's.
     """
-    tables = set(inspect(connection).get_table_names())
-    try:
-        heads = MigrationContext.configure(connection).get_current_heads()
-    except exc.DBAPIError:
+    inspector = inspect(connection)
+    tables = set(inspector.get_table_names())
+    if _VERSION_TABLE in tables and "version_num" not in {
+            column["name"] for column in inspector.get_columns(_VERSION_TABLE)}:
         raise ConfigurationError(f"the database belongs to another program: its table {_VERSION_TABLE} is not one of "
-                                 f"barbtx's; {_ADVICE}") from None
+                                 f"barbtx's; {_ADVICE}")
+    heads = MigrationContext.configure(connection).get_current_heads()
     own = ", ".join(heads)
     if not heads:
         others = sorted(tables - {_VERSION_TABLE})

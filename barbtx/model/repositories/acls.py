@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 from sqlalchemy import ColumnElement, delete, exists, insert, literal, select, update
@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Access, Acl
 from barbtx.times import Clock, utcnow
 
@@ -27,7 +27,7 @@ class AclRepo:
     :ivar owner: the model of the objects.
     """
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("acls"))
     clock: Clock
     owner: type[models.Secret] | type[models.Container]
 
@@ -40,45 +40,39 @@ class AclRepo:
 
         :raises NotFound: the object is gone.
         """
-        return self._write(object_id, lambda old: (project_access, users))
+        return self._write(object_id, project_access, users)
 
     def merge(self, object_id: str, project_access: bool | None, users: Iterable[str] | None) -> Deferred[None]:
         """Change what is not None; an ACL that was not set before starts as one that allows the project.
 
         :raises NotFound: the object is gone.
         """
-        def change(old: Acl | None) -> tuple[bool, Iterable[str]]:
-            return (
-                (old.project_access if old else True) if project_access is None else project_access,
-                (old.users if old else ()) if users is None else users,
-            )
-
-        return self._write(object_id, change)
+        return self._write(object_id, project_access, users)
 
     def remove(self, object_id: str) -> Deferred[None]:
         """Forget an ACL; one that was not set is no error.
 
         :raises NotFound: the object is gone.
         """
-        return self._write(object_id, None)
-
-    def _write(self, object_id: str, change: Callable[[Acl | None], tuple[bool, Iterable[str]]] | None
-               ) -> Deferred[None]:
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             touch(session, self.owner, object_id, now)
-            old = _find(session, object_id)
-            if change is None:
-                delete_acls(session, [object_id])
-                return
-            project_access, users = change(old)
-            if old is None:
-                session.execute(insert(_A).values(object_id=object_id, project_access=project_access,
+            delete_acls(session, [object_id])
+
+        return self.database.interact(work)
+
+    def _write(self, object_id: str, project_access: bool | None, users: Iterable[str] | None) -> Deferred[None]:
+        now = utcnow(self.clock)
+
+        def work(session: Session) -> None:
+            touch(session, self.owner, object_id, now)
+            changed = {"updated_at": now} | ({} if project_access is None else {"project_access": project_access})
+            if session.execute(update(_A).where(_A.object_id == object_id).values(**changed)).rowcount == 0:
+                session.execute(insert(_A).values(object_id=object_id, project_access=project_access is not False,
                                                   created_at=now, updated_at=now))
-            else:
-                session.execute(update(_A).where(_A.object_id == object_id)
-                                .values(project_access=project_access, updated_at=now))
+            if users is None:
+                return
             session.execute(delete(_U).where(_U.object_id == object_id))
             rows = [{"object_id": object_id, "user_id": user} for user in dict.fromkeys(users)]
             if rows:

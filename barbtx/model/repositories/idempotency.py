@@ -1,8 +1,9 @@
-"""The first answers of requests that may be repeated."""
+"""What was created by requests that may be repeated."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 import attrs
 from sqlalchemy import delete, func, insert, select
@@ -12,7 +13,8 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import TooManyRequests
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
+from barbtx.model.records import Created
 from barbtx.times import Clock, utcnow
 
 _I = models.IdempotencyKey
@@ -20,32 +22,32 @@ _CLEARED_AT_ONCE = 100
 
 
 class DuplicateKey(Exception):
-    """The key was used before, or is being used now; nothing was stored."""
+    """The caller used the key before, or uses it now in another request; nothing was stored."""
 
 
 @attrs.frozen
-class FirstAnswer:
-    """What was asked under a key, and answered.
+class FirstUse:
+    """The first request under a key.
 
-    :ivar fingerprint: by which a repetition of the request is known.
-    :ivar answer: JSON text.
+    :ivar fingerprint: by which a repetition of the request is recognized.
+    :ivar created: from which its answer is built again.
     """
 
     fingerprint: str
-    answer: str = ""
+    created: Created
 
 
 @attrs.frozen
 class KeyUse:
     """A key to be remembered together with what the request creates.
 
-    :ivar digest: of the key.
+    :ivar digest: of the key and the user who sent it.
     :ivar life: seconds for which it is remembered.
-    :ivar limit: how many keys a project may have that are remembered.
+    :ivar limit: how many keys of a project are remembered, at most.
     """
 
     digest: str
-    first: FirstAnswer
+    first: FirstUse
     life: float
     limit: int
 
@@ -54,28 +56,31 @@ class KeyUse:
 class IdempotencyRepo:
     """:ivar life: seconds for which a key is remembered."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("idempotency"))
     clock: Clock
     life: float
 
-    def find(self, project_id: str, digest: str) -> Deferred[FirstAnswer | None]:
-        """What was answered under a key, if that is remembered.
+    def find(self, project_id: str, digest: str) -> Deferred[FirstUse | None]:
+        """The first request under a key, if it is remembered.
 
         :param project_id: external id.
         """
         since = utcnow(self.clock) - datetime.timedelta(seconds=self.life)
 
-        def work(session: Session) -> FirstAnswer | None:
+        def work(session: Session) -> FirstUse | None:
             row = session.execute(
-                select(_I.fingerprint, _I.answer).join(models.Project, models.Project.id == _I.project_id)
+                select(_I.fingerprint, _I.object_type, _I.object_id, _I.transport_key_id)
+                .join(models.Project, models.Project.id == _I.project_id)
                 .where(models.Project.external_id == project_id, _I.digest == digest, _I.created_at > since)).first()
-            return FirstAnswer(*row) if row else None
+            return FirstUse(row[0], Created(*row[1:])) if row else None
 
         return self.database.interact(work, write=False)
 
 
 def remember(session: Session, project: str, use: KeyUse | None, now: datetime.datetime) -> None:
     """Remember a key, if there is one, in the transaction that creates what the request is for.
+
+    It comes before the quota is enforced: a concurrent repetition must not be refused for what the first one created.
 
     :param project: the project's primary key.
     :raises DuplicateKey: it is remembered already.
@@ -92,9 +97,16 @@ def remember(session: Session, project: str, use: KeyUse | None, now: datetime.d
         if session.scalar(select(_I.digest).where(_I.project_id == project, _I.digest == use.digest)) is None:
             raise TooManyRequests("The project has used too many idempotency keys lately; use none, or wait.",
                                   headers={"Retry-After": "60"})
+    created = use.first.created
     try:
         with session.begin_nested():
-            session.execute(insert(_I).values(project_id=project, digest=use.digest, created_at=now,
-                                              fingerprint=use.first.fingerprint, answer=use.first.answer))
+            session.execute(insert(_I).values(
+                project_id=project, digest=use.digest, created_at=now, fingerprint=use.first.fingerprint,
+                object_type=created.collection, object_id=created.id, transport_key_id=created.transport_key_id))
     except IntegrityError:
         raise DuplicateKey from None
+
+
+def forget_keys(session: Session, ids: Sequence[str]) -> None:
+    """Forget the keys under which objects were created, in the transaction that deletes the objects."""
+    session.execute(delete(_I).where(_I.object_id.in_(ids)))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 
 import attrs
 from sqlalchemy import ColumnElement, Select, String, TypeDecorator, func
 from sqlalchemy.orm import Session
+
+# A character that is special in no database's string literals, unlike the backslash.
+_ESCAPE = "!"
+_WILDCARDS = re.compile("[%_!]")
 
 _COMPARISONS = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -17,8 +22,8 @@ class Condition:
     """A comparison of a column with a value.
 
     :ivar column: name of the column, as the API calls it.
-    :ivar comparison: ``eq``, ``gt``, ``gte``, ``lt``, ``lte``, or ``like`` (SQL LIKE without regard to case, with a
-        backslash to escape ``%`` and ``_``).
+    :ivar comparison: ``eq``, ``gt``, ``gte``, ``lt``, ``lte``, or ``like`` (SQL LIKE without regard to case: ``%`` and
+        ``_`` are wildcards and nothing escapes them; a backslash stands for itself).
     """
 
     column: str
@@ -30,9 +35,13 @@ def apply_conditions(query: Select, conditions: Iterable[Condition], columns: Ma
     for condition in conditions:
         column = columns[condition.column]
         if condition.comparison == "like":
-            query = query.where(column.ilike(_whole_escapes(condition.value), escape="\\"))
-        else:
-            query = query.where(_COMPARISONS[condition.comparison](column, without_nul(condition.value)))
+            query = query.where(column.ilike(_without_escapes(condition.value), escape=_ESCAPE))
+            continue
+        value = without_nul(condition.value)
+        query = query.where(_COMPARISONS[condition.comparison](column, value))
+        if isinstance(value, str):
+            # MariaDB leaves trailing spaces out of account when it compares, but not in LIKE.
+            query = query.where(column.like(_WILDCARDS.sub(rf"{_ESCAPE}\g<0>", value), escape=_ESCAPE))
     return query
 
 
@@ -41,10 +50,12 @@ def without_nul(value: object) -> object:
     return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
-def _whole_escapes(pattern: str) -> str:
-    """A pattern that ends in a lone escape is an error on PostgreSQL only; it shall mean a backslash everywhere."""
-    trailing = len(pattern) - len(pattern.rstrip("\\"))
-    return pattern + "\\" * (trailing % 2)
+def _without_escapes(pattern: str) -> str:
+    """A pattern in which no character escapes another.
+
+    Databases differ in what escapes without an ESCAPE clause, and in whether the clause may be empty.
+    """
+    return pattern.replace(_ESCAPE, _ESCAPE * 2)
 
 
 def count(session: Session, query: Select, key: ColumnElement) -> int:

@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import (
     ACTIVE, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task,
 )
 from barbtx.model.repositories.containers import insert_container
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.projects import project_key
@@ -49,7 +49,7 @@ class LeaseLost(Exception):
 class OrderRepo:
     """:ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("orders"))
     clock: Clock
     quota: int = -1
 
@@ -109,8 +109,8 @@ class OrderRepo:
             project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
             query = select(*_COLUMNS).where(_O.project_id == project)
             if meta:
-                query = apply_conditions(query, [Condition("meta", "like", f"%{_like_quoted(meta)}%")],
-                                         {"meta": _O.meta})
+                pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
+                query = apply_conditions(query, [Condition("meta", "like", pattern)], {"meta": _O.meta})
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)
@@ -118,7 +118,7 @@ class OrderRepo:
                                    .order_by(_O.created_at, _O.id).limit(limit).offset(offset))
             return Page(tuple(Order(*row) for row in rows), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def delete(self, order_id: str, project_id: str) -> Deferred[StoredPayload | None]:
         """Delete an order and what is still to be done for it; what it made stays.
@@ -205,18 +205,20 @@ class OrderRepo:
         return self.database.interact(lambda session: _finish(
             session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255]))
 
-    def retry(self, lease: Lease, method: str, seconds: float) -> Deferred[None]:
+    def retry(self, lease: Lease, method: str, seconds: float, *, counts: bool = True) -> Deferred[None]:
         """Let go of an order and have a task of it run later.
 
         :param method: the task's queue method.
         :param seconds: from now.
+        :param counts: whether this was an attempt, of which an order has only so many.
         :raises LeaseLost: it was not changed.
         """
         retry_at = utcnow(self.clock) + datetime.timedelta(seconds=seconds)
 
         def work(session: Session) -> None:
             released = session.execute(_held(update(_T), lease).values(
-                lease=None, leased_until=None, retry_task=method, retry_at=retry_at))
+                lease=None, leased_until=None, retry_task=method, retry_at=retry_at,
+                retry_count=_T.retry_count - int(not counts)))
             if released.rowcount != 1:
                 raise LeaseLost
 
@@ -258,6 +260,7 @@ class OrderRepo:
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
     """Delete orders and what is still to be done for them; what they made stays."""
+    forget_keys(session, ids)
     session.execute(delete(_T).where(_T.order_id.in_(ids)))
     session.execute(delete(_P).where(_P.order_id.in_(ids)))
     session.execute(delete(_O).where(_O.id.in_(ids)))
@@ -302,8 +305,3 @@ def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: o
         raise LeaseLost
     session.execute(delete(_P).where(_P.order_id == lease.order.id))
     session.execute(update(_O).where(_O.id == lease.order.id).values(updated_at=now, **columns))
-
-
-def _like_quoted(text: str) -> str:
-    """A text as it stands in the stored JSON, with the backslashes that LIKE would take for its own escaped."""
-    return json.dumps(text, ensure_ascii=False).replace("\\", "\\\\")

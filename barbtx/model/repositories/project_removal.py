@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import NewSecret, StoredPayload
 from barbtx.model.repositories.containers import delete_containers
 from barbtx.model.repositories.orders import delete_orders, find_passphrase
@@ -25,7 +25,7 @@ _OF_THE_PROJECT = (models.ProjectQuota, models.ProjectSecretStore, models.KEK, m
 class ProjectRemovalRepo:
     """The steps of a removal. Each may be repeated; a project that is not there has nothing."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("removal"))
 
     def secrets(self, project_id: str, after: str, limit: int) -> Deferred[list[NewSecret]]:
         """Some of a project's secrets, expired ones too, with no more of them than where their payloads are.
@@ -38,7 +38,7 @@ class ProjectRemovalRepo:
             found = payloads_of(session, project, after, limit) if project else []
             return [NewSecret(id, project_id, payload=payload) for id, payload in found]
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def passphrases(self, project_id: str, after: str, limit: int) -> Deferred[list[tuple[str, StoredPayload]]]:
         """Where the passphrases of some of a project's orders are kept, with the orders' ids."""
@@ -50,10 +50,13 @@ class ProjectRemovalRepo:
                 .order_by(models.Order.id).limit(limit)).all()
             return [(order_id, find_passphrase(session, order_id)) for order_id in ids]
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
-    def remove_secrets(self, ids: Sequence[str]) -> Deferred[None]:
-        """Remove secrets with everything below them."""
+    def remove_secrets(self, ids: Sequence[str]) -> Deferred[bool]:
+        """Remove secrets with everything below them, or only some of their consumers if they have very many.
+
+        :return: whether the secrets are gone; if not, call again.
+        """
         return self.database.interact(lambda session: delete_secrets(session, ids))
 
     def remove_rest(self, project_id: str, limit: int) -> Deferred[int | None]:

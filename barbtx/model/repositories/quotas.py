@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound, QuotaReached
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import Project, ProjectQuota
 from barbtx.model.records import Page
 from barbtx.model.repositories.projects import find_or_create, project_key
@@ -28,7 +28,7 @@ Quotas = Mapping[str, int | None]
 class QuotaRepo:
     """:ivar defaults: what holds for a project that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("quotas"))
     clock: Clock
     defaults: Mapping[str, int]
 
@@ -53,7 +53,7 @@ class QuotaRepo:
                 .order_by(ProjectQuota.created_at, ProjectQuota.project_id).limit(limit).offset(offset))
             return Page(tuple((row[0], dict(zip(RESOURCES, row[1:]))) for row in rows), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def merge(self, project_id: str, quotas: Mapping[str, int]) -> Deferred[None]:
         """Set some of a project's own quotas."""

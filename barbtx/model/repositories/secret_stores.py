@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import ConfigurationError, NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, SecretStore
 from barbtx.model.repositories.projects import find_or_create, project_key
 from barbtx.times import Clock, utcnow
@@ -35,7 +35,7 @@ class ConfiguredStore:
 
 @attrs.frozen
 class SecretStoreRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("secret_stores"))
     clock: Clock
 
     def sync(self, configured: Sequence[ConfiguredStore]) -> Deferred[None]:

@@ -13,13 +13,16 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, se
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
-from barbtx.errors import BadRequest, Conflict, NotFound
+from barbtx.errors import Conflict, NotFound, SecretInUse
+from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
-from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
-from barbtx.model.repositories.idempotency import KeyUse, remember
+from barbtx.model.repositories.consumers import (
+    SECRET_CONSUMERS, delete_some_consumers, embedded_consumers, has_consumers,
+)
+from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key
@@ -48,13 +51,25 @@ COLUMNS: Mapping[str, ColumnElement] = {
 }
 
 
+class HasPayload(Conflict):
+    """A secret is given a payload only once.
+
+    :ivar payload: the one that it has.
+    """
+
+    def __init__(self, payload: StoredPayload | None) -> None:
+        super().__init__("Secret already has data, cannot modify it.")
+        self.payload = payload
+
+
 @attrs.frozen
 class SecretRepo:
     """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
 
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("secrets"))
     clock: Clock
     quota: int = -1
+    limits: ObjectLimits = ObjectLimits()
 
     def create(self, new: NewSecret, use: KeyUse | None = None) -> Deferred[None]:
         """Store a secret, with its payload if it has one; the project is created with it if need be.
@@ -85,10 +100,10 @@ class SecretRepo:
             secret = find_secret(session, secret_id, user_id, now, with_payload)
             if secret is None or not with_consumers:
                 return secret
-            return attrs.evolve(secret, consumers=consumers_of(session, SECRET_CONSUMERS, [secret_id])
-                                .get(secret_id, ()))
+            (secret,) = self._with_consumers(session, [secret])
+            return secret
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=with_consumers)
 
     def list(self, project_id: str, conditions: tuple[Condition, ...], sort: tuple[tuple[str, bool], ...],
              limit: int, offset: int, *, shared_with: str | None = None,
@@ -118,17 +133,21 @@ class SecretRepo:
                                    .order_by(*order).limit(limit).offset(offset))
             secrets = [Secret(*row) for row in rows]
             if with_consumers:
-                found = consumers_of(session, SECRET_CONSUMERS, [secret.id for secret in secrets])
-                secrets = [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
+                secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
+
+    def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
+        found = embedded_consumers(session, SECRET_CONSUMERS, [secret.id for secret in secrets],
+                                   self.limits.max_embedded_consumers)
+        return [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
 
     def add_payload(self, secret_id: str, payload: StoredPayload) -> Deferred[None]:
         """Give a secret its payload, once.
 
         :raises NotFound: the secret is gone, or has expired.
-        :raises Conflict: it has a payload.
+        :raises HasPayload: it has one.
         """
         now = utcnow(self.clock)
 
@@ -138,37 +157,46 @@ class SecretRepo:
                 .values(updated_at=now, **_payload_columns(payload))
             )
             if changed.rowcount != 1:
-                if find_secret(session, secret_id, None, now) is None:
+                secret = find_secret(session, secret_id, None, now, with_payload=True)
+                if secret is None:
                     raise NotFound("Secret not found.")
-                raise Conflict("Secret already has data, cannot modify it.")
+                raise HasPayload(secret.payload)
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)
 
-    def delete(self, secret_id: str, *, even_if_used: bool = True) -> Deferred[None]:
-        """Delete a secret with everything below it.
+    def delete(self, secret_id: str, *, even_if_used: bool = True) -> Deferred[bool]:
+        """Delete a secret with everything below it, or only some of its consumers if it has very many.
 
         :param even_if_used: whether consumers are no hindrance.
+        :return: whether the secret is gone; if not, call again.
         :raises NotFound: it is gone already.
-        :raises BadRequest: it has consumers.
+        :raises SecretInUse: it has consumers.
         """
         now = utcnow(self.clock)
 
-        def work(session: Session) -> None:
+        def work(session: Session) -> bool:
             touch(session, _S, secret_id, now)
-            if not even_if_used and consumers_of(session, SECRET_CONSUMERS, [secret_id]):
-                raise BadRequest("Unable to delete the secret: it has consumers. Use force=true to delete it anyway.")
-            delete_secrets(session, [secret_id])
+            if not even_if_used and has_consumers(session, SECRET_CONSUMERS, secret_id):
+                raise SecretInUse
+            return delete_secrets(session, [secret_id])
 
         return self.database.interact(work)
 
 
-def delete_secrets(session: Session, ids: Sequence[str]) -> None:
-    """Delete secrets with everything below them."""
+def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
+    """Delete secrets with everything below them, or only some of their consumers if they have very many.
+
+    :return: whether the secrets are gone; if not, call again in another transaction.
+    """
+    if delete_some_consumers(session, models.SecretConsumer, ids):
+        return False
     delete_acls(session, ids)
+    forget_keys(session, ids)
     for model, owner in _CHILDREN:
         session.execute(delete(model).where(owner.in_(ids)))
     session.execute(delete(_S).where(_S.id.in_(ids)))
+    return True
 
 
 def payloads_of(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:

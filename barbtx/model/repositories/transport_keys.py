@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Page, TransportKey
 from barbtx.model.repositories.listing import without_nul
 from barbtx.times import Clock, utcnow
@@ -22,7 +22,7 @@ _COLUMNS = (_K.id, _K.plugin_name, _K.transport_key, _K.status, _K.created_at, _
 
 @attrs.frozen
 class TransportKeyRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("transport_keys"))
     clock: Clock
 
     def create(self, plugin_name: str, transport_key: str) -> Deferred[str]:
@@ -71,7 +71,7 @@ class TransportKeyRepo:
             rows = session.scalars(query.order_by(_K.created_at, _K.id).limit(limit).offset(min(offset, total)))
             return Page(tuple(rows), total)
 
-        return self.database.interact(work, write=False)
+        return self.database.interact(work, write=False, listing=True)
 
     def delete(self, key_id: str) -> Deferred[None]:
         """Delete a key.

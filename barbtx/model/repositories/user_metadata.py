@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
-from barbtx.errors import Conflict, NotFound
+from barbtx.errors import Conflict, LimitReached, NotFound
+from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Database
+from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import SecretUserMetadatum as _M
 from barbtx.model.repositories.acls import touch
+from barbtx.model.repositories.listing import without_nul
 from barbtx.times import Clock, utcnow
 
 
 @attrs.frozen
 class UserMetadataRepo:
-    database: Database
+    database: Tables = attrs.field(converter=in_tables("user_metadata"))
     clock: Clock
+    limits: ObjectLimits = ObjectLimits()
 
     def get(self, secret_id: str) -> Deferred[dict[str, str]]:
         """All of a secret's metadata."""
@@ -29,13 +32,19 @@ class UserMetadataRepo:
                 select(_M.key, _M.value).where(_M.secret_id == secret_id).order_by(_M.key))},
             write=False)
 
+    def find(self, secret_id: str, key: str) -> Deferred[str | None]:
+        """The value of one key, if it is there."""
+        return self.database.interact(lambda session: _find(session, secret_id, key), write=False)
+
     def replace(self, secret_id: str, metadata: Mapping[str, str]) -> Deferred[None]:
         """Set all of a secret's metadata.
 
         :raises NotFound: the secret is gone.
+        :raises LimitReached: it may not have so many keys.
         """
         def work(session: Session) -> None:
             touch(session, models.Secret, secret_id, utcnow(self.clock))
+            self._require_room(len(metadata))
             session.execute(delete(_M).where(_M.secret_id == secret_id))
             if metadata:
                 session.execute(insert(_M), [{"secret_id": secret_id, "key": key, "value": value}
@@ -48,14 +57,22 @@ class UserMetadataRepo:
 
         :raises NotFound: the secret is gone.
         :raises Conflict: the key is there.
+        :raises LimitReached: it may have no more keys.
         """
         def work(session: Session) -> None:
             touch(session, models.Secret, secret_id, utcnow(self.clock))
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
                 raise Conflict(f"Conflict. Key in request is already in the secret metadata: {key}")
+            held = session.scalar(select(func.count()).select_from(_M).where(_M.secret_id == secret_id))
+            self._require_room(held + 1)
             session.execute(insert(_M).values(secret_id=secret_id, key=key, value=value))
 
         return self.database.interact(work)
+
+    def _require_room(self, keys: int) -> None:
+        """:raises LimitReached: a secret may not have so many keys."""
+        if keys > self.limits.max_metadata_per_secret:
+            raise LimitReached("metadata keys of one secret", self.limits.max_metadata_per_secret)
 
     def change(self, secret_id: str, key: str, value: str) -> Deferred[None]:
         """Change one key's value.
@@ -77,6 +94,14 @@ class UserMetadataRepo:
         """
         def work(session: Session) -> None:
             touch(session, models.Secret, secret_id, utcnow(self.clock))
-            session.execute(delete(_M).where(_M.secret_id == secret_id, _M.key == key))
+            if _find(session, secret_id, key) is not None:
+                session.execute(delete(_M).where(_M.secret_id == secret_id, _M.key == key))
 
         return self.database.interact(work)
+
+
+def _find(session: Session, secret_id: str, key: str) -> str | None:
+    row = session.execute(
+        select(_M.key, _M.value).where(_M.secret_id == secret_id, _M.key == without_nul(key))).first()
+    # MariaDB finds a key for one that has spaces after it.
+    return row.value if row is not None and row.key == key else None

@@ -2,13 +2,18 @@
 
 ::
 
-    version   1 byte, 1
+    version   1 byte, 2
     key id   16 bytes
     nonce    12 bytes, random
     sealed   ciphertext and its 16-byte tag
 
 Everything before ``sealed`` and the caller's context are authenticated with it. The context is a list of texts; each
-goes in with its length, so that no two contexts look alike.
+goes in with its length, so that no two contexts look alike. The first text is the domain, the kind of plaintext.
+
+Version 1 has the same form. Its contexts had no domain of their own for the passphrases of orders, which were sealed
+as payloads were. Migration 0004 wrote :data:`PASSPHRASE_VERSION_1` in the place of the version of those that it found.
+That byte is not authenticated: it keeps a passphrase that was moved to a payload's row from being opened there, but not
+from somebody who writes the version back as well.
 
 With random nonces a key must not seal more than 2**32 times (SP 800-38D, 8.3).
 """
@@ -17,14 +22,18 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from barbtx.plugin.interface.crypto import DecryptionFailed
 
-VERSION = 1
+VERSION = 2
+VERSION_1 = 1
+#: A version 1 envelope with the passphrase of an order.
+PASSPHRASE_VERSION_1 = 0x81
 KEY_BYTES = 32
 KEY_ID_BYTES = 16
 _NONCE_BYTES = 12
@@ -36,23 +45,32 @@ def seal(key: AESGCM, key_id: bytes, plaintext: bytes, context: Sequence[str]) -
     """Encrypt.
 
     :param key_id: 16 bytes that name the key.
-    :param context: what the plaintext belongs to; must be the same to open it.
+    :param context: what the plaintext is, and what it belongs to; must be the same to open it.
     """
     header = bytes([VERSION]) + key_id
     nonce = os.urandom(_NONCE_BYTES)
     return header + nonce + key.encrypt(nonce, plaintext, _associated(header, context))
 
 
-def open_sealed(key: AESGCM, key_id: bytes, sealed: bytes, context: Sequence[str]) -> bytes:
+def open_sealed(key: AESGCM, key_id: bytes, sealed: bytes, context: Sequence[str],
+                earlier: Mapping[int, Sequence[str]] = MappingProxyType({})) -> bytes:
     """Decrypt what :func:`seal` made.
 
+    :param earlier: contexts for envelopes of other versions, by the version that the envelope has; other envelopes than
+        these and those of the current version are refused.
     :raises DecryptionFailed: it is not intact, or not under this key, or not in this context.
     """
-    header, nonce = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:_HEADER_BYTES + _NONCE_BYTES]
-    if len(sealed) < _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES or header != bytes([VERSION]) + key_id:
+    if len(sealed) < _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES or sealed[1:_HEADER_BYTES] != key_id:
         raise DecryptionFailed
+    version = sealed[0]
+    if version != VERSION:
+        if version not in earlier:
+            raise DecryptionFailed
+        version, context = VERSION_1, earlier[version]
+    nonce = sealed[_HEADER_BYTES:_HEADER_BYTES + _NONCE_BYTES]
     try:
-        return key.decrypt(nonce, sealed[_HEADER_BYTES + _NONCE_BYTES:], _associated(header, context))
+        return key.decrypt(nonce, sealed[_HEADER_BYTES + _NONCE_BYTES:],
+                           _associated(bytes([version]) + key_id, context))
     except InvalidTag:
         raise DecryptionFailed from None
 
@@ -62,7 +80,7 @@ def key_id_of(sealed: bytes) -> bytes:
 
     :raises DecryptionFailed: it is no envelope of a known version.
     """
-    if len(sealed) < _HEADER_BYTES or sealed[0] != VERSION:
+    if len(sealed) < _HEADER_BYTES or sealed[0] not in (VERSION, VERSION_1, PASSPHRASE_VERSION_1):
         raise DecryptionFailed
     return sealed[1:_HEADER_BYTES]
 

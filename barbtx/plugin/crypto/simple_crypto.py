@@ -1,7 +1,7 @@
 """Envelope encryption in software: payloads under a key of their project, that key under a master key.
 
-Master keys come from the configuration: the first one wraps, all of them unwrap, so that a new one is put in front of
-the old ones. A project key is unwrapped when it is needed and kept in memory for a limited time.
+Master keys come from the configuration: the first one wraps, all of them unwrap. A new one is added behind the old ones in
+every process before it is moved to the front in any. A project key is unwrapped when it is needed and kept in memory for a limited time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import binascii
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 from cachetools import TTLCache
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from oslo_config import cfg
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -24,11 +26,16 @@ from zope.interface import implementer
 from barbtx.errors import ConfigurationError
 from barbtx.files import read_key_file
 from barbtx.model.records import KEKMeta
-from barbtx.plugin.crypto.envelope import KEY_BYTES, KEY_ID_BYTES, key_id_of, open_sealed, seal
+from barbtx.plugin.crypto.envelope import (
+    KEY_BYTES, KEY_ID_BYTES, PASSPHRASE_VERSION_1, VERSION_1, key_id_of, open_sealed, seal,
+)
 from barbtx.plugin.crypto.pairs import PAIR_ALGORITHMS, PAIR_BITS, generate_pair
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
+    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys,
+    MasterKeyUnavailable, ResponseDTO, SupportType,
 )
+from barbtx.plugin.interface.domains import Domain
+from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.manager import PluginContext
 
 OPTIONS = {
@@ -43,6 +50,9 @@ OPTIONS = {
         cfg.FloatOpt("pkek_cache_ttl", default=900.0, min=0, help="Seconds for which one is kept."),
     ],
 }
+
+# A domain beside those of :class:`Domain`; only this module seals project keys.
+_PROJECT_KEY = "project key"
 
 _SYMMETRIC = frozenset({"aes", "des", "3des", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
 _BITS = frozenset({64, 128, 192, 256})
@@ -60,15 +70,21 @@ def from_config(context: PluginContext) -> SimpleCrypto:
     :raises ConfigurationError: there is no master key, or one is malformed or readable by others.
     """
     options = context.conf.simple_crypto_plugin
+    cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
+    return SimpleCrypto(options.plugin_name, _configured_keys(context.conf), cache, context.in_thread)
+
+
+def _configured_keys(conf: cfg.ConfigOpts) -> tuple[_Key, ...]:
+    """:raises ConfigurationError: see :func:`from_config`."""
+    options = conf.simple_crypto_plugin
     texts = list(options.kek)
     if options.kek_file:
-        texts += _read_private(options.kek_file, context.conf.allow_group_readable_keys).split()
+        texts += _read_private(options.kek_file, conf.allow_group_readable_keys).split()
     if not texts:
         raise ConfigurationError(
             "[simple_crypto_plugin] has no master key: set kek_file (barbtx-manage simple_crypto gen_mkek makes one)"
         )
-    cache = TTLCache(options.pkek_cache_limit, options.pkek_cache_ttl, timer=context.clock.seconds)
-    return SimpleCrypto(options.plugin_name, tuple(_master_keys(texts)), cache, context.in_thread)
+    return tuple(_master_keys(texts))
 
 
 def _read_private(path: str, group_may_read: bool) -> str:
@@ -84,7 +100,14 @@ class _Key:
     cipher: AESGCM = attrs.field(repr=False)
 
 
-def _master_keys(texts: Iterable[str]) -> Iterable[_Key]:
+@attrs.frozen
+class _MasterKey(_Key):
+    """:ivar secret: the key itself, from which others are derived."""
+
+    secret: bytes = attrs.field(repr=False)
+
+
+def _master_keys(texts: Iterable[str]) -> Iterable[_MasterKey]:
     for number, text in enumerate(texts, 1):
         try:
             key = base64.b64decode(text, altchars=b"-_", validate=True)
@@ -95,10 +118,10 @@ def _master_keys(texts: Iterable[str]) -> Iterable[_Key]:
                 f"[simple_crypto_plugin] master key number {number} is not 32 bytes in url-safe base64"
             )
         # The id lets the right key be found at once; it must not help to guess the key.
-        yield _Key(hashlib.sha256(b"barbtx master key id\0" + key).digest()[:KEY_ID_BYTES], AESGCM(key))
+        yield _MasterKey(hashlib.sha256(b"barbtx master key id\0" + key).digest()[:KEY_ID_BYTES], AESGCM(key), key)
 
 
-@implementer(ICryptoPlugin)
+@implementer(ICryptoPlugin, IKeyDerivation, IMasterKeys)
 @attrs.frozen
 class SimpleCrypto:
     """See the module's text.
@@ -110,7 +133,7 @@ class SimpleCrypto:
     """
 
     name: str
-    masters: tuple[_Key, ...]
+    masters: tuple[_MasterKey, ...]
     cache: TTLCache = attrs.field(repr=False)
     in_thread: Callable[..., Deferred[Any]]
     random: Callable[[int], bytes] = os.urandom
@@ -131,20 +154,38 @@ class SimpleCrypto:
         if kek_meta.plugin_meta:
             return kek_meta
         master = self.masters[0]
-        wrapped = seal(master.cipher, master.id, self.random(KEY_BYTES), _kek_context(kek_meta.id, project_id))
+        context = (_PROJECT_KEY, kek_meta.id, project_id)
+        wrapped = seal(master.cipher, master.id, self.random(KEY_BYTES), context)
         return attrs.evolve(kek_meta, algorithm="aes", bit_length=KEY_BYTES * 8, mode="gcm",
-                            plugin_meta=base64.b64encode(wrapped).decode())
+                            plugin_meta=base64.b64encode(wrapped).decode(), master_key_id=master.id.hex())
+
+    def current_master_key_id(self) -> str:
+        return self.masters[0].id.hex()
+
+    def read_again(self, conf: cfg.ConfigOpts) -> SimpleCrypto:
+        return attrs.evolve(self, masters=_configured_keys(conf))
 
     def check_kek(self, kek_meta: KEKMeta, project_id: str) -> None:
         self._unwrap(kek_meta, project_id)
 
     def encrypt(self, dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         kek = self._kek(kek_meta, project_id)
-        return ResponseDTO(seal(kek.cipher, kek.id, dto.unencrypted, _payload_context(dto.secret_id, project_id)))
+        context = (dto.domain.value, dto.secret_id, project_id)
+        return ResponseDTO(seal(kek.cipher, kek.id, dto.unencrypted, context))
 
     def decrypt(self, dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
         kek = self._kek(kek_meta, project_id)
-        return open_sealed(kek.cipher, kek.id, dto.encrypted, _payload_context(dto.secret_id, project_id))
+        context = (dto.domain.value, dto.secret_id, project_id)
+        before_domains = ("barbtx payload", dto.secret_id, project_id)
+        earlier = {VERSION_1: before_domains}
+        if dto.domain is Domain.ORDER_PASSPHRASE:
+            earlier[PASSPHRASE_VERSION_1] = before_domains
+        return open_sealed(kek.cipher, kek.id, dto.encrypted, context, earlier)
+
+    def derive_keys(self, purpose: str) -> Sequence[DerivedKey]:
+        # RFC 5869. The info keeps these keys apart from each other, the salt from anything else made of a master key.
+        return [DerivedKey(master.id.hex(), HKDF(SHA256(), KEY_BYTES, b"barbtx derived key", purpose.encode())
+                           .derive(master.secret)) for master in self.masters]
 
     def generate_symmetric(self, dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         return self.encrypt(EncryptDTO(self.random(dto.bit_length // 8), dto.secret_id), kek_meta, project_id)
@@ -173,16 +214,11 @@ class SimpleCrypto:
         except binascii.Error:
             raise DecryptionFailed from None
         wanted = key_id_of(wrapped)
+        if kek_meta.master_key_id not in (None, wanted.hex()):
+            raise DecryptionFailed
         for master in self.masters:
             if master.id == wanted:
-                key = open_sealed(master.cipher, master.id, wrapped, _kek_context(kek_meta.id, project_id))
+                key = open_sealed(master.cipher, master.id, wrapped, (_PROJECT_KEY, kek_meta.id, project_id),
+                                  {VERSION_1: ("barbtx project key", kek_meta.id, project_id)})
                 return _Key(uuid.UUID(kek_meta.id).bytes, AESGCM(key))
-        raise DecryptionFailed
-
-
-def _kek_context(kek_id: str, project_id: str) -> tuple[str, ...]:
-    return ("barbtx project key", kek_id, project_id)
-
-
-def _payload_context(secret_id: str, project_id: str) -> tuple[str, ...]:
-    return ("barbtx payload", secret_id, project_id)
+        raise MasterKeyUnavailable(wanted.hex())

@@ -11,9 +11,12 @@ from __future__ import annotations
 import enum
 
 import attrs
+from oslo_config.cfg import ConfigOpts
 from zope.interface import Interface
 
+from barbtx.errors import ServiceUnavailable
 from barbtx.model.records import KEKMeta
+from barbtx.plugin.interface.domains import Domain
 
 
 class SupportType(enum.Enum):
@@ -26,19 +29,21 @@ class SupportType(enum.Enum):
 
 @attrs.frozen
 class EncryptDTO:
-    """Bytes to be encrypted for a secret."""
+    """Bytes to be encrypted for a secret or, in the domain of passphrases, for the order whose id ``secret_id`` is."""
 
     unencrypted: bytes = attrs.field(repr=False)
     secret_id: str
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
 class DecryptDTO:
-    """What :meth:`ICryptoPlugin.encrypt` made for a secret."""
+    """What :meth:`ICryptoPlugin.encrypt` made for a secret or an order."""
 
     encrypted: bytes = attrs.field(repr=False)
     secret_id: str
     kek_meta_extended: str | None = None
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
@@ -74,9 +79,12 @@ class ResponseDTO:
 class ICryptoPlugin(Interface):
     """Encryption under keys that only the plugin can unwrap. Every method but ``supports`` may return a Deferred.
 
-    A plugin must bind a ciphertext to its secret and project, so that it does not decrypt as another's; must fail, with
-    one and the same exception, on anything that is not intact; must not block the reactor; must never log, or put into
-    an exception, plaintext or keys.
+    A plugin must bind a ciphertext to its secret, project and domain, so that it does not decrypt as another's or as
+    something else; must fail, with one and the same exception, on anything that is not intact; must not block the
+    reactor; must never log, or put into an exception, plaintext or keys. If it has not, or cannot reach, the master key
+    that a project's key is wrapped with, it raises :class:`MasterKeyUnavailable`: that is no corruption, and another
+    process may well have the key. It may provide
+    :class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation` too.
     """
 
     def get_plugin_name() -> str:
@@ -87,27 +95,61 @@ class ICryptoPlugin(Interface):
         """Whether it can do something; the names compare without regard to case."""
 
     def bind_kek_metadata(kek_meta: KEKMeta, project_id: str) -> KEKMeta:
-        """Make a key for a project and return the record with it, wrapped, in ``plugin_meta``; once bound, as it is."""
+        """Make a key for a project and return the record with it, wrapped, in ``plugin_meta``; once bound, as it is.
+
+        A plugin whose master keys wrap the keys of many projects names the one that it used in ``master_key_id``
+        (at most 255 characters, not secret), so that a start can make sure that none is missing.
+        """
 
     def check_kek(kek_meta: KEKMeta, project_id: str) -> None:
-        """Raise if the plugin cannot unwrap a project's key, as with a wrong master key."""
+        """Raise if the plugin cannot unwrap a project's key.
+
+        :raises MasterKeyUnavailable: its master key is missing.
+        :raises DecryptionFailed: it is not intact.
+        """
 
     def encrypt(dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         """Encrypt under a project's key."""
 
     def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
-        """Decrypt what was encrypted for this secret of this project.
+        """Decrypt what was encrypted for this secret of this project in this domain.
 
         :raises DecryptionFailed: it is anything else.
+        :raises MasterKeyUnavailable: the master key that wraps the project's key is missing.
         """
 
     def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         """Make a key and encrypt it under a project's key."""
 
-
     def generate_asymmetric(dto: GeneratePairDTO, kek_meta: KEKMeta,
                             project_id: str) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
         """Make a key pair and encrypt its private and its public part, and the passphrase if there is one."""
+
+
+class IMasterKeys(Interface):
+    """What a crypto plugin may provide beside :class:`ICryptoPlugin`, if it can read its master keys again."""
+
+    def current_master_key_id() -> str:
+        """The id of the master key that wraps new project keys."""
+
+    def read_again(conf: ConfigOpts) -> ICryptoPlugin:
+        """A plugin of the same class with the master keys that there are now; this one stays as it is. It may block.
+
+        :param conf: the configuration as it is now.
+        :raises ConfigurationError: they cannot be read.
+        """
+
+
+class MasterKeyUnavailable(ServiceUnavailable):
+    """The master key that wraps a project's key is not there; nothing is wrong with what is stored.
+
+    :ivar key_id: names the master key; not secret.
+    """
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("A key that is needed for this is not available at the moment; please try again",
+                         retry_after=10, key_id=key_id)
+        self.key_id = key_id
 
 
 class DecryptionFailed(Exception):

@@ -13,6 +13,7 @@ import attrs
 from zope.interface import Interface
 
 from barbtx.model.records import EncryptedDatum
+from barbtx.plugin.interface.domains import Domain
 
 SYMMETRIC_ALGORITHMS = frozenset({"aes", "des", "desede", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
 ASYMMETRIC_ALGORITHMS = frozenset({"diffie_hellman", "dsa", "rsa", "ec"})
@@ -32,9 +33,11 @@ class KeySpec:
 class SecretDTO:
     """A payload and what it belongs to.
 
+    :ivar secret_id: of the secret or, in the domain of passphrases, of the order.
     :ivar secret: the payload's bytes.
     :ivar project_id: external id.
     :ivar transport_key: what the client wrapped the payload for; only ever one that the store has given out.
+    :ivar domain: what kind of plaintext it is.
     """
 
     secret_id: str
@@ -44,6 +47,7 @@ class SecretDTO:
     key_spec: KeySpec = KeySpec()
     content_type: str = "application/octet-stream"
     transport_key: str | None = None
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
@@ -54,10 +58,12 @@ class Kept:
         nothing secret.
     :ivar datum: the ciphertext, if the store leaves it to the database. It is written in the same transaction as the
         secret it belongs to, so that neither is ever there without the other.
+    :ivar domain: on reading, the kind of plaintext that is wanted. A store need not set it.
     """
 
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     datum: EncryptedDatum | None = None
+    domain: Domain = Domain.PAYLOAD
 
 
 @attrs.frozen
@@ -90,7 +96,8 @@ class ISecretStore(Interface):
     """A place for payloads. Every method but the two questions may return a Deferred.
 
     A store must either keep what it is given or raise; it must not block the reactor; it must never log, or put into
-    an exception, a payload or a key. It may raise :class:`barbtx.errors.ServiceUnavailable` when it is briefly out of
+    an exception, a payload or a key. It may provide :class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`
+    too. It may raise :class:`barbtx.errors.ServiceUnavailable` when it is briefly out of
     reach: the client is then told to try again, and an order is tried again later.
     """
 
@@ -104,13 +111,18 @@ class ISecretStore(Interface):
         """Whether it can make such a key."""
 
     def store_secret(secret: SecretDTO) -> Kept:
-        """Keep a payload."""
+        """Keep a payload.
+
+        It may be called several times for one secret, even concurrently, when clients send payloads for it. Each call
+        keeps a payload of its own and returns a receipt of its own: a later call must not replace what an earlier one
+        kept, and a payload that is deleted by its receipt must not take another with it.
+        """
 
     def get_secret(secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
         """Give back a payload.
 
         :param wrapping: how to wrap it; only ever given to a store that has a transport key.
-        :raises Exception: it is not there, or is not what was stored for this secret of this project.
+        :raises Exception: it is not there, or is not what was stored for this secret of this project in this domain.
         """
 
     def delete_secret(kept: Kept) -> None:

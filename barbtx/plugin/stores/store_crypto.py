@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from cachetools import TTLCache
 from oslo_config import cfg
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import EncryptedDatum, KEKMeta
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, ResponseDTO, SupportType,
+    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, MasterKeyUnavailable, ResponseDTO, SupportType,
 )
+from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import (
     ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, KeptPair, PairIds, SecretDTO,
 )
-from barbtx.plugin.manager import CRYPTO, PluginContext, full_name, load
+from barbtx.plugin.manager import CRYPTO, PluginContext, derived_keys, full_name, load
+from barbtx.plugin.stores.master_keys import check_master_keys, read_again
+
+log = Logger()
 
 OPTIONS = {
     "crypto": [
@@ -32,6 +37,9 @@ OPTIONS = {
     ],
 }
 
+# A missing master key is logged this often, in seconds, however many requests need it.
+_REPORT_SECONDS = 60.0
+
 
 def from_config(context: PluginContext) -> StoreCrypto:
     """Make the store, with the crypto plugins that ``[crypto]`` names."""
@@ -39,15 +47,21 @@ def from_config(context: PluginContext) -> StoreCrypto:
     names = context.crypto_plugins or options.enabled_crypto_plugins
     plugins = load(CRYPTO, list(names), ICryptoPlugin, context)
     cache = TTLCache(options.kek_cache_limit, options.kek_cache_ttl, timer=context.clock.seconds)
-    return StoreCrypto(plugins, context.keks, cache)
+    return StoreCrypto(plugins, context.keks, cache, TTLCache(100, _REPORT_SECONDS, timer=context.clock.seconds))
 
 
-@implementer(ISecretStore)
-@attrs.frozen
+@implementer(ISecretStore, IKeyDerivation)
+@attrs.define(eq=False)
 class StoreCrypto:
+    """:ivar plugins: the crypto plugins, in the order in which they are asked.
+    :ivar cache: active project keys, by plugin and project.
+    :ivar reported: master keys whose absence was logged a short while ago.
+    """
+
     plugins: tuple[Any, ...]
     keks: KEKRepo
     cache: TTLCache = attrs.field(repr=False)
+    reported: TTLCache = attrs.field(repr=False)
 
     def get_plugin_name(self) -> str:
         return self.plugins[0].get_plugin_name()
@@ -63,7 +77,8 @@ class StoreCrypto:
 
     async def store_secret(self, secret: SecretDTO) -> Kept:
         plugin = self._plugin(SupportType.ENCRYPT_DECRYPT)
-        return await self._keep(plugin, plugin.encrypt, EncryptDTO(secret.secret, secret.secret_id), secret.project_id)
+        dto = EncryptDTO(secret.secret, secret.secret_id, secret.domain)
+        return await self._keep(plugin, plugin.encrypt, dto, secret.project_id)
 
     async def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: None = None) -> bytes:
         datum = kept.datum
@@ -72,8 +87,8 @@ class StoreCrypto:
         plugin = next((p for p in self.plugins if full_name(p) == datum.kek.plugin_name), None)
         if plugin is None:
             raise LookupError(f"the crypto plugin {datum.kek.plugin_name} is not enabled")
-        dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended)
-        return await maybeDeferred(plugin.decrypt, dto, datum.kek, project_id)
+        dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended, kept.domain)
+        return await self._ask(plugin.decrypt, dto, datum.kek, project_id)
 
     def delete_secret(self, kept: Kept) -> None:
         """The ciphertext goes with the secret, in the same transaction."""
@@ -88,8 +103,12 @@ class StoreCrypto:
         kek = await self._active_kek(plugin, project_id)
         dto = GeneratePairDTO(key_spec.alg, key_spec.bit_length, key_spec.passphrase, ids.private, ids.public,
                               ids.passphrase)
-        made = await maybeDeferred(plugin.generate_asymmetric, dto, kek, project_id)
+        made = await self._ask(plugin.generate_asymmetric, dto, kek, project_id)
         return KeptPair(*(_kept(kek, part) if part is not None else None for part in made))
+
+    async def derive_keys(self, purpose: str) -> Sequence[DerivedKey]:
+        """The keys of its crypto plugins."""
+        return await derived_keys(self.plugins, purpose)
 
     def _plugin(self, what: SupportType, spec: KeySpec = KeySpec()) -> Any:
         for plugin in self.plugins:
@@ -101,7 +120,7 @@ class StoreCrypto:
     async def _keep(self, plugin: Any, make: Callable[..., Any], dto: EncryptDTO | GenerateDTO,
                     project_id: str) -> Kept:
         kek = await self._active_kek(plugin, project_id)
-        made = await maybeDeferred(make, dto, kek, project_id)
+        made = await self._ask(make, dto, kek, project_id)
         return _kept(kek, made)
 
     async def _active_kek(self, plugin: Any, project_id: str) -> KEKMeta:
@@ -112,19 +131,47 @@ class StoreCrypto:
             if kek is None:
                 kek_id = str(uuid.uuid4())
                 blank = KEKMeta(kek_id, name, f"project-{project_id}-key-{kek_id}"[:255], "", 0, "", "")
-                bound = await maybeDeferred(plugin.bind_kek_metadata, blank, project_id)
+                bound = await self._ask(plugin.bind_kek_metadata, blank, project_id)
                 kek = await self.keks.add_active(project_id, bound)
             self.cache[name, project_id] = kek
         return kek
 
-    async def check(self) -> None:
-        """Make sure that the crypto plugins can unwrap the keys that are there.
+    async def _ask(self, method: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return await maybeDeferred(method, *arguments)
+        except MasterKeyUnavailable as problem:
+            if problem.key_id not in self.reported:
+                self.reported[problem.key_id] = True
+                log.error("the master key {key_id} is missing: what is under it is answered with 503, and orders wait",
+                          key_id=problem.key_id)
+            raise
 
-        :raises DecryptionFailed: they cannot; most likely the configured master key is another one.
+    async def check(self) -> None:
+        """Make sure that the crypto plugins have every master key that is in use.
+
+        :raises ConfigurationError: they do not.
         """
-        for plugin in self.plugins:
-            for project_id, kek in await self.keks.oldest_and_newest(full_name(plugin)):
-                await maybeDeferred(plugin.check_kek, kek, project_id)
+        await check_master_keys(self.keks, self.plugins)
+
+    async def prepare_reload(self, conf: cfg.ConfigOpts, in_thread: Callable[..., Any]) -> Callable[[], None]:
+        """Read the master keys again and check them.
+
+        :return: puts them in force.
+        :raises ConfigurationError: they cannot be read, or one that is in use is missing.
+        """
+        plugins = tuple([await in_thread(read_again, plugin, conf) for plugin in self.plugins])
+        await check_master_keys(self.keks, plugins)
+
+        def use() -> None:
+            self.plugins = plugins
+
+        return use
+
+    def gauges(self) -> dict[str, object]:
+        """Sizes of the caches, for the report to an operator."""
+        unwrapped = {f"unwrapped keys of {plugin.get_plugin_name()}": len(plugin.cache)
+                     for plugin in self.plugins if hasattr(plugin, "cache")}
+        return {"records of project keys": len(self.cache), **unwrapped}
 
 
 def _kept(kek: KEKMeta, made: ResponseDTO) -> Kept:

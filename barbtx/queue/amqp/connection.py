@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 from oslo_config import cfg
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -21,7 +21,7 @@ from txamqp.spec import Spec
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
-from barbtx.queue.amqp.protocol import Client, load_spec
+from barbtx.queue.amqp.protocol import Client, load_spec, one_line
 from barbtx.tls import client_tls
 
 log = Logger()
@@ -141,7 +141,14 @@ class _Rotation:
         endpoint = HostnameEndpoint(self.reactor, broker.host, broker.port, timeout=self.timeout)
         if self.clients.brokers.tls is not None:
             endpoint = wrapClientTLS(self.clients.brokers.tls(broker.host), endpoint)
-        return endpoint.connect(_GateFactory(factory, self.clients)).addCallback(lambda gate: gate.proxy)
+        connecting = endpoint.connect(_GateFactory(factory, self.clients))
+        return connecting.addCallbacks(lambda gate: gate.proxy, self._failed, errbackArgs=(broker,))
+
+    def _failed(self, failure: Failure, broker: Broker) -> Failure:
+        if not failure.check(CancelledError):
+            log.warn("{name}: the broker at {host}:{port} cannot be reached: {reason}", name=self.clients.name,
+                     host=broker.host, port=broker.port, reason=one_line(failure), log_outage=True)
+        return failure
 
 
 @attrs.define(eq=False)
@@ -187,6 +194,11 @@ class _Preparation:
             client.transport.abortConnection()
             if isinstance(problem, ChannelClosed) and str(problem).startswith(_PRECONDITION_FAILED):
                 self._mismatch(str(problem))
+            else:
+                broker = self.clients.broker
+                log.warn("{name}: the broker at {host}:{port} cannot be used: {reason}", name=self.name,
+                         host=broker.host, port=broker.port, reason=one_line(problem.args[0] if problem.args else problem),
+                         log_outage=True)
             raise
         finally:
             if watchdog.active():

@@ -87,6 +87,10 @@ class Consumer(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"connected": self._channel is not None, "messages in hand": self._in_hand}
+
     async def _stop(self) -> None:
         self._stopping = True
         if self._channel is not None:

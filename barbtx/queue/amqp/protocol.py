@@ -144,7 +144,19 @@ class Channel(AMQChannel):
         if isinstance(self.reason, Message):
             kind = ChannelClosed if self.reason.method.klass.name == "channel" else ConnectionClosed
             return kind(f"{self.reason.reply_code} {self.reason.reply_text}")
-        return Closed("connection lost")
+        return Closed(one_line(self.reason) if self.reason else "connection lost")
+
+
+def one_line(reason: object) -> str:
+    """Why a connection failed or was lost, in one short line.
+
+    :param reason: a Failure, the broker's last message, or whatever else txAMQP took for one.
+    """
+    if isinstance(reason, Failure):
+        reason = reason.getErrorMessage()
+    elif isinstance(reason, Message):
+        reason = f"{reason.reply_code} {reason.reply_text}"
+    return " ".join(str(reason).split())[:300]
 
 
 class Delegate(TwistedDelegate):
@@ -163,7 +175,8 @@ class Delegate(TwistedDelegate):
         self.client.tune(message.channel_max, message.frame_max, message.heartbeat)
 
     def connection_blocked(self, channel: Channel, message: Message) -> None:
-        log.warn("{name}: the broker takes no messages: {reason}", name=self.client.name, reason=message.reason)
+        log.warn("{name}: the broker takes no messages: {reason}", name=self.client.name, reason=message.reason,
+                 log_outage=True)
         self.client.blocked = True
 
     def connection_unblocked(self, channel: Channel, message: Message) -> None:
@@ -175,15 +188,18 @@ class Delegate(TwistedDelegate):
         channel.channel_flow_ok(active=message.active)
 
     def channel_close(self, channel: Channel, message: Message) -> None:
-        log.warn("{name}: channel closed by the broker: {code} {text}", name=self.client.name,
-                 code=message.reply_code, text=message.reply_text)
+        # While a connection is prepared, whoever prepares it says so.
+        if self.client.prepared:
+            log.warn("{name}: channel closed by the broker: {reason}", name=self.client.name,
+                     reason=one_line(message), log_outage=True)
         channel.channel_close_ok()
         self.client.channels.pop(channel.id, None)
         channel.do_close(message)
 
     def connection_close(self, channel: Channel, message: Message) -> None:
-        log.warn("{name}: connection closed by the broker: {code} {text}", name=self.client.name,
-                 code=message.reply_code, text=message.reply_text)
+        if self.client.prepared:
+            log.warn("{name}: connection closed by the broker: {reason}", name=self.client.name,
+                     reason=one_line(message), log_outage=True)
         super().connection_close(channel, message)
 
     def basic_deliver(self, channel: Channel, message: Message) -> None:
@@ -266,7 +282,7 @@ class Client(AMQClient):
 
     def _beat(self, patience: float) -> None:
         if self.clock.seconds() - self._silent_since > patience:
-            log.warn("{name}: the broker is silent; giving up the connection", name=self.name)
+            log.warn("{name}: the broker is silent; giving up the connection", name=self.name, log_outage=True)
             self.transport.abortConnection()
         else:
             self.send_frame(Frame(0, Heartbeat()))
@@ -286,6 +302,11 @@ class Client(AMQClient):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:
+        # Whoever closes it has said why.
+        if self.prepared and not getattr(self.transport, "disconnecting", False):
+            peer = self.transport.getPeer()
+            log.warn("{name}: the connection to the broker at {host}:{port} was lost: {reason}", name=self.name,
+                     host=peer.host, port=peer.port, reason=one_line(reason), log_outage=True)
         if self._heartbeat is not None and self._heartbeat.running:
             self._heartbeat.stop()
         super().connectionLost(reason)

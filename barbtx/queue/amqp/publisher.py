@@ -73,6 +73,10 @@ class AMQPTransport(Service):
             encode(message, self.namespace, self.version),
             properties={"content-type": "application/json", "delivery-mode": 2}))
 
+    def gauges(self) -> dict[str, object]:
+        """What is going on, for the report to an operator."""
+        return {"connected": self._confirms is not None, "unconfirmed": len(self._confirms or ())}
+
     async def _prepare(self, client: Client) -> None:
         channel = await client.new_channel()
         await self.topology.declare(channel)

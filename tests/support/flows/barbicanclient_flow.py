@@ -46,7 +46,7 @@ assert len(barbican.secrets.list_consumers(text_ref)) == 1
 try:
     barbican.secrets.delete(text_ref)
     raise SystemExit("a secret with a consumer was deleted")
-except (exceptions.HTTPClientError, ValueError):
+except exceptions.SecretHasConsumers:
     pass
 barbican.secrets.remove_consumer(text_ref, service="compute", resource_type="server", resource_id="1")
 

@@ -5,46 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 
-from tests.conftest import unique
 from tests.support.keystone import PASSWORD, Identity, openstack
-from tests.support.service import Api, Deployment, with_keystone
 
-FLOWS = Path(__file__).parents[1] / "support" / "flows"
-
-
-@pytest_twisted.async_fixture(scope="module")
-async def catalog(identity: Identity, api: Api) -> None:
-    """barbtx, in the cloud's catalog."""
-    made = await identity.admin("POST", "/services", {"service": {"type": "key-manager", "name": "barbtx"}})
-    await identity.admin("POST", "/endpoints", {"endpoint": {
-        "service_id": made["service"]["id"], "interface": "public", "region_id": "RegionOne", "url": api.url}})
-
-
-@pytest_twisted.async_fixture
-async def project(catalog: None, identity: Identity) -> str:
-    """A project with a member of its own."""
-    name = unique()
-    await identity.user(f"{name}-member", await identity.project(name), "member")
-    return name
-
-
-@pytest.fixture(scope="module")
-def deployment(service_user: None, identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = with_keystone(tmp_path_factory.mktemp("clients"), identity.keystone.url)
-    yield deployment
-    deployment.stop()
-
-
-@pytest.fixture(scope="module")
-def api(deployment: Deployment) -> Api:
-    return deployment.api()
+FLOWS = Path(__file__).parents[2] / "support" / "flows"
 
 
 @pytest.mark.parametrize("flow", ["barbicanclient", "castellan"])

@@ -1,0 +1,187 @@
+"""What operators read in the logs of real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.conftest import unique
+from tests.support.cluster import pause
+from tests.support.servers import PostgreSQL, RabbitMQ, free_port, wait_until
+from tests.support.service import BIN, DEV_CONFIG, Deployment, Process, with_keystone
+
+
+def entries(process: Process) -> list[dict]:
+    """A process's JSON lines; every line must be one."""
+    return [json.loads(line) for line in process.read_log().splitlines()]
+
+
+def of_requests(process: Process, status: int) -> list[dict]:
+    return [entry for entry in entries(process) if entry.get("status") == status]
+
+
+@pytest.fixture
+def deployment(tmp_path: Path):
+    """One with JSON logs, on SQLite."""
+    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", log_format="json")
+    yield deployment
+    deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_request_has_a_line_with_its_reason_and_what_it_created(deployment: Deployment) -> None:
+    api = deployment.api()
+    ref = await api.store("a payload that nobody may see", name="n")
+    order_ref = await api.order()
+    marker = "payload-marker-5150"
+    await api.post("/v1/secrets", {"payload": {"x": marker}, "payload_content_type": "text/plain"})
+    await api.request("POST", "/v1/secrets", data=b'{"payload": "payload-marker-5150', headers={"Content-Type": "application/json"})
+    await api.post("/v1/secrets", {"name": marker * 100, "payload": marker, "payload_content_type": "no/such"})
+    await api.delete(ref, roles="observer")
+    await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 0}},
+                      roles="key-manager:service-admin")
+    await api.post("/v1/secrets", {"payload": marker, "payload_content_type": "text/plain"})
+    await api.get("/healthcheck")
+    process = api.process
+    assert marker not in process.read_log()
+    created = of_requests(process, 201)
+    assert [entry["object_id"] for entry in created] == [ref.rpartition("/")[2]]
+    (ordered,) = of_requests(process, 202)
+    assert ordered["object_id"] == order_ref.rpartition("/")[2]
+    for entry in of_requests(process, 400):
+        assert entry["reason"] and entry["client"] == "127.0.0.1" and entry["request_id"].startswith("req-")
+    assert len(of_requests(process, 400)) == 3
+    forbidden, quota = of_requests(process, 403)
+    assert forbidden["rule"] == "secret:delete" and "not allowed" in forbidden["reason"]
+    assert "quota" in quota["reason"]
+    assert not [entry for entry in entries(process) if "/healthcheck" in entry["message"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_client_sends_makes_no_line_of_its_own(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", log_level="debug")
+    try:
+        api = deployment.api()
+        await api.get("/v1/secrets/%0A2026-01-01T00:00:00+0000%20[barbtx%23info]%20forged%20%1b[31m")
+        await api.get("/v1/secrets?name=%0Aforged", user="x\x85forged\u2028y")
+        await api.get("/healthcheck")
+        log = api.process.read_log()
+        assert not [line for line in log.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT\S+ \[[^]]+#\w+\] ", line)], log
+        assert "\x1b" not in log and "GET /healthcheck 200" in log
+    finally:
+        deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_order_s_lines_carry_its_ids_in_every_process(
+        postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), log_format="json")
+    try:
+        worker, api = deployment.worker(), deployment.api()
+        reply = await api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})
+        order_ref = reply.json["order_ref"]
+        await api.finished(order_ref)
+        order_id, request_id = order_ref.rpartition("/")[2], reply.headers["x-openstack-request-id"]
+        wait_until(lambda: "processed order" in worker.read_log(), 30, "the worker did not log it")
+        lines = [entry for entry in entries(worker) if "order" in entry["message"] and "processe" in entry["message"]]
+        assert lines and all((entry["order_id"], entry["request_id"]) == (order_id, request_id) for entry in lines)
+        (posted,) = of_requests(api.process, 202)
+        assert (posted["request_id"], posted["order_id"], posted["object_id"]) == (request_id, order_id, order_id)
+    finally:
+        deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
+    database, broker = PostgreSQL(), RabbitMQ()
+    try:
+        database.start()
+        broker.start()
+        deployment = Deployment(tmp_path, database.new_database("barbtx"), broker.url, "tasks", log_format="json", **{
+            "retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.2})
+        try:
+            worker, api = deployment.worker(), deployment.api()
+            await api.order()
+            broker.kill()
+            database.kill()
+            for _ in range(10):
+                replies = await gatherResults([Deferred.fromCoroutine(api.get("/v1/secrets")) for _ in range(10)])
+                assert {reply.status for reply in replies} == {503}
+            await pause(3)
+            database.start()
+
+            async def answered() -> bool:
+                return (await api.get("/v1/secrets")).status == 200
+
+            while not await answered():
+                await pause(0.1)
+            for process in (worker, api.process):
+                log = process.read_log()
+                for noise in ("Traceback", "_Rotation", "Starting factory", "critical", "Unhandled"):
+                    assert noise not in log, log
+                lines = [entry for entry in entries(process) if not entry.get("status")]
+                broken = [entry for entry in lines if f"127.0.0.1:{broker.port} cannot be reached" in entry["message"]]
+                assert broken and "refused" in broken[0]["reason"] and len(broken) < 20
+                assert all(len(entry["message"]) < 500 for entry in lines)
+            (first, *more) = [entry for entry in entries(api.process) if entry["message"].startswith("database unavailable")]
+            assert len(more) < 20 and ("refused" in first["cause"] or "server closed" in first["cause"] or "SQLSTATE" in first["cause"])
+            assert first["request_id"].startswith("req-") and first["level"] == "warn"
+            assert all(entry["cause"] for entry in of_requests(api.process, 503))
+        finally:
+            deployment.stop()
+    finally:
+        database.stop()
+        broker.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_keystone_that_is_down_is_told_in_a_line(tmp_path: Path) -> None:
+    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{free_port()}/v3", log_format="json")
+    try:
+        api = deployment.api().by("a" * 32)
+        for _ in range(5):
+            assert (await api.get("/v1/secrets")).status == 503
+        log = api.process.read_log()
+        assert "does not answer" in log and "Traceback" not in log and "Starting factory" not in log
+    finally:
+        deployment.stop()
+
+
+@pytest.mark.parametrize(("option", "settings", "expected"), [
+    ("--logfile", {}, r"\S+ \[barbtx.api.service#info\] barbtx listens on http://\S+$"),
+    ("--logfile", {"log_format": "json"}, r'.*"message": "barbtx listens on http://'),
+    ("--logfile", {"log_level": "error"}, None),
+    ("--logger=barbtx.log.json_lines", {"log_format": "text"}, r'.*"message": "barbtx listens on http://'),
+    ("--logger=barbtx.log.text_lines", {"log_format": "json"}, r"\S+ \[barbtx.api.service#info\] barbtx listens on"),
+])
+def test_twistd_says_where_to_and_the_options_say_how(
+        tmp_path: Path, option: str, settings: dict[str, str], expected: str | None) -> None:
+    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **settings)
+    sets = [part for key, value in deployment.settings.items() for part in ("--set", f"{key}={value}")]
+    path = tmp_path / "out.log"
+    where = ["--logfile", str(path)] if option == "--logfile" else [option]
+    with open(tmp_path / "stdout", "wb") as stdout:
+        process = subprocess.Popen([BIN / "twistd", "-n", "--pidfile=", *where, "barbtx", "--config-file", DEV_CONFIG, *sets],
+                                   stdout=stdout, stderr=stdout)
+    written = path if option == "--logfile" else tmp_path / "stdout"
+    try:
+        if expected is None:
+            wait_until(lambda: process.poll() is not None or _listening(process.pid), 60, "it does not listen")
+            assert not written.exists() or "listens" not in written.read_text()
+        else:
+            wait_until(lambda: written.exists() and re.search(expected, written.read_text(), re.MULTILINE), 60,
+                       "it does not say so")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _listening(pid: int) -> bool:
+    return any(connection.status == psutil.CONN_LISTEN for connection in psutil.Process(pid).net_connections())

@@ -1,0 +1,127 @@
+"""How transactions share the connections."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from barbtx.model.admission import Admission, Full, Lane, Place, Work
+
+LANES = st.builds(Lane, st.sampled_from(["secrets", "orders", "containers"]), st.sampled_from(Work),
+                  st.sampled_from([None, "a", "b"]))
+
+
+class Desk:
+    """Enters transactions and remembers what became of them."""
+
+    def __init__(self, size: int, limit: int = 1000, writers: int | None = None) -> None:
+        self.admission = Admission(size, limit, writers)
+        self.begun: list[object] = []
+        self.displaced: list[object] = []
+        self.places: dict[object, Place] = {}
+        self._last = 0
+
+    def enter(self, lane: Lane) -> int:
+        self._last += 1
+        name = self._last
+        self.places[name] = self.admission.enter(lane, lambda: self.begun.append(name),
+                                                 lambda: self.displaced.append(name))
+        return name
+
+    def running(self, **wanted: object) -> int:
+        return sum(place.running and all(getattr(place.lane, key) == value for key, value in wanted.items())
+                   for name, place in self.places.items())
+
+    def leave(self, name: int) -> None:
+        self.admission.leave(self.places.pop(name))
+
+    def withdraw(self, name: int) -> None:
+        self.admission.withdraw(self.places.pop(name))
+
+
+@given(st.integers(1, 40), st.lists(LANES, max_size=80), st.data())
+def test_no_share_is_exceeded_and_nothing_waits_without_a_reason(size: int, lanes: list[Lane], data: st.DataObject) -> None:
+    desk = Desk(size)
+    half, quarter = max(1, size // 2), max(1, size // 4)
+    for lane in lanes:
+        desk.enter(lane)
+        if desk.begun and data.draw(st.booleans()):
+            desk.leave(desk.begun.pop(0))
+    assert desk.running() <= size
+    for tables in ("secrets", "orders", "containers"):
+        assert desk.running(tables=tables) <= half
+        assert all(desk.running(tables=tables, work=work) <= quarter for work in (Work.LIST, Work.WRITE))
+    assert all(desk.running(work=work) <= half for work in (Work.LIST, Work.WRITE))
+    while desk.begun:
+        desk.leave(desk.begun.pop(0))
+    assert not desk.places and desk.admission.running == desk.admission.waiting == 0
+
+
+@given(st.integers(4, 40), st.lists(LANES.filter(lambda lane: lane.tables == "orders"), min_size=1, max_size=200),
+       st.sampled_from(Work))
+def test_one_stuck_group_of_tables_leaves_connections_to_the_others(size: int, stuck: list[Lane], work: Work) -> None:
+    desk = Desk(size)
+    for lane in stuck:
+        desk.enter(lane)
+    other = desk.enter(Lane("secrets", work))
+    assert other in desk.begun
+
+
+@given(st.integers(4, 40), st.lists(LANES.filter(lambda lane: lane.work is Work.WRITE), max_size=200),
+       st.sampled_from([Work.READ, Work.LIST]))
+def test_stuck_writes_leave_connections_to_reads_and_lists(size: int, stuck: list[Lane], work: Work) -> None:
+    desk = Desk(size)
+    for lane in stuck:
+        desk.enter(lane)
+    assert desk.enter(Lane("secrets", work, "a")) in desk.begun
+
+
+@given(st.integers(8, 40), st.sampled_from(Work), st.integers(1, 100))
+def test_one_project_leaves_connections_to_the_others(size: int, work: Work, count: int) -> None:
+    desk = Desk(size)
+    for _ in range(count):
+        desk.enter(Lane("secrets", work, "a"))
+    assert desk.enter(Lane("secrets", work, "b")) in desk.begun
+
+
+@given(st.lists(LANES, min_size=1, max_size=60))
+def test_a_single_writer_writes_in_turn(lanes: list[Lane]) -> None:
+    desk = Desk(8, writers=1)
+    for lane in lanes:
+        desk.enter(lane)
+    ended = 0
+    while desk.begun:
+        assert desk.running(work=Work.WRITE) <= 1
+        desk.leave(desk.begun.pop(0))
+        ended += 1
+    assert ended == len(lanes)
+
+
+def test_those_of_a_lane_begin_in_order_and_lanes_take_turns() -> None:
+    desk = Desk(1)
+    a, b = Lane("secrets", Work.READ, "a"), Lane("secrets", Work.READ, "b")
+    first = [desk.enter(lane) for lane in (a, a, a, b, b)]
+    order = []
+    while desk.begun:
+        order.append(desk.begun.pop(0))
+        desk.leave(order[-1])
+    assert order == [first[0], first[1], first[3], first[2], first[4]]
+
+
+def test_who_waits_most_makes_room_for_others() -> None:
+    desk = Desk(1, limit=5)
+    greedy = [desk.enter(Lane("orders", Work.WRITE, "a")) for _ in range(5)]
+    with pytest.raises(Full):
+        desk.enter(Lane("orders", Work.WRITE, "a"))
+    desk.enter(Lane("secrets", Work.READ, "b"))
+    assert desk.displaced == [greedy[4]] and desk.admission.waiting == 4
+
+
+def test_what_nobody_waits_for_never_begins() -> None:
+    desk = Desk(1)
+    lane = Lane("secrets", Work.READ)
+    first, second, third = (desk.enter(lane) for _ in range(3))
+    desk.withdraw(second)
+    desk.leave(first)
+    assert desk.begun == [first, third]

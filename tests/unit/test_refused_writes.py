@@ -1,0 +1,137 @@
+"""Payloads whose write is refused are taken back; those whose fate is unknown stay."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import attrs
+import pytest
+import pytest_twisted
+from sqlalchemy.exc import IntegrityError
+from twisted.internet.defer import CancelledError
+
+from barbtx.errors import BadRequest, Conflict, NotFound, QuotaReached, ServiceUnavailable, TooManyRequests
+from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
+from barbtx.model.records import Lease, Made, NewSecret, Order, StoredPayload
+from barbtx.model.repositories.idempotency import DuplicateKey
+from barbtx.model.repositories.orders import LeaseLost
+from barbtx.model.repositories.secrets import HasPayload
+from barbtx.plugin import resources
+from barbtx.plugin.manager import StoreManager
+from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
+from barbtx.tasks.type_order import BeginTypeOrder, Leases, Outcome
+from tests.support.wrapping_store import WrappingStore
+
+DEFINITE = [
+    QuotaReached(), Conflict("x"), NotFound("x"), BadRequest("x"), TooManyRequests("x"), DuplicateKey(), LeaseLost(),
+    IntegrityError("statement", {}, Exception()), CancelledError(), KeyError("x"), LookupError("x"), HasPayload(None),
+    ServiceUnavailable("x"), DatabaseUnavailable(reason="no free connection"), asyncio.TimeoutError(),
+]
+UNKNOWN = [DatabaseUnavailable(outcome_unknown=True), CancelledInCommit()]
+ALL = [(error, False) for error in DEFINITE] + [(error, True) for error in UNKNOWN]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "payloads"
+
+
+@pytest.fixture
+def stores(directory: Path) -> StoreManager:
+    return StoreManager((WrappingStore(directory),), (), None)
+
+
+async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
+    return await resources.store_secret(stores, NewSecret(id, "p"), b"payload", "text/plain")
+
+
+@pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
+@pytest_twisted.ensureDeferred
+async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
+        stores: StoreManager, directory: Path, error: Exception, stays: bool) -> None:
+    payloads = [await stored(stores, id) for id in ("one", "two")]
+    with pytest.raises(type(error)) as caught:
+        async with resources.forgotten_if_refused(stores, *payloads, None):
+            raise error
+    assert caught.value is error
+    assert len(list(directory.iterdir())) == (2 if stays else 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_payload_that_was_written_stays(stores: StoreManager, directory: Path) -> None:
+    async with resources.forgotten_if_refused(stores, await stored(stores)):
+        pass
+    assert len(list(directory.iterdir())) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_cannot_delete_does_not_hide_what_was_refused(
+        stores: StoreManager, directory: Path, tmp_path: Path) -> None:
+    first, second = await stored(stores, "first"), await stored(stores, "second")
+    unknown = attrs.evolve(first, plugin="no.such.Store")
+    (directory / "first").unlink()
+    (directory / "first").mkdir()
+    with pytest.raises(QuotaReached):
+        async with resources.forgotten_if_refused(stores, unknown, first, second):
+            raise QuotaReached
+    assert [path.name for path in directory.iterdir()] == ["first"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_secret_has_already_is_not_forgotten(stores: StoreManager, directory: Path) -> None:
+    """Should a store give the same receipt twice, it is the winner's payload too."""
+    payload, other = await stored(stores, "winner"), await stored(stores, "loser")
+    with pytest.raises(Conflict):
+        async with resources.forgotten_if_refused(stores, payload, other):
+            raise HasPayload(attrs.evolve(payload, content_type="application/octet-stream"))
+    assert [path.name for path in directory.iterdir()] == ["winner"]
+
+
+class Outcomes:
+    """The repository of orders, whose answers a test decides: nothing else makes a commit's outcome unknown at will."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.retried = False
+
+    async def complete(self, *arguments: object) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def retry(self, *arguments: object) -> None:
+        self.retried = True
+
+
+ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
+
+
+async def finish(stores: StoreManager, orders: Outcomes, **follow_on: object) -> None:
+    made = Made(tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")]))
+    lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
+    task = BeginTypeOrder(orders, stores, None, Leases(orders))
+    await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
+
+
+@pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
+@pytest_twisted.ensureDeferred
+async def test_a_worker_takes_back_what_it_could_not_write(
+        stores: StoreManager, directory: Path, error: Exception, stays: bool) -> None:
+    with pytest.raises(type(error)):
+        await finish(stores, Outcomes(error))
+    left = {path.name for path in directory.iterdir()}
+    # The passphrase is needed for another attempt.
+    assert left == ({"private", "public", "passphrase"} if stays else {"passphrase"})
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_an_order_that_is_done_the_passphrase_is_forgotten(stores: StoreManager, directory: Path) -> None:
+    await finish(stores, Outcomes(None))
+    assert {path.name for path in directory.iterdir()} == {"private", "public"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_step_that_another_follows_leaves_no_payload(stores: StoreManager, directory: Path) -> None:
+    orders = Outcomes(None)
+    await finish(stores, orders, retry_task=RetryTasks.INVOKE_SAME_TASK)
+    assert orders.retried and {path.name for path in directory.iterdir()} == {"passphrase"}

@@ -4,22 +4,25 @@ VAR ?= var
 VENV := .venv
 SOURCES := setup.py constraints.txt $(shell find barbtx workers twisted -name '*.py' -o -name '*.json' -o -name '*.xml' -o -name '*.mako')
 
-SETTINGS = --set database.connection=sqlite:///$(abspath $(VAR))/barbtx.sqlite \
-           --set simple_crypto_plugin.kek_file=$(abspath $(VAR))/mkek
+# For the recipes' shells: what is in these may be a space, or anything else that make or a shell would take apart.
+export VAR PORT
+# Relative to VAR, where they are used: no path needs to be quoted as a URL or as an option.
+SETTINGS = --set database.connection=sqlite:///barbtx.sqlite --set simple_crypto_plugin.kek_file=mkek
 
 .PHONY: run test clean
 
 run: $(VENV)/barbtx
-	@umask 077 && mkdir -p "$(VAR)"
-	@if [ ! -e "$(VAR)/mkek" ]; then \
-	    if [ -e "$(VAR)/barbtx.sqlite" ]; then \
-	        echo "$(VAR)/mkek is gone: without this master key nothing in $(VAR)/barbtx.sqlite can be read" >&2; exit 1; \
+	@umask 077; root=$$PWD; mkdir -p -- "$$VAR" && cd -- "$$VAR" || exit 1; \
+	python="$$root/$(VENV)/bin/python"; \
+	if [ ! -e mkek ]; then \
+	    if [ -e barbtx.sqlite ]; then \
+	        echo "$$VAR/mkek is gone: without this master key nothing in $$VAR/barbtx.sqlite can be read" >&2; exit 1; \
 	    fi; \
-	    $(VENV)/bin/barbtx-manage simple_crypto gen_mkek "$(abspath $(VAR))/mkek"; \
-	fi
-	@umask 077 && $(VENV)/bin/barbtx-manage $(SETTINGS) db upgrade
-	@umask 077 && exec $(VENV)/bin/twistd -n --pidfile= barbtx --config-file config/barbtx-dev.conf $(SETTINGS) \
-	    --set api.bind_port=$(PORT)
+	    "$$python" -m barbtx.cmd.manage simple_crypto gen_mkek mkek || exit 1; \
+	fi; \
+	set -- --config-file "$$root/config/barbtx-dev.conf" $(SETTINGS); \
+	"$$python" -m barbtx.cmd.manage "$$@" db upgrade && \
+	exec "$$python" "$$root/$(VENV)/bin/twistd" -n --pidfile= barbtx "$$@" --set "api.bind_port=$$PORT"
 
 test: $(VENV)/tox
 	$(PYTHON) tests/support/programs.py

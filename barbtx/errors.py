@@ -159,7 +159,14 @@ class ServiceUnavailable(BarbtxError):
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used; the text is one clear line for the operator."""
+    """The configuration cannot be used.
+
+    :param problems: all that is wrong, one clear line for the operator each; never a secret.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
 
 
 @attrs.frozen

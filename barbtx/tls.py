@@ -10,8 +10,12 @@ from OpenSSL.SSL import FILETYPE_PEM
 from twisted.internet.ssl import (
     Certificate, KeyPair, PrivateCertificate, optionsForClientTLS, platformTrust, trustRootFromCertificates,
 )
+from twisted.logger import Logger
 
 from barbtx.errors import ConfigurationError
+from barbtx.files import others_may_read, write_problems
+
+log = Logger()
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
@@ -24,7 +28,7 @@ def client_tls(section: str, cafile: str | None, certfile: str | None,
     :param cafile: PEM file with the authorities to believe; None for the system's.
     :param certfile: PEM file with our own certificate, if the other side asks for one.
     :param keyfile: PEM file with its key; None if that is in ``certfile``.
-    :raises ConfigurationError: a file is missing, or is not what it should be.
+    :raises ConfigurationError: a file is missing, can be written by others, or is not what it should be.
     """
     trust, own = platformTrust(), None
     if cafile:
@@ -45,8 +49,15 @@ def _authorities(pem: bytes) -> list[Certificate]:
 
 def _read(section: str, option: str, path: str, parse: Callable[[bytes], Any]) -> Any:
     try:
+        problems = write_problems(path)
+        if option == "keyfile" and others_may_read(path):
+            log.warn("[{section}] {option} {path}: others may read the key in it; chmod o-rwx it", section=section,
+                     option=option, path=path)
         with open(path, "rb") as file:
-            return parse(file.read())
+            parsed = parse(file.read())
     except (OSError, ValueError, PEMError) as problem:
         reason = getattr(problem, "strerror", None) or "it is not a PEM file of the right kind"
         raise ConfigurationError(f"[{section}] {option} {path}: {reason}") from None
+    if problems:
+        raise ConfigurationError(*(f"[{section}] {option} {problem}" for problem in problems))
+    return parsed

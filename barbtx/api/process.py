@@ -7,6 +7,7 @@ from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import Service
+from twisted.web.resource import IResource
 
 from barbtx.api.pipeline import load_pipeline
 from barbtx.api.service import ApiService
@@ -21,6 +22,20 @@ from barbtx.queue.client import TaskClient
 from barbtx.queue.local import LocalService, LocalTransport
 from barbtx.report import Report
 from barbtx.signals import Signals
+from barbtx.times import WallClock
+
+
+def _make_policy(reactor: Any, conf: cfg.ConfigOpts) -> Policy:
+    return Policy.from_config(conf)
+
+
+def _make_pipeline(reactor: Any, conf: cfg.ConfigOpts) -> IResource:
+    nothing = [None] * 8
+    return load_pipeline(Services(conf, reactor, WallClock(), *nothing))
+
+
+#: What an API process makes from the configuration beside what all processes do.
+API_PARTS = (_make_policy, _make_pipeline)
 
 
 def make_api(reactor: Any, foundation: Foundation,

@@ -7,16 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from alembic import command
 from sqlalchemy import exc
 from txamqp.client import Closed
 
 from barbtx.cmd import queue
-from barbtx.config import load
+from barbtx.config import load, locate, require_database
 from barbtx.errors import ConfigurationError
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
-from barbtx.model.migration import alembic_config
+from barbtx.model.migration import head_revision, known_revisions
+from barbtx.model.migration.ownership import current_version
+from barbtx.model.migration.upgrade import upgrade
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
 from barbtx.queue.amqp.once import Unusable
 from barbtx.queue.transport import Refused
@@ -25,9 +26,14 @@ from barbtx.queue.transport import Refused
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status."""
     options = _parser().parse_args(arguments)
+    options.config_file = locate(options.config_file, options.config_dir)
     try:
         return options.run(options) or 0
-    except (ConfigurationError, OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
+    except ConfigurationError as problem:
+        for line in problem.problems:
+            print(f"barbtx-manage: {line}", file=sys.stderr)
+        return 1
+    except (OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
@@ -35,16 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__)
-    parser.add_argument("--config-file", action="append", default=[], help="a configuration file")
+    parser.add_argument("--config-file", action="append", default=[],
+                        help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc")
+    parser.add_argument("--config-dir", action="append", default=[],
+                        help="a directory whose *.conf files count after the configuration files")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.OPTION=VALUE",
                         help="an option; it wins over the files")
     categories = parser.add_subparsers(required=True, metavar="category")
 
     database = categories.add_parser("db", help="the database schema").add_subparsers(required=True, metavar="action")
-    upgrade = database.add_parser("upgrade", help="bring the schema to a version")
-    upgrade.add_argument("-v", "--version", default="head", help="the version (default: this release's)")
-    upgrade.add_argument("-d", "--db-url", help="the database, instead of the configured one")
-    upgrade.set_defaults(run=_upgrade)
+    action = database.add_parser("upgrade", help="bring the schema to a version")
+    action.add_argument("-v", "--version", default="head", help="the version (default: this release's)")
+    action.add_argument("-d", "--db-url", help="the database, instead of the configured one")
+    action.add_argument("--wait", type=float, default=600.0, metavar="SECONDS",
+                        help="how long to wait for another upgrade of the same database (default: 600)")
+    action.set_defaults(run=_upgrade)
     current = database.add_parser("current", help="show the schema's version")
     current.add_argument("-d", "--db-url", help="the database, instead of the configured one")
     current.set_defaults(run=_current)
@@ -64,17 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _alembic(options: argparse.Namespace):
+def _database_url(options: argparse.Namespace) -> str:
     conf = load(options.config_file, options.set)
-    return alembic_config(options.db_url or conf.database.connection)
+    if not options.db_url:
+        require_database(conf, options.config_file)
+    return options.db_url or conf.database.connection
 
 
 def _upgrade(options: argparse.Namespace) -> None:
-    command.upgrade(_alembic(options), options.version)
+    upgrade(_database_url(options), options.version, options.wait)
 
 
 def _current(options: argparse.Namespace) -> None:
-    command.current(_alembic(options))
+    version = current_version(_database_url(options), known_revisions())
+    print(f"{version} (head)" if version == head_revision() else version or "none")
 
 
 def _check_policy(options: argparse.Namespace) -> int:
@@ -91,3 +105,7 @@ def _generate(options: argparse.Namespace) -> None:
         file.write(generate_master_key() + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
 import attrs
-import yaml
 from oslo_config import cfg
-from oslo_policy import _checks as checks
-from oslo_policy import _external
 from oslo_policy import policy as oslo_policy
 
 from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
+from barbtx.identity.policy_errors import find_errors
+from barbtx.identity.policy_files import read_policy_files
 from barbtx.identity.predicates import Credentials, Predicate, Target, compile_rules
 
 
@@ -37,68 +35,27 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
 def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     """oslo.policy's own enforcer with barbtx's defaults and the operator's overrides.
 
-    :raises ConfigurationError: a rule cannot be parsed, or a policy file cannot be read.
+    :raises ConfigurationError: a policy file is missing or cannot be read, or a rule has an error; all are named.
     """
     enforcer = oslo_policy.Enforcer(conf)
     enforcer.suppress_deprecation_warnings = True
     enforcer.suppress_default_change_warnings = True
+    # find_errors says the same, and more; through the logging module it would reach nobody but standard error.
+    enforcer._need_check_rule = False
+    logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
     enforcer.register_defaults(list_rules())
+    overrides = {name: text for rules in read_policy_files(conf).values() for name, text in rules.items()}
     try:
-        for path in policy_files(conf):
-            _check_texts(path)
         enforcer.load_rules()
-        enforcer.check_rules(raise_on_violation=True)
-    except ConfigurationError:
-        raise
     except Exception as problem:
         # Whatever is in the files, and whatever oslo.policy makes of it, the operator gets a line.
         raise ConfigurationError(f"policy: {' '.join(str(problem).split()) or type(problem).__name__}") from None
-    for name, rule in enforcer.file_rules.items():
-        refusals = [leaf for leaf in _leaves(rule.check) if isinstance(leaf, checks.FalseCheck)]
-        # oslo.policy takes what it cannot parse for something that allows nobody: under a "not", everybody.
-        if len(refusals) != _literal_refusals(rule.check_str):
-            raise ConfigurationError(f"policy: the rule '{name}' cannot be parsed: {rule.check_str}")
-        if any(isinstance(leaf, (_external.HttpCheck, _external.HttpsCheck)) for leaf in _leaves(rule.check)):
-            raise ConfigurationError(f"policy: the rule '{name}' asks another server, which would hold up every request")
+    if {name: rule.check_str for name, rule in enforcer.file_rules.items()} != overrides:
+        raise ConfigurationError("policy: the files changed while they were read; reload again")
+    errors = find_errors(enforcer, overrides, _ATTRIBUTES)
+    if errors:
+        raise ConfigurationError(*(f"policy: {error}" for error in errors))
     return enforcer
-
-
-def _check_texts(path: Path) -> None:
-    """:raises ConfigurationError: a policy file is no mapping of names to texts."""
-    rules = yaml.safe_load(path.read_text())
-    if rules is None:
-        return
-    if not isinstance(rules, dict):
-        raise ConfigurationError(f"policy: {path} is no mapping of rule names to check strings")
-    for name, check in rules.items():
-        if not isinstance(check, str) or not check.strip():
-            raise ConfigurationError(f"policy: {path}: the rule '{name}' has no check string; write \"@\" for always and "
-                                     '"!" for never, with the quotes')
-
-
-def _leaves(check: Any) -> list[Any]:
-    if isinstance(check, checks.NotCheck):
-        return _leaves(check.rule)
-    if isinstance(check, (checks.AndCheck, checks.OrCheck)):
-        return [leaf for rule in check.rules for leaf in _leaves(rule)]
-    return [check]
-
-
-def _literal_refusals(text: str) -> int:
-    return sum(word.strip("()") == "!" for word in text.split())
-
-
-def policy_files(conf: cfg.ConfigOpts) -> list[Path]:
-    """The operator's override files that are there, in the order in which they count."""
-    options = conf.oslo_policy
-    main = options.policy_file and conf.find_file(options.policy_file)
-    found = [Path(main)] if main else []
-    for name in options.policy_dirs:
-        directory = conf.find_file(name)
-        if directory and Path(directory).is_dir():
-            found += sorted(path for path in Path(directory).iterdir()
-                            if path.is_file() and not path.name.startswith("."))
-    return found
 
 
 def enforcer_for_tools() -> oslo_policy.Enforcer:
@@ -123,6 +80,7 @@ class Policy:
     conf: cfg.ConfigOpts
     enforce_new_defaults: bool
     _predicates: Mapping[str, Predicate]
+    _overridden: frozenset[str]
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Policy:
@@ -130,14 +88,24 @@ class Policy:
 
         :raises ConfigurationError: they have an error.
         """
-        return cls(conf, conf.oslo_policy.enforce_new_defaults, compile_rules(get_enforcer(conf)))
+        enforcer = get_enforcer(conf)
+        return cls(conf, conf.oslo_policy.enforce_new_defaults, compile_rules(enforcer), _overridden(enforcer))
 
     def reload(self) -> None:
         """Read the rules again. It takes a while, and may be done in a thread: the new ones count all at once.
 
-        :raises ConfigurationError: they have an error; the old ones stay.
+        A rule that the files do not override any more would fall back to the shipped one, which may allow more. A file
+        that was lost by mistake looks the same, so that this takes a restart.
+
+        :raises ConfigurationError: they have an error, or fewer rules are overridden than before; the old ones stay.
         """
-        self._predicates = compile_rules(get_enforcer(self.conf))
+        enforcer = get_enforcer(self.conf)
+        overridden = _overridden(enforcer)
+        lost = sorted(self._overridden - overridden)
+        if lost:
+            raise ConfigurationError(f"policy: the files do not override {', '.join(lost)} any more; restart the "
+                                     "process if the shipped rules are to take their place")
+        self._predicates, self._overridden = compile_rules(enforcer), overridden
 
     def allows(self, rule: str, context: RequestContext, target: Target) -> bool:
         """Whether the caller may do what a rule is about.
@@ -148,6 +116,10 @@ class Policy:
         if predicate is None:
             return False
         return predicate({**target, "enforce_new_defaults": self.enforce_new_defaults}, credentials_of(context))
+
+
+def _overridden(enforcer: oslo_policy.Enforcer) -> frozenset[str]:
+    return frozenset(enforcer.file_rules.keys() & enforcer.registered_rules.keys())
 
 
 def credentials_of(context: RequestContext) -> Credentials:
@@ -161,3 +133,6 @@ def credentials_of(context: RequestContext) -> Credentials:
         "service_user_domain_id": context.service_user_domain_id,
         "service_project_domain_id": context.service_project_domain_id,
     }
+
+
+_ATTRIBUTES = frozenset(credentials_of(RequestContext(None, None, frozenset(), "")))

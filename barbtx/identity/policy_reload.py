@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -12,7 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from barbtx.errors import ConfigurationError
-from barbtx.identity.policy import Policy, policy_files
+from barbtx.identity.policy import Policy
+from barbtx.identity.policy_files import find_policy_files
 
 log = Logger()
 
@@ -20,7 +22,7 @@ log = Logger()
 class PolicyReloader(Service):
     """Reads the rules again when it is told to, and when it sees that a file has changed.
 
-    Rules with an error are refused as a whole: those that were there stay in force.
+    Rules with an error, or fewer than before, are refused as a whole: those that were there stay in force.
 
     :param seconds: between looks at the files; 0 for never.
     """
@@ -56,9 +58,9 @@ class PolicyReloader(Service):
     def _cannot_look(self, failure: Failure) -> None:
         log.warn("the policy files cannot be looked at: {reason}", reason=failure.getErrorMessage())
 
-    def _state(self) -> list[tuple[str, int, int]]:
-        stats = [(str(path), path.stat()) for path in policy_files(self._policy.conf)]
-        return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
+    def _state(self) -> object:
+        found = find_policy_files(self._policy.conf)
+        return [_stamp(path) for path in found.paths], found.problems
 
     def reload(self) -> Deferred[None]:
         """Read the rules now; fires when it is done, one way or the other."""
@@ -85,3 +87,11 @@ class PolicyReloader(Service):
         self._busy = False
         again, self._again = self._again, False
         return self.reload() if again else outcome
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    try:
+        stat = path.stat()
+    except OSError as problem:
+        return str(path), problem.errno
+    return str(path), stat.st_ino, stat.st_mode, stat.st_mtime_ns, stat.st_size

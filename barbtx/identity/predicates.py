@@ -45,39 +45,77 @@ def _compile(check: Any, predicates: Mapping[str, Predicate], enforcer: oslo_pol
         # Looked up when it is asked: rules may name each other in any order.
         name = check.match
         return lambda target, creds: name in predicates and predicates[name](target, creds)
-    if kind is checks.RoleCheck and "%" not in check.match:
-        role = check.match.lower()
-        return lambda target, creds: any(role == held.lower() for held in creds["roles"])
+    if kind is checks.RoleCheck:
+        return _compile_role(check.match)
     if kind is checks.GenericCheck:
         return _compile_generic(check)
     return lambda target, creds: bool(check(dict(target), dict(creds), enforcer))
 
 
-def _compile_generic(check: checks.GenericCheck) -> Predicate:
-    template = check.match
-    key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
+def literal_of(kind: str) -> str | None:
+    """The text of a literal on the left side of a check; None if that names an attribute of the caller."""
     try:
-        literal = str(ast.literal_eval(check.kind))
+        return str(ast.literal_eval(kind))
     except (ValueError, SyntaxError):
-        literal = None
+        return None
 
-    def wanted(target: Target) -> str | None:
+
+def _compile_role(template: str) -> Predicate:
+    if "%" not in template:
+        role = template.lower()
+        return lambda target, creds: any(role == held.lower() for held in creds["roles"])
+    read = _reader(template, nulls=False)
+
+    def holds(target: Target, creds: Credentials) -> bool:
+        wanted = read(target)
+        return wanted is not None and any(wanted.lower() == held.lower() for held in creds["roles"])
+
+    return holds
+
+
+def _compile_generic(check: checks.GenericCheck) -> Predicate:
+    literal = literal_of(check.kind)
+    if literal is not None:
+        read_any = _reader(check.match, nulls=True)
+        return lambda target, creds: read_any(target) == literal
+    read, path = _reader(check.match, nulls=False), check.kind.split(".")
+
+    def matches(target: Target, creds: Credentials) -> bool:
+        wanted = read(target)
+        return wanted is not None and _has(creds, path, wanted)
+
+    return matches
+
+
+def _reader(template: str, *, nulls: bool) -> Callable[[Target], str | None]:
+    """What makes the right side of a check from a target.
+
+    :param nulls: whether a null value counts as the text "None", as a literal may ask for; if not, nothing is equal to
+        it: neither the null of a caller without a user id, nor a user of that name.
+    """
+    key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
+
+    def read(target: Target) -> str | None:
         try:
-            return str(target[key]) if key is not None else template % target
+            if key is not None:
+                value = target[key]
+                return None if value is None and not nulls else str(value)
+            return template % (target if nulls else {name: value for name, value in target.items()
+                                                     if value is not None})
         except (KeyError, TypeError, ValueError):
             # A key that the target does not have, or a template that it does not fit.
             return None
 
-    if literal is not None:
-        return lambda target, creds: wanted(target) == literal
-    path = check.kind.split(".")
+    return read
 
-    def matches(target: Target, creds: Credentials) -> bool:
-        match = wanted(target)
-        try:
-            return match is not None and check._find_in_dict(creds, path, match)
-        except TypeError:
-            # A path into something that has no parts.
-            return False
 
-    return matches
+def _has(found: object, path: list[str], wanted: str) -> bool:
+    """Whether credentials have a value at a path; of a list, any element counts. A null is equal to nothing."""
+    if not path:
+        return found is not None and str(found) == wanted
+    if not isinstance(found, Mapping) or path[0] not in found:
+        return False
+    inner = found[path[0]]
+    if isinstance(inner, list):
+        return any(_has(one, path[1:], wanted) for one in inner)
+    return _has(inner, path[1:], wanted)

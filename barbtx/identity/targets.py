@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from barbtx.model.records import Container, Order, Secret
 
+#: All that a target may have; which of these it has depends on the object and the caller.
+TARGET_KEYS = frozenset({
+    "enforce_new_defaults", "target.order.project_id", "target.order.creator_id",
+    *(f"target.{kind}.{name}" for kind in ("secret", "container")
+      for name in ("project_id", "creator_id", "read", "read_project_access")),
+})
+
 
 def secret_target(secret: Secret) -> dict[str, object]:
     """The target of rules about one secret."""

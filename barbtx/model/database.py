@@ -28,6 +28,7 @@ from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
 from barbtx.model.admission import Admission, Full, Lane, Work
 from barbtx.model.database_errors import STALE, UNAVAILABLE, DatabaseProblem, Kind, classify
 from barbtx.model.gate import Gate
+from barbtx.model.sqlite_permissions import keep_private
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
@@ -320,6 +321,21 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"
             "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
+def parse_url(url: str) -> URL:
+    """A database URL with the driver that barbtx uses.
+
+    :raises ConfigurationError: it is no database URL.
+    """
+    try:
+        parsed = make_url(_spread_hosts(url))
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        # Loads the dialect, and so fails for one that is not there.
+        parsed.get_dialect()
+        return parsed
+    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
+        raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+
+
 def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
     """Make an engine with the settings that durability and fail-over need on each database.
 
@@ -327,10 +343,9 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
     :param bound_statements: whether that is also the longest that a statement may take, where the database sees to it.
     :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
     """
+    parsed = parse_url(url)
+    backend = parsed.get_backend_name()
     try:
-        parsed: URL = make_url(_spread_hosts(url))
-        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        backend = parsed.get_backend_name()
         engine = create_engine(
             parsed,
             pool_size=pool_size, max_overflow=1, pool_timeout=timeout, pool_recycle=1800,
@@ -342,6 +357,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
     _leave_stale_connections(engine)
     if backend == "sqlite":
+        keep_private(engine)
         _make_sqlite_durable(engine)
     return engine
 

@@ -90,8 +90,11 @@ def test_any_rules_decide_as_oslo_policy_does(
     enforcer.set_rules(oslo_policy.Rules.from_dict(rules), use_conf=False)
     who = context(*roles, project=project, user=user)
     compiled = compile_rules(enforcer)
+    # Where it differs on purpose: to oslo.policy a null equals the text "None", which only the role "none" shows here.
+    known = {name: value for name, value in credentials_of(who).items() if value is not None}
+    known["roles"] = [role for role in known["roles"] if role != "none"]
     for name, check in enforcer.rules.items():
-        expected = bool(check(dict(found), dict(credentials_of(who)), enforcer))
+        expected = bool(check(dict(found), dict(known), enforcer))
         assert compiled[name](found, credentials_of(who)) is expected, rules
 
 

@@ -21,11 +21,12 @@ class _ApiMaker(_Maker):
     description = "barbtx, the key manager: its API"
 
     def makeService(self, options):
-        from barbtx.api.process import make_api
+        from barbtx.api.process import API_PARTS, make_api
         from barbtx.twistd import make_service
         from workers.retry_scheduler import RetryScheduler
 
-        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler))
+        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler),
+                            API_PARTS)
 
 
 @implementer(IServiceMaker, IPlugin)

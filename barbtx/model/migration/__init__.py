@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc, false, inspect, literal, select
 from sqlalchemy.orm import Session
 
 from barbtx.errors import ConfigurationError
+from barbtx.model.migration.ownership import check_ownership, current_version
 from barbtx.model.models import Base
 from barbtx.model.sqlite_file import check_file
 
@@ -16,14 +16,16 @@ from barbtx.model.sqlite_file import check_file
 _DENIED = {"42501", 1044, 1142, 1143, 1227}
 
 
-def alembic_config(url: str) -> Config:
+def alembic_config(url: str, wait_seconds: float = 600.0) -> Config:
     """alembic's configuration for a database.
 
     :param url: a SQLAlchemy URL.
+    :param wait_seconds: longest wait for another upgrade of the same database to end.
     """
     config = Config()
     config.set_main_option("script_location", "barbtx:model/migration")
     config.attributes["url"] = url
+    config.attributes["wait_seconds"] = wait_seconds
     return config
 
 
@@ -32,16 +34,25 @@ def head_revision() -> str:
     return ScriptDirectory.from_config(alembic_config("")).get_current_head()
 
 
+def known_revisions() -> tuple[str, ...]:
+    """The versions that this release knows, its own first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
+
+
 def check_schema(session: Session) -> None:
     """Make sure that the database has the schema that this release needs, and lets this user read it.
 
     :raises ConfigurationError: it has another, or is none; the text says what to do.
     """
-    check_file(session.get_bind().url)
+    url = session.get_bind().url
+    check_file(url)
+    head, known = head_revision(), known_revisions()
     try:
+        if url.get_backend_name() == "sqlite":
+            # Looked at apart: to connect as usual changes the file, which may be another program's.
+            current_version(url.render_as_string(hide_password=False), known)
         connection = session.connection()
-        current = MigrationContext.configure(connection).get_current_revision()
-        head = head_revision()
+        current = check_ownership(connection, known)
         if current != head:
             raise ConfigurationError(
                 f"the database schema is at version {current or 'none'}, this release needs {head}: "

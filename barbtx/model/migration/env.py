@@ -5,20 +5,28 @@ from __future__ import annotations
 from alembic import context
 
 from barbtx.model.database import make_engine
+from barbtx.model.migration import known_revisions
+from barbtx.model.migration.lock import schema_lock
+from barbtx.model.migration.ownership import check_ownership
 from barbtx.model.models import Base
 
 
 def run() -> None:
-    engine = make_engine(context.config.attributes["url"], 1, 30.0, bound_statements=False)
-    with engine.connect() as connection:
-        # SQLite would otherwise start to read, and another process could have written before we do.
-        connection = connection.execution_options(barbtx_write=True)
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True,
-                          render_as_batch=engine.dialect.name == "sqlite")
-        with context.begin_transaction():
-            context.run_migrations()
-        connection.commit()
-    engine.dispose()
+    attributes = context.config.attributes
+    engine = make_engine(attributes["url"], 1, 30.0, bound_statements=False)
+    try:
+        with engine.connect() as connection:
+            # SQLite would otherwise start to read, and another process could have written before we do.
+            connection = connection.execution_options(barbtx_write=True)
+            with schema_lock(connection, attributes["wait_seconds"]):
+                check_ownership(connection, known_revisions())
+                context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True,
+                                  render_as_batch=engine.dialect.name == "sqlite")
+                with context.begin_transaction():
+                    context.run_migrations()
+                connection.commit()
+    finally:
+        engine.dispose()
 
 
 run()

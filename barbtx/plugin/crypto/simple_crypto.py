@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import os
-import stat
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
+from barbtx.files import read_key_file
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto.envelope import (
     KEY_BYTES, KEY_ID_BYTES, PASSPHRASE_VERSION_1, VERSION_1, key_id_of, open_sealed, seal,
@@ -43,7 +43,8 @@ OPTIONS = {
         cfg.MultiStrOpt("kek", default=[], secret=True,
                         help="Master keys, each 32 bytes in url-safe base64. The first one encrypts, all decrypt."),
         cfg.StrOpt("kek_file",
-                   help="A file of further master keys, one a line, that only its owner may read."),
+                   help="A file of further master keys, one a line, that only its owner may read; its group too, with "
+                        "[DEFAULT] allow_group_readable_keys."),
         cfg.StrOpt("plugin_name", default="Software Only Crypto", help="Friendly name."),
         cfg.IntOpt("pkek_cache_limit", default=1000, min=1, help="Project keys kept unwrapped in memory, at most."),
         cfg.FloatOpt("pkek_cache_ttl", default=900.0, min=0, help="Seconds for which one is kept."),
@@ -78,7 +79,7 @@ def _configured_keys(conf: cfg.ConfigOpts) -> tuple[_Key, ...]:
     options = conf.simple_crypto_plugin
     texts = list(options.kek)
     if options.kek_file:
-        texts += _read_private(options.kek_file).split()
+        texts += _read_private(options.kek_file, conf.allow_group_readable_keys).split()
     if not texts:
         raise ConfigurationError(
             "[simple_crypto_plugin] has no master key: set kek_file (barbtx-manage simple_crypto gen_mkek makes one)"
@@ -86,12 +87,9 @@ def _configured_keys(conf: cfg.ConfigOpts) -> tuple[_Key, ...]:
     return tuple(_master_keys(texts))
 
 
-def _read_private(path: str) -> str:
+def _read_private(path: str, group_may_read: bool) -> str:
     try:
-        with open(path) as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise ConfigurationError(f"{path}: others may read the master keys in it; chmod 600 it")
-            return file.read()
+        return read_key_file(path, group_may_read=group_may_read)
     except OSError as problem:
         raise ConfigurationError(f"[simple_crypto_plugin] kek_file {path}: {problem.strerror}") from None
 

@@ -1,0 +1,109 @@
+"""Files that decide who gets what, and files with secrets: who else may write or read them.
+
+A mode is judged by who could use it. The group of a file counts as others, unless it is the private group of the file's
+owner or of this process's user (the group of the same name, without further members), or root's.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from oslo_config import cfg
+from twisted.logger import Logger
+
+from barbtx.errors import ConfigurationError
+
+log = Logger()
+
+OPTIONS = {
+    "DEFAULT": [
+        cfg.BoolOpt("allow_group_readable_keys", default=False,
+                    help="Whether the group of a master key file may read it, as Kubernetes has it with fsGroup. By "
+                         "default only the owner may."),
+    ],
+}
+
+
+def write_problems(path: str | os.PathLike[str]) -> list[str]:
+    """What lets others change a file, or put another one in its place.
+
+    Links are followed; the directories of the link and of the file both count. That another user owns the file is only
+    logged: giving it to somebody takes root, and is no accident of a umask.
+
+    :raises OSError: the file cannot be looked at.
+    """
+    problems = []
+    status = os.stat(path)
+    if who := _writers(status):
+        problems.append(f"{path}: {who} may write it; chmod go-w it")
+    if status.st_uid not in (0, os.geteuid()):
+        log.warn("{path} belongs to the user {owner}, who may change it; chown it to root or to this process's user",
+                 path=str(path), owner=_user_name(status.st_uid))
+    for directory in dict.fromkeys((Path(os.path.abspath(path)).parent, Path(os.path.realpath(path)).parent)):
+        status = os.stat(directory)
+        if not status.st_mode & stat.S_ISVTX and (who := _writers(status)):
+            problems.append(f"{directory}: {who} may replace {path}; chmod go-w the directory")
+    return problems
+
+
+def _writers(status: os.stat_result) -> str | None:
+    if status.st_mode & stat.S_IWOTH:
+        return "others"
+    if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid, status.st_uid):
+        return f"the group {_group_name(status.st_gid)}"
+    return None
+
+
+def _is_private_group(gid: int, owner: int) -> bool:
+    if gid == 0:
+        return True
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return gid in (owner, os.geteuid())
+    names = {_user_name(uid) for uid in (owner, os.geteuid())}
+    return group.gr_name in names and set(group.gr_mem) <= {group.gr_name}
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def others_may_read(path: str | os.PathLike[str]) -> bool:
+    """Whether every user of this machine may.
+
+    :raises OSError: the file cannot be looked at.
+    """
+    return bool(os.stat(path).st_mode & stat.S_IROTH)
+
+
+def read_key_file(path: str, *, group_may_read: bool) -> str:
+    """The text of a file with keys, one or more in ASCII.
+
+    :raises ConfigurationError: others may read or write it, or it is not text.
+    :raises OSError: it cannot be read.
+    """
+    with open(path, encoding="utf-8") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
+        if mode and not (mode == stat.S_IRGRP and group_may_read):
+            hint = ("" if mode & ~stat.S_IRGRP else
+                    ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it")
+            raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
+        try:
+            return file.read()
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{path}: this is no file of keys") from None

@@ -1,0 +1,130 @@
+"""The operator's policy files: where they are, and reading them so that nothing in them is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from oslo_config import cfg
+from twisted.logger import Logger
+
+from barbtx.config_sources import is_set
+from barbtx.errors import ConfigurationError
+from barbtx.files import write_problems
+
+log = Logger()
+
+
+
+@attrs.frozen
+class Found:
+    """The files that override rules.
+
+    :ivar paths: in the order in which they count.
+    :ivar problems: what keeps them from being used.
+    :ivar warnings: what may not be as the operator thinks.
+    """
+
+    paths: list[Path] = attrs.field(factory=list)
+    problems: list[str] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
+
+
+def find_policy_files(conf: cfg.ConfigOpts) -> Found:
+    """Look for the files that override rules: what the configuration names must be there, the default ones need not."""
+    found = Found()
+    options = conf.oslo_policy
+    named = is_set(conf, "policy_file", "oslo_policy")
+    main = options.policy_file and conf.find_file(options.policy_file)
+    if main and Path(main).is_file():
+        found.paths.append(Path(main))
+    elif named or main:
+        found.problems.append(f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
+                              "exists, or remove the option to use the shipped rules")
+    elif obsolete := conf.find_file("policy.json"):
+        found.warnings.append(f"{obsolete} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in "
+                              "[oslo_policy] policy_file")
+    named = is_set(conf, "policy_dirs", "oslo_policy")
+    for name in options.policy_dirs:
+        directory = name and conf.find_file(name)
+        if directory and Path(directory).is_dir():
+            _look_into(Path(directory), named, found)
+        elif named or directory:
+            found.problems.append(f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
+                                  "or remove the option to use the shipped rules")
+    return found
+
+
+def _look_into(directory: Path, named: bool, found: Found) -> None:
+    try:
+        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+        found.paths.extend(path for path in paths if path.is_file())
+        found.warnings.extend(f"{path} is a directory within policy_dirs: what is in it is not read"
+                              for path in paths if path.is_dir())
+        found.problems.extend(f"policy: {path} cannot be read: it is neither a file nor a link to one"
+                              for path in paths if not path.is_file() and not path.is_dir())
+    except OSError as problem:
+        found.problems.append(f"policy: {directory}: {problem.strerror}")
+        return
+    if named and not any(path.is_file() for path in paths):
+        found.warnings.append(f"there is no policy file in {directory}, although [oslo_policy] policy_dirs names it")
+
+
+def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
+    """The check strings in each file, by rule name.
+
+    :raises ConfigurationError: a file is missing, can be written by others, or is no mapping of names to texts. All
+        that is wrong is named.
+    """
+    found = find_policy_files(conf)
+    for warning in found.warnings:
+        log.warn("policy: {warning}", warning=warning)
+    problems = list(found.problems)
+    named = is_set(conf, "policy_file", "oslo_policy")
+    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if named else None
+    files: dict[Path, dict[str, str]] = {}
+    for path in found.paths:
+        try:
+            problems += [f"policy: {problem}" for problem in write_problems(path)]
+            rules = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as problem:
+            reason = getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
+            problems.append(f"policy: {path}: {reason}")
+            continue
+        if rules is None:
+            if path == main:
+                problems.append(f"policy: {path} is empty, although [oslo_policy] policy_file names it; write rules, "
+                                "or {} if there are to be none")
+            files[path] = {}
+        elif isinstance(rules, dict):
+            files[path] = rules
+            problems += _wrong_texts(path, rules)
+        else:
+            problems.append(f"policy: {path} is no mapping of rule names to check strings")
+    if problems:
+        raise ConfigurationError(*problems)
+    return files
+
+
+def _wrong_texts(path: Path, rules: dict[Any, Any]) -> list[str]:
+    return [f"policy: {path}: the rule '{name}' has no check string; write \"@\" for always and \"!\" for never, with "
+            "the quotes" for name, check in rules.items()
+            if not isinstance(name, str) or not isinstance(check, str) or not check.strip()]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that is there twice: YAML forbids it, yet the library takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the rule '{key}' is there twice",
+                                                        key_node.start_mark)
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,73 @@
+"""Whether a database is barbtx's to change: not another program's, and not a later release's."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, inspect
+
+from barbtx.errors import ConfigurationError
+from barbtx.model.database import make_engine, parse_url
+
+_NUMBER = re.compile(r"\d{4}")
+_VERSION_TABLE = "alembic_version"
+# Of the first version on.
+_OWN_TABLES = frozenset({"projects", "secrets", "order_retry_tasks"})
+_ADVICE = "give barbtx an empty database of its own in [database] connection"
+
+
+def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | None:
+    """The version of a database's schema; None if the database is empty. Nothing is changed.
+
+    :param known: the versions that this release knows, the last one first.
+    :raises ConfigurationError: the database is another program's or a later release's.
+    """
+    inspector = inspect(connection)
+    tables = set(inspector.get_table_names())
+    if _VERSION_TABLE in tables and "version_num" not in {
+            column["name"] for column in inspector.get_columns(_VERSION_TABLE)}:
+        raise ConfigurationError(f"the database belongs to another program: its table {_VERSION_TABLE} is not one of "
+                                 f"barbtx's; {_ADVICE}")
+    heads = MigrationContext.configure(connection).get_current_heads()
+    own = ", ".join(heads)
+    if not heads:
+        others = sorted(tables - {_VERSION_TABLE})
+        if others:
+            raise ConfigurationError(f"the database has tables ({_few(others)}) but no schema version, so that it is "
+                                     f"another program's, or its first upgrade has not ended; {_ADVICE}")
+        return None
+    if len(heads) == 1 and _NUMBER.fullmatch(own) and own > known[0]:
+        raise ConfigurationError(f"the database schema is at version {own}, newer than this release's {known[0]}: use "
+                                 "the release of barbtx that made it, or a later one; a schema is never downgraded")
+    if own not in known or not _OWN_TABLES <= tables:
+        raise ConfigurationError(f"the database belongs to another program: its schema version {own} is not barbtx's, "
+                                 f"or barbtx's tables are not there; {_ADVICE}")
+    return own
+
+
+def current_version(url: str, known: tuple[str, ...]) -> str | None:
+    """The version of a database's schema; None if it has none yet. Nothing is changed, nor made.
+
+    :param url: a SQLAlchemy URL.
+    :param known: see :func:`check_ownership`.
+    :raises ConfigurationError: the database is another program's or a later release's.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if not parsed.database or not os.path.exists(parsed.database):
+            return None
+        # barbtx's own engine would set the journal mode, which is a change of the file.
+        engine = create_engine(parsed)
+    else:
+        engine = make_engine(url, 1, 30.0, bound_statements=False)
+    try:
+        with engine.connect() as connection:
+            return check_ownership(connection, known)
+    finally:
+        engine.dispose()
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -14,7 +14,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from barbtx.api.descriptors import BACKLOG, fit_connections
 from barbtx.api.http import Site
+from barbtx.api.options import share
 
 log = Logger()
 
@@ -34,7 +36,9 @@ class ApiService(Service):
             resource, reactor,
             max_body=max(conf.max_allowed_request_size_in_bytes, conf.max_allowed_secret_in_bytes + 1),
             request_timeout=api.request_timeout_seconds, idle_timeout=api.idle_timeout_seconds,
-            max_connections=api.max_connections,
+            write_timeout=api.write_timeout_seconds, max_connections=api.max_connections,
+            max_connections_per_client=share(api.max_connections_per_client, api.max_connections),
+            reserve=api.reserved_connections, trusted=api.trusted_proxies,
         )
         self._release = release
         self._reactor = reactor
@@ -43,8 +47,10 @@ class ApiService(Service):
 
     def startService(self) -> None:
         super().startService()
+        site = self.site
+        site.max_connections = fit_connections(site.max_connections, site.connections.reserve)
         kind = TCP6ServerEndpoint if ":" in self._conf.bind_host else TCP4ServerEndpoint
-        endpoint = kind(self._reactor, self._conf.bind_port, interface=self._conf.bind_host)
+        endpoint = kind(self._reactor, self._conf.bind_port, BACKLOG, self._conf.bind_host)
         endpoint.listen(self.site).addCallbacks(self._listening, self._cannot_listen)
 
     def _listening(self, port: IListeningPort) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
+from barbtx.api.options import share
 from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
 from barbtx.model import models
@@ -54,7 +55,9 @@ class Services:
     @watch.default
     def _watch(self) -> OrderWatch:
         api = self.conf.api
-        return OrderWatch(self.reactor, self.clock, self.orders, api.max_waiters, api.wait_poll_seconds)
+        limit = share(api.max_waiters, api.max_connections)
+        return OrderWatch(self.reactor, self.clock, self.orders, limit, api.wait_poll_seconds,
+                          share(api.max_waiters_per_project, limit), share(api.max_waiters_per_client, limit))
 
     @secret_acls.default
     def _secret_acls(self) -> AclRepo:

@@ -1,21 +1,18 @@
-"""Gives each request an id, for the client's and the operator's logs."""
+"""Tells clients the id of each request, for their logs and the operator's."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
+from barbtx.api.answers import show_request_id
 from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
 
 
 class RequestId(Filter):
-    """Always a new id; what a client sends is theirs, and not trusted to be unique."""
-
     def before(self, request: Any) -> None:
-        request.request_id = f"req-{uuid.uuid4()}"
-        request.setHeader(b"x-openstack-request-id", request.request_id.encode())
+        show_request_id(request)
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-# A client that is refused in the middle of its request is still read for a while, so that the answer reaches it: closing
-# at once would make the client's system discard what it has not read.
+# A client that is refused in the middle of its request is still read for a while, so that the answer reaches it:
+# closing at once would make the client's system discard what it has not read.
 _LINGER_BYTES = 4 << 20
 _LINGER_SECONDS = 2.0
 # A connection of the reserve is there for one short request.

@@ -1,8 +1,8 @@
 """How many connections clients may hold, and which of them give way when there is no room for another.
 
-A connection without a request under way gives way to a new one, so neither silent connections nor idle ones keep anybody
-out. Connections beyond the limits go to a small reserve, where they are asked for their request at once and only the
-health check is answered.
+A connection without a request under way gives way to a new one, so neither silent connections nor idle ones keep
+anybody out. Connections beyond the limits go to a small reserve, where they have little time for their request and
+only the health check is answered.
 """
 
 from __future__ import annotations

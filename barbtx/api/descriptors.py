@@ -33,6 +33,7 @@ def fit_connections(wanted: int, reserve: int) -> int:
         return wanted
     # A process that may open very few files serves what it can.
     fitting = max(1, allowed - others, (allowed - reserve) // 4)
-    log.warn("the limit of open files, {limit}, allows {fitting} connections instead of [api] max_connections = {wanted}; "
-             "raise it (ulimit -n, or LimitNOFILE in a systemd unit)", limit=allowed, fitting=fitting, wanted=wanted)
+    log.warn("the limit of open files, {limit}, allows {fitting} connections instead of [api] max_connections = "
+             "{wanted}; raise it (ulimit -n, or LimitNOFILE in a systemd unit)", limit=allowed, fitting=fitting,
+             wanted=wanted)
     return fitting

@@ -140,7 +140,8 @@ class Request(TwistedRequest):
         if self.method == b"CONNECT":
             return describe(MethodNotAllowed((_METHODS,)), "Request")
         if self.channel.reserved and self.path.rstrip(b"/").decode("latin-1") != HEALTH_CHECK:
-            return describe(ServiceUnavailable("Too many connections are open; close some, or try again later."), "Request")
+            return describe(ServiceUnavailable("Too many connections are open; close some, or try again later."),
+                            "Request")
         if self.target_scheme == b"https" and not self.isSecure() and not is_within(
                 self.channel.address, self.site.connections.trusted):
             return Fault(421, "An https resource cannot be had over a connection without TLS.")

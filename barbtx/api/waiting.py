@@ -24,10 +24,11 @@ OPTIONS = {
         cfg.IntOpt("max_wait_seconds", default=60, min=0,
                    help="How long a request that prefers to wait for an order may wait, at most; 0 for not at all."),
         cfg.IntOpt("max_waiters", min=0,
-                   help="Requests that may wait for orders at the same time; further ones are answered at once. Each has "
-                        "a connection. A quarter of max_connections (at least 10) if not set."),
+                   help="Requests that may wait for orders at the same time; further ones are answered at once. Each "
+                        "has a connection. A quarter of max_connections (at least 10) if not set."),
         cfg.IntOpt("max_waiters_per_project", min=0,
-                   help="Those that may wait for orders of one project. A quarter of max_waiters (at least 10) if not set."),
+                   help="Those that may wait for orders of one project. A quarter of max_waiters (at least 10) if not "
+                        "set."),
         cfg.IntOpt("max_waiters_per_client", min=0,
                    help="Those that may wait for one client: an IPv4 address or an IPv6 /64 network, by the word of "
                         "trusted_proxies. A quarter of max_waiters (at least 10) if not set."),

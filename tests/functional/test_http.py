@@ -198,10 +198,12 @@ async def test_the_healthcheck_needs_no_project(service: Api) -> None:
 
 
 @pytest.mark.parametrize(("head", "status"), [
-    (b"Host: localhost\r\nHost: localhost\r\nContent-Type: application/json\r\n", 400), (b"Content-Type: application/json\r\n", 400),
+    (b"Host: localhost\r\nHost: localhost\r\nContent-Type: application/json\r\n", 400),
+    (b"Content-Type: application/json\r\n", 400),
     (b"Host: localhost\r\nX-Project-Id: other\r\n", 400),
     (b"Host: localhost\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n", 415),
-    (b"Host: localhost\r\nContent-Length: 2\r\n", 400), (b"Host: localhost\r\nAccept: text/html\r\nAccept: application/json\r\n", 415),
+    (b"Host: localhost\r\nContent-Length: 2\r\n", 400),
+    (b"Host: localhost\r\nAccept: text/html\r\nAccept: application/json\r\n", 415),
     (b"Host: localhost\r\nTransfer-Encoding: chunked\r\n", 400),
 ])
 @pytest_twisted.ensureDeferred

@@ -137,7 +137,8 @@ def test_so_is_one_that_does_not_read_the_last_answer(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("sent", [
-    b"GET / HTTP/1.1\r\nno colon\r\n" + get("/hold"), b"GET / HTTP/1.1\r\nContent-Length: x\r\nA: b\r\n\r\n" + get("/hold"),
+    b"GET / HTTP/1.1\r\nno colon\r\n" + get("/hold"),
+    b"GET / HTTP/1.1\r\nContent-Length: x\r\nA: b\r\n\r\n" + get("/hold"),
     b"GET / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + get("/hold"),
     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + get("/hold"),
     b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n" + get("/hold"),
@@ -155,3 +156,9 @@ def test_no_body_is_asked_for_that_is_too_large() -> None:
     made.channel.dataReceived(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n")
     made.clock.advance(0)
     assert b"100 Continue" not in made.transport.value() and b'"too_large": true' in made.transport.value()
+
+
+def test_an_https_resource_is_not_had_without_tls() -> None:
+    made = Connected()
+    made.channel.dataReceived(b"GET https://h/ HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert made.transport.value().startswith(b"HTTP/1.1 421 Misdirected Request\r\n") and made.echo.rendered == 0

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from barbtx.errors import ServiceUnavailable
 from barbtx.identity.keystone.forms import is_usual, issued_at, may_be_token
-from barbtx.identity.keystone.turns import FAST, SLOW, SLOWEST, Asker, FairTurns, Suspects
+from barbtx.identity.keystone.turns import FAST, SLOW, SLOWEST, Asker, FairTurns, Suspects, Window
 
 NOW = 1_780_000_000
 
@@ -45,9 +45,11 @@ def test_so_is_a_signed_one() -> None:
 
 
 @pytest.mark.parametrize("token", [
-    "", "forged", "gAAAAAB" + "x" * 150, "gAAAAA", fernet()[:-10], fernet() + "AAAA", "h" + fernet()[1:], fernet() + "!",
+    "", "forged", "gAAAAAB" + "x" * 150, "gAAAAA", fernet()[:-10], fernet() + "AAAA", "h" + fernet()[1:],
+    fernet() + "!",
     "0123456789abcdef" * 2, "a.b.c", "...", "..", jws({}), jws([]), jws(claims=[]), jws(claims={}), jws(signature=b""),
-    jws() + ".x", jws(claims={"iat": "soon"}), jws(claims={"iat": True}), part(b"{") + "." + part({}) + ".eA", "[" * 3000,
+    jws() + ".x", jws(claims={"iat": "soon"}), jws(claims={"iat": True}), part(b"{") + "." + part({}) + ".eA",
+    "[" * 3000,
     part(b"[" * 2900) + ".e30.eA", "ä",
 ])
 def test_what_is_neither_is_asked_about_only_where_keystone_gives_out_others(token: str) -> None:
@@ -62,7 +64,8 @@ def test_no_text_is_too_odd_to_be_looked_at(token: str) -> None:
 
 
 @pytest.mark.parametrize(("token", "usual"), [
-    (fernet(), True), (fernet(time=NOW - 86400), True), (fernet(time=NOW + 60), True), (fernet(time=NOW + 86400), False),
+    (fernet(), True), (fernet(time=NOW - 86400), True), (fernet(time=NOW + 60), True),
+    (fernet(time=NOW + 86400), False),
     (fernet(time=0), False), (jws(), True), (jws(claims={"iat": 1e300}), False), ("other", True),
     (base64.urlsafe_b64encode(b"\x80" + os.urandom(104)).decode(), False),
 ])
@@ -76,7 +79,10 @@ class Turns:
     def __init__(self, limit: int, max_waiting: int = 1000) -> None:
         self.clock = Clock()
         self.suspects = Suspects(self.clock.seconds)
-        self.turns = FairTurns(limit, max_waiting, self.suspects, lambda: ServiceUnavailable("x"))
+        window = Window(self.clock.seconds, limit)
+        for _ in range(limit):
+            window.answered()
+        self.turns = FairTurns(window, max_waiting, self.suspects, lambda: ServiceUnavailable("x"))
         self.has: list[tuple[str, Deferred[None]]] = []
         self.refused: list[str] = []
 
@@ -180,6 +186,41 @@ def test_nothing_is_asked_for_those_who_have_left() -> None:
     assert made.clients == ["y"]
 
 
+def test_no_more_is_asked_at_a_time_than_is_answered_in_time() -> None:
+    clock = Clock()
+    window = Window(clock.seconds, 32)
+    assert window.size == 4
+    for _ in range(100):
+        window.answered()
+    assert window.size == 32
+    clock.advance(10)
+    for begun in (9, 9, 9):
+        window.unanswered(begun)
+    assert window.size == 16, "what was under way together counts once"
+    for _ in range(9):
+        clock.advance(10)
+        window.unanswered(clock.seconds() - 4)
+    assert window.size == 1
+    window.answered()
+    assert window.size == 2
+    for _ in range(5):
+        window.answered()
+    assert window.size == 3, "it grows slowly after that"
+
+
+def test_bad_tokens_are_answered_later_and_later() -> None:
+    clock = Clock()
+    suspects = Suspects(clock.seconds)
+    penalties = []
+    for _ in range(200):
+        suspects.blame(Asker("bad"))
+        penalties.append(suspects.penalty(Asker("bad")))
+    assert penalties[4] == 0 and penalties == sorted(penalties) and penalties[-1] == 5
+    assert suspects.penalty(Asker("other")) == 0
+    clock.advance(61)
+    assert suspects.penalty(Asker("bad")) == 0
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from(["ask", "ask", "finish", "blame", "cancel", "time"]),
                                               st.sampled_from("abc"), st.integers(0, 5)), max_size=120))
@@ -199,7 +240,8 @@ def test_turns_are_neither_lost_nor_made(limit: int, events: list[tuple[str, str
             asked[number % len(asked)].cancel()
         assert len(made.has) <= limit
         assert len(made.has) == sum(lane.running for lane in made.turns._lanes)
-        assert made.turns._waiting == sum(len(queue) for lane in made.turns._lanes for queue in lane.waiting.values()) <= 30
+        waiting = sum(len(queue) for lane in made.turns._lanes for queue in lane.waiting.values())
+        assert made.turns._waiting == waiting <= 30
     while made.has:
         made.finish()
     assert made.turns._waiting == 0 and all(deferred.called for deferred in asked)

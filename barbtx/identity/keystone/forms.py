@@ -1,6 +1,6 @@
 """The forms of tokens that Keystone gives out, as far as they can be told without its keys.
 
-Sources: the Fernet specification; RFC 7519 and RFC 7515 for JWS; Keystone strips the padding of a Fernet token's base64.
+Sources: the Fernet specification; RFC 7515 and RFC 7519 for JWS. Keystone strips the padding of a Fernet token.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def issued_at(token: str) -> float | None:
 def may_be_token(token: str, own: str) -> bool:
     """Whether Keystone could have given out a token, by its form.
 
-    :param own: a token that it did give out. If that is neither Fernet nor JWS, Keystone has a token provider of its own,
+    :param own: a token that it did give out. If that is neither Fernet nor JWS, Keystone has another token provider,
         and nothing can be told.
     """
     return issued_at(own) is None or issued_at(token) is not None

@@ -25,7 +25,7 @@ from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.identity.keystone.circuit import Circuit
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.identity.keystone.forms import is_usual, may_be_token
-from barbtx.identity.keystone.turns import FAST, SLOWEST, Asker, FairTurns, Suspects
+from barbtx.identity.keystone.turns import FAST, SLOWEST, Asker, FairTurns, Suspects, Window
 from barbtx.times import Clock
 from barbtx.tls import client_tls
 
@@ -172,7 +172,8 @@ class KeystoneSession:
         agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
         circuit = Circuit(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
         suspects = Suspects(reactor.seconds)
-        turns = FairTurns(options.max_requests, options.max_waiting_requests, suspects, circuit.unavailable)
+        window = Window(reactor.seconds, options.max_requests)
+        turns = FairTurns(window, options.max_waiting_requests, suspects, circuit.unavailable)
         return cls(reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit, turns,
                    suspects)
 
@@ -187,6 +188,7 @@ class KeystoneSession:
         document = await self._describe(token, allow_expired, asker)
         if document is None:
             self._suspects.blame(asker)
+            await deferLater(self.reactor, self._suspects.penalty(asker), lambda: None)
         return document
 
     async def _describe(self, token: str, allow_expired: bool, asker: Asker) -> Mapping[str, Any] | None:
@@ -240,21 +242,24 @@ class KeystoneSession:
         :raises ServiceUnavailable: there is no answer.
         """
         self._circuit.check()
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self.options.http_request_max_retries),
-            wait=wait_random_exponential(multiplier=0.1, max=1), retry=retry_if_exception_type(_NoAnswer),
-            sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
-        async with self._turns.turn(asker, fastest):
+        async with self._turns.turn(asker, fastest) as lane:
             begun = self.reactor.seconds()
+            retries = self.options.http_request_max_retries if lane == FAST else 0
+            retrying = AsyncRetrying(
+                stop=stop_after_attempt(1 + retries), wait=wait_random_exponential(multiplier=0.1, max=1),
+                retry=retry_if_exception_type(_NoAnswer),
+                sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
             try:
                 answer = await self._take_turn(retrying, method, path, headers, document)
             except _NoAnswer as problem:
+                self._turns.window.unanswered(begun)
                 # A question that Keystone cannot answer says nothing of Keystone while it answers others.
                 if self._answered_at < begun and not isinstance(problem, _Broken):
                     self._circuit.failed()
                 log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem))
                 raise self._circuit.unavailable() from None
-        self._answered_at = self.reactor.seconds()
+            self._answered_at = self.reactor.seconds()
+            self._turns.window.answered()
         self._circuit.succeeded()
         return answer
 

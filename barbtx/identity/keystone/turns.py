@@ -23,6 +23,10 @@ FAST, SLOW, SLOWEST = range(3)
 # By how much the turns of each lane are divided.
 _DIVISORS = (1, 8, 16)
 
+_FIRST_WINDOW = 4.0
+_PENALTY_STEP = 0.05
+_MAX_PENALTY = 5.0
+
 
 @attrs.frozen
 class Asker:
@@ -61,11 +65,56 @@ class Suspects:
         for key in (asker.client, (asker.client, asker.connection)):
             self._bad[key] = self._bad.get(key, 0) + 1
 
+    def penalty(self, asker: Asker) -> float:
+        """Seconds for which to keep a client waiting that was told that a token is bad.
+
+        Most of those who send bad tokens send the next one when they have the answer to the last.
+        """
+        return min(_MAX_PENALTY, max(0.0, _PENALTY_STEP * (self._bad.get(asker.client, 0) - self.client_limit)))
+
     def lane_of(self, asker: Asker) -> int:
         """The lane of an asker's next question."""
         if asker.connection is not None and self._bad.get((asker.client, asker.connection), 0) >= self.connection_limit:
             return SLOWEST
         return SLOW if self._bad.get(asker.client, 0) >= self.client_limit else FAST
+
+
+@attrs.define(eq=False)
+class Window:
+    """How many questions a dependency is asked at a time, as many as it can answer in time.
+
+    It grows with each answer and is halved when an answer does not come, as TCP's congestion window is (RFC 5681).
+
+    :ivar limit: beyond which it does not grow.
+    """
+
+    clock: Callable[[], float]
+    limit: int
+    _size: float = attrs.field(init=False)
+    _threshold: float = attrs.field(init=False)
+    _halved_at: float = attrs.field(default=float("-inf"), init=False)
+
+    @_size.default
+    def _first(self) -> float:
+        return min(_FIRST_WINDOW, self.limit)
+
+    @_threshold.default
+    def _highest(self) -> float:
+        return float(self.limit)
+
+    @property
+    def size(self) -> int:
+        return int(self._size)
+
+    def answered(self) -> None:
+        """An answer came in time."""
+        self._size = min(self.limit, self._size + (1 if self._size < self._threshold else 1 / self._size))
+
+    def unanswered(self, begun: float) -> None:
+        """None came to a question that was asked at a time; those asked before the last halving do not count again."""
+        if begun >= self._halved_at:
+            self._halved_at = self.clock()
+            self._size = self._threshold = max(1.0, self._size / 2)
 
 
 @attrs.define(eq=False)
@@ -84,10 +133,10 @@ class _Question:
 class _Lane:
     """The questions of a lane, by client; of each client the oldest comes first.
 
-    :ivar limit: turns at a time.
+    :ivar divisor: by which the turns of all lanes are divided for this one.
     """
 
-    limit: int
+    divisor: int
     running: int = 0
     waiting: dict[str, deque[_Question]] = attrs.field(factory=dict)
 
@@ -125,34 +174,31 @@ class _Lane:
 class FairTurns:
     """So many turns at a time, and so many that wait for one.
 
-    :ivar limit: turns at a time; a client has a quarter of them at most.
+    :ivar window: turns at a time; a client has a quarter of them at most.
     :ivar max_waiting: beyond it the client with the most questions in the slowest lane loses its latest.
     :ivar refusal: makes what that one is told.
     """
 
-    limit: int
+    window: Window
     max_waiting: int
     suspects: Suspects
     refusal: Callable[[], ServiceUnavailable]
-    _lanes: tuple[_Lane, ...] = attrs.field(init=False)
+    _lanes: tuple[_Lane, ...] = attrs.field(factory=lambda: tuple(map(_Lane, _DIVISORS)), init=False)
     _running_of: Counter[str] = attrs.field(factory=Counter, init=False)
     _waiting: int = attrs.field(default=0, init=False)
     _giving: bool = attrs.field(default=False, init=False)
 
-    @_lanes.default
-    def _make_lanes(self) -> tuple[_Lane, ...]:
-        return tuple(_Lane(max(1, self.limit // divisor)) for divisor in _DIVISORS)
-
     @asynccontextmanager
-    async def turn(self, asker: Asker, fastest: int = FAST) -> AsyncIterator[None]:
-        """Have a turn.
+    async def turn(self, asker: Asker, fastest: int = FAST) -> AsyncIterator[int]:
+        """Have a turn; its lane.
 
         :param fastest: the fastest lane for this question.
         :raises ServiceUnavailable: too many wait, or nobody waits for the answer any more.
         """
-        lane = self._lanes[await self._wait(asker, fastest)]
+        number = await self._wait(asker, fastest)
+        lane = self._lanes[number]
         try:
-            yield
+            yield number
         finally:
             lane.running -= 1
             self._running_of[asker.client] -= 1
@@ -187,11 +233,12 @@ class FairTurns:
 
     def _give_turn(self) -> bool:
         """Let the next question through; whether there was one."""
-        if sum(lane.running for lane in self._lanes) >= self.limit:
+        size = self.window.size
+        if sum(lane.running for lane in self._lanes) >= size:
             return False
-        share = max(1, self.limit // 4)
+        share = max(1, size // 4)
         for number, lane in enumerate(self._lanes):
-            if lane.running >= lane.limit:
+            if lane.running >= max(1, size // lane.divisor):
                 continue
             for client in lane.waiting:
                 if self._running_of[client] < share:

@@ -127,6 +127,12 @@ class Conflict(BarbtxError):
     status = 409
 
 
+class MisdirectedRequest(BarbtxError):
+    """The request is for another server."""
+
+    status = 421
+
+
 class UnprocessableContent(BarbtxError):
     status = 422
 

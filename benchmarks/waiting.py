@@ -37,7 +37,8 @@ async def measure(reactor: Any, waiters: int) -> None:
     """Run and print."""
     with tempfile.TemporaryDirectory(prefix="barbtx-waiting-") as directory:
         deployment = Deployment(Path(directory), f"sqlite:///{directory}/barbtx.sqlite", "rabbit://127.0.0.1:1/", "tasks", **{
-            "api.max_connections": waiters + 100, "api.max_waiters": waiters,
+            "api.max_connections": waiters + 100, "api.max_connections_per_client": 0, "api.max_waiters": waiters,
+            "api.max_waiters_per_project": waiters, "api.max_waiters_per_client": waiters,
             "api.max_wait_seconds": 600})
         try:
             api = deployment.api()

@@ -27,7 +27,7 @@ def log_request(request: Any, seconds: float, disconnected: bool) -> None:
             "path": request.path.decode("ascii", "backslashreplace"), "status": request.code,
             "milliseconds": seconds * 1000, "request_id": request.request_id,
             "project_id": context and context.project_id, "user_id": context and context.user_id,
-            "client": request.client_address or getattr(request.getClientAddress(), "host", None),
+            "client": str(request.sender),
             "object_id": _created(request), "reason": fault and fault.description, "disconnected": disconnected}),
     )
 

@@ -8,7 +8,10 @@ from typing import Any
 import attrs
 
 from barbtx.api import documents
-from barbtx.errors import Fault
+from barbtx.errors import TITLES, Fault
+
+#: Headers of every answer: nothing of a key manager is to be kept by a cache, or taken for what it is not labelled as.
+ALWAYS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @attrs.frozen
@@ -41,9 +44,10 @@ def render_fault(fault: Fault) -> bytes:
 
 
 def apply_fault(request: Any, fault: Fault) -> bytes:
-    """As :func:`apply_answer`, for a failure; it is left on the request for the log."""
+    """As :func:`apply_answer`, for a failure; it carries the request's id, and is left on the request for the log."""
     request.fault = fault
     body = render_fault(fault)
+    show_request_id(request)
     _apply(request, fault.status, fault.headers, body, "application/json")
     return body
 
@@ -58,16 +62,30 @@ def apply_early_fault(request: Any, fault: Fault) -> bytes:
         return apply_fault(request, fault)
     request.fault = fault
     body = f"{fault.status} {fault.title}\n\n{fault.description or ''}\n".encode()
+    show_request_id(request)
     _apply(request, fault.status, fault.headers, body, "text/plain; charset=utf-8")
     return body
 
 
+def show_request_id(request: Any) -> None:
+    """Tell the client the request's id, by which the log knows it."""
+    request.setHeader(b"x-openstack-request-id", request.request_id.encode())
+
+
+def add_vary(request: Any, name: str) -> None:
+    """Say that the answer depends on a request header, beside those that earlier steps named.
+
+    They share one line: some clients read one only.
+    """
+    before = request.responseHeaders.getRawHeaders(b"vary", [])
+    request.responseHeaders.setRawHeaders(b"vary", [b", ".join([*before, name.encode()])])
+
+
 def _apply(request: Any, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
-    request.setResponseCode(status)
+    request.setResponseCode(status, TITLES[status].encode())
     for name, value in headers.items():
         if name == "Vary":
-            # Steps before this one have their own.
-            request.responseHeaders.addRawHeader(b"vary", value.encode())
+            add_vary(request, value)
         else:
             request.setHeader(name.encode(), value.encode())
     if status == 204:

@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
+from barbtx.api.answers import add_vary
+
 _HEADERS = ["X-Auth-Token", "X-Openstack-Request-Id", "X-Project-Id", "X-Identity-Status", "X-User-Id",
             "X-Storage-Token", "X-Domain-Id", "X-User-Domain-Id", "X-Project-Domain-Id", "X-Roles"]
 
@@ -43,7 +45,7 @@ class Cors:
         if text not in options.allowed_origin and "*" not in options.allowed_origin:
             return
         self._set(request, "Access-Control-Allow-Origin", text)
-        request.responseHeaders.addRawHeader(b"vary", b"Origin")
+        add_vary(request, "Origin")
         if options.allow_credentials and "*" not in options.allowed_origin:
             self._set(request, "Access-Control-Allow-Credentials", "true")
         if request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):

@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 
 from barbtx import activity
 from barbtx.api import hrefs
-from barbtx.api.answers import Answer, apply_answer, apply_fault
+from barbtx.api.answers import Answer, add_vary, apply_answer, apply_fault
 from barbtx.api.bodies import Schema, read_json
 from barbtx.api.idempotency import Repeatable
 from barbtx.api.middleware.microversion import Version
-from barbtx.api.negotiation import JSON, accepts_json
+from barbtx.api.negotiation import JSON, accepts_anything, accepts_json
 from barbtx.api.services import Services
 from barbtx.errors import (
     Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
@@ -33,6 +33,8 @@ from barbtx.model.repositories.idempotency import KeyUse
 log = Logger()
 
 READS = frozenset({"GET", "HEAD"})
+#: The methods that a controller may have an operation for.
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 @attrs.define(slots=False)
@@ -152,6 +154,16 @@ class Operation:
     query: tuple[str, ...] = ()
     repeatable: bool = False
 
+    @property
+    def negotiates(self) -> bool:
+        """Whether the answer depends on the Accept header: its form, or whether it is one of success."""
+        return self.accepts is not accepts_anything or bool(self.media_types)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it needs to know by which name the client knows the service, before it changes anything."""
+        return self.success != (204,)
+
 
 def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
               body: Schema | UntypedBody | RawBody | None = None, success: tuple[int, ...] = (200,),
@@ -180,14 +192,12 @@ class Controller:
         return Found()
 
     def operation_for(self, call: Call) -> Operation | None:
-        method = call.method
-        known = getattr(self, f"on_{method.lower()}", None) if method.isupper() else None
+        known = getattr(self, f"on_{call.method.lower()}", None) if call.method in METHODS else None
         return known if isinstance(known, Operation) else self.on_other
 
     @property
     def allow(self) -> tuple[str, ...]:
-        return tuple(method for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
-                     if isinstance(getattr(self, f"on_{method.lower()}", None), Operation))
+        return tuple(method for method in METHODS if isinstance(getattr(self, f"on_{method.lower()}", None), Operation))
 
 
 @attrs.frozen
@@ -213,6 +223,8 @@ class Endpoint:
     async def _answer(self, request: Any, ids: Mapping[str, str]) -> bytes:
         call = Call(request, self.services, ids)
         operation = self.controller.operation_for(call)
+        if operation is not None and operation.negotiates:
+            add_vary(request, "Accept")
         try:
             return apply_answer(request, await self._perform(call, operation))
         except CancelledError:
@@ -244,13 +256,13 @@ class Endpoint:
             schema.check(document)
             if operation.repeatable:
                 call.repeatable = Repeatable.of(call)
-            # A request that does not say by which name it knows the service is refused before it changes anything.
-            call.base  # noqa: B018
+            if operation.needs_base:
+                call.base  # noqa: B018
             if call.repeatable is not None:
                 return await call.repeatable.answer(
                     call, lambda: operation.handler(self.controller, call, found, document))
             return await operation.handler(self.controller, call, found, document)
-        if call.method not in READS:
+        if call.method not in READS and operation.needs_base:
             call.base  # noqa: B018
         return await operation.handler(self.controller, call, found)
 

@@ -6,51 +6,80 @@ clear on the disk), read it whole however long it is, and let a client that send
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest, Site as TwistedSite
 
 from barbtx import activity
 from barbtx.activity import Activity
-from barbtx.api.answers import apply_fault, render_fault
 from barbtx.api.access_log import log_request
-from barbtx.errors import TITLES, Fault
+from barbtx.api.answers import ALWAYS, apply_fault
+from barbtx.api.channel import Channel, new_request_id
+from barbtx.api.connections import HEALTH_CHECK, Connections
+from barbtx.api.targets import is_authority, read_target
+from barbtx.errors import Fault, MethodNotAllowed, ServiceUnavailable, describe
+from barbtx.networks import Address, Network, client_group, is_within, reported_client
 
 log = Logger()
 
-# A client that is refused in the middle of its body is still read for a while, so that the answer reaches it: closing
-# at once would make the client's system discard what it has not read.
-_LINGER_BYTES = 4 << 20
-_LINGER_SECONDS = 2.0
+_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+@attrs.frozen
+class Client:
+    """Who sent a request.
+
+    :ivar address: its address, or that of the trusted proxy before it if that does not name any.
+    :ivar is_proxy: whether it is the proxy's, which stands for any number of clients.
+    """
+
+    address: Address | None
+    is_proxy: bool
+
+    def __str__(self) -> str:
+        return str(self.address or "-")
+
+    @property
+    def group(self) -> str:
+        """What counts as one client when clients are limited."""
+        return client_group(self.address) if self.address else "-"
 
 
 class Request(TwistedRequest):
     """A request.
 
     :ivar too_large: the body is longer than the limit; ``content`` holds its beginning.
-    :ivar request_id: ``req-<uuid>``, once the pipeline has given it one.
+    :ivar request_id: ``req-<uuid>``.
+    :ivar target_scheme: of an absolute request target.
+    :ivar sender: who sent it, once all of it is there.
     :ivar context: the caller, once the pipeline knows.
     :ivar microversion: of the API, once the pipeline knows.
-    :ivar client_address: the client's address, once the pipeline knows.
     :ivar fault: what the client is told of a failure, if it is told of one.
     :ivar probe: whether it only asks whether the service is up.
     """
 
     defaultContentType = None
     too_large = False
-    request_id: str | None = None
+    target_scheme: bytes | None = None
     context: Any = None
     microversion: Any = None
-    client_address: str | None = None
     fault: Fault | None = None
     probe = False
+    _refused: Fault | None = None
+
+    def __init__(self, channel: Channel, *arguments: Any) -> None:
+        super().__init__(channel, *arguments)
+        self.request_id = new_request_id()
+        for name, value in ALWAYS.items():
+            self.responseHeaders.setRawHeaders(name.encode(), [value.encode()])
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -67,17 +96,64 @@ class Request(TwistedRequest):
         self.too_large = True
         self.channel.answer_early()
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Read the target, whose host counts instead of the ``Host`` header if it has one (RFC 9112, section 3.2.2)."""
+        hosts = self.requestHeaders.getRawHeaders(b"host", [])
+        try:
+            if len(hosts) > 1 or not hosts and version == b"HTTP/1.1":
+                raise ValueError("The request needs one Host header.")
+            if hosts and hosts[0] and not is_authority(hosts[0]):
+                raise ValueError("The Host header must be a host name or address, and perhaps a port.")
+            target = read_target(command, path)
+        except ValueError as problem:
+            self._refused = Fault(400, str(problem))
+            # It goes to the log, and may have a password in it.
+            path = path if path.startswith(b"/") else b"*"
+        else:
+            path = target.path
+            if target.authority is not None:
+                self.target_scheme = target.scheme
+                self.requestHeaders.setRawHeaders(b"host", [target.authority])
+        super().requestReceived(command, path, version)
+
+    def _sender(self) -> Client:
+        trusted = self.site.connections.trusted
+        address = self.channel.address
+        if not is_within(address, trusted):
+            return Client(address, False)
+        values = self.requestHeaders.getRawHeaders(b"x-forwarded-for", [])
+        reported = reported_client([value.decode("latin-1") for value in values], trusted)
+        return Client(reported or address, reported is None)
+
     def process(self) -> None:
         site = self.site = self.channel.site
         self.started = site.clock.seconds()
+        self.sender = self._sender()
         site.begin(self)
-        hand = Activity()
+        hand = Activity(request_id=self.request_id)
         self.notifyFinish().addBoth(lambda outcome: activity.run(hand, site.end, self, outcome))
         self.prepath, self.postpath = [], []
+        fault = self._refused or self._misdirected()
+        if fault is not None:
+            self.write(apply_fault(self, fault))
+            self.finish()
+            return
         try:
             activity.run(hand, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
+
+    def _misdirected(self) -> Fault | None:
+        """Why the request goes no further, whatever it asks for."""
+        if self.method == b"CONNECT":
+            return describe(MethodNotAllowed((_METHODS,)), "Request")
+        if self.channel.reserved and self.path.rstrip(b"/").decode("latin-1") != HEALTH_CHECK:
+            return describe(ServiceUnavailable("Too many connections are open; close some, or try again later."),
+                            "Request")
+        if self.target_scheme == b"https" and not self.isSecure() and not is_within(
+                self.channel.address, self.site.connections.trusted):
+            return Fault(421, "An https resource cannot be had over a connection without TLS.")
+        return None
 
     def processingFailed(self, reason: Failure) -> None:
         """Whatever escaped every other handler: logged, and answered without a word of it."""
@@ -89,103 +165,17 @@ class Request(TwistedRequest):
         self.finish()
 
 
-class Channel(HTTPChannel):
-    """A client's connection."""
-
-    site: Site
-    _deadline: Any = None
-    _early: Any = None
-    _lingering = 0
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        if not self.site.admit(self):
-            self.transport.abortConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._lingering:
-            self._lingering -= len(data)
-            if self._lingering <= 0:
-                self.forceAbortClient()
-            return
-        self._start_deadline()
-        super().dataReceived(data)
-
-    def lineReceived(self, line: bytes) -> None:
-        # A pipelined request comes out of the buffer, not from the network.
-        self._start_deadline()
-        super().lineReceived(line)
-
-    def allContentReceived(self) -> None:
-        self._arrived()
-        if self._early is not None and self._early.active():
-            self._early.cancel()
-        super().allContentReceived()
-
-    def answer_early(self) -> None:
-        """Process the request now, with the part of its body that is there, and close the connection after it."""
-        if self._lingering:
-            return
-        self._lingering = _LINGER_BYTES
-        self.persistent = False
-        self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
-        self._arrived()
-        # Not from within the parser, which has not seen the end of what it is parsing.
-        self._early = self.site.clock.callLater(0, self._process_early)
-
-    def _process_early(self) -> None:
-        self.setTimeout(None)
-        self._handlingRequest = True
-        self.requests[-1].requestReceived(self._command, self._path, self._version)
-
-    def loseConnection(self) -> None:
-        if not self._lingering:
-            super().loseConnection()
-            return
-        self._networkProducer.unregisterProducer()
-        getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)()
-        self._deadline = self.site.clock.callLater(_LINGER_SECONDS, self.forceAbortClient)
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._arrived()
-        if self._early is not None and self._early.active():
-            self._early.cancel()
-        self.site.dismiss(self)
-        super().connectionLost(reason)
-
-    def _start_deadline(self) -> None:
-        if self._deadline is None and not self._handlingRequest:
-            self._deadline = self.site.clock.callLater(self.site.request_timeout, self._too_slow)
-
-    def _arrived(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
-
-    def _too_slow(self) -> None:
-        self._deadline = None
-        self._refuse(408, "The request took too long to arrive.")
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        self._refuse(400, "This is not an HTTP request that can be understood.")
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self._refuse(431, "A line of the request's head is too long.")
-
-    def _refuse(self, status: int, description: str) -> None:
-        body = render_fault(Fault(status, description))
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, TITLES[status].encode(), len(body), body)
-        )
-        super().loseConnection()
-
-
 class Site(TwistedSite):
     """The listening service's factory; it knows every connection and every request under way.
 
     :param max_body: bytes of a body that are read.
     :param request_timeout: seconds in which a request must have arrived.
+    :param write_timeout: seconds in which a client must have read the answers that wait for it.
+    :param idle_timeout: seconds for which a connection may stay open without a request.
+    :param max_connections: connections that clients may hold, the reserve not counted.
+    :param max_connections_per_client: those that one client may hold; 0 for no limit of its own.
+    :param reserve: further connections, on which only the health check is answered.
+    :param trusted: proxies whose word is taken for who their clients are.
     """
 
     requestFactory = Request
@@ -193,15 +183,25 @@ class Site(TwistedSite):
     noisy = False
 
     def __init__(self, resource: IResource, clock: IReactorTime, *, max_body: int, request_timeout: float,
-                 idle_timeout: float, max_connections: int) -> None:
+                 idle_timeout: float, max_connections: int, write_timeout: float = 60.0,
+                 max_connections_per_client: int = 0, reserve: int = 10, trusted: Iterable[Network] = ()) -> None:
         super().__init__(resource, timeout=idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.clock = clock
         self.max_body = max_body
         self.request_timeout = request_timeout
-        self.max_connections = max_connections
-        self._connections: set[Channel] = set()
+        self.write_timeout = write_timeout
+        self.connections = Connections(clock, max_connections, max_connections_per_client, reserve, tuple(trusted))
         self._requests: set[Request] = set()
         self._drained: Deferred[None] | None = None
+
+    @property
+    def max_connections(self) -> int:
+        """Connections that clients may hold; it may change while the service listens."""
+        return self.connections.limit
+
+    @max_connections.setter
+    def max_connections(self, limit: int) -> None:
+        self.connections.limit = limit
 
     def buildProtocol(self, addr: object) -> Channel:
         channel = Channel()
@@ -211,16 +211,9 @@ class Site(TwistedSite):
         channel.callLater = self.clock.callLater
         return channel
 
-    def admit(self, channel: Channel) -> bool:
-        self._connections.add(channel)
-        return len(self._connections) <= self.max_connections
-
-    def dismiss(self, channel: Channel) -> None:
-        self._connections.discard(channel)
-
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""
-        return {"connections": len(self._connections), "requests": len(self._requests)}
+        return {"connections": len(list(self.connections)), "requests": len(self._requests)}
 
     def begin(self, request: Request) -> None:
         self._requests.add(request)
@@ -243,8 +236,8 @@ class Site(TwistedSite):
             self._drained.callback(None)
 
         def close(_: object) -> None:
-            for channel in list(self._connections):
-                channel.transport.loseConnection()
+            for channel in self.connections:
+                channel.loseConnection()
 
         return self._drained.addTimeout(seconds, self.clock).addBoth(close)
 

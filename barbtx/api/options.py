@@ -20,16 +20,37 @@ OPTIONS = {
                    help="How callers are authenticated: the name of a composite in api_paste_config, keystone or "
                         "noauth as shipped."),
         cfg.ListOpt("trusted_proxies", default=[], item_type=network,
-                    help="Addresses or networks whose X-Forwarded-Proto and X-Forwarded-Host headers are believed."),
+                    help="Addresses or networks of proxies whose X-Forwarded-Proto, X-Forwarded-Host and "
+                         "X-Forwarded-For headers are believed. They may hold any number of connections."),
         cfg.BoolOpt("allow_unauthenticated_remote", default=False,
-                    help="Whether a pipeline without authentication may listen on more than loopback."),
+                    help="Whether a pipeline without authentication may listen on more than loopback, and takes "
+                         "requests under any name."),
+        cfg.ListOpt("noauth_hosts", default=[],
+                    help="Names, without ports, under which a pipeline without authentication may be asked, beside "
+                         "localhost and loopback addresses. Others are refused: a web page may have had its own name "
+                         "resolve to this machine (DNS rebinding)."),
         cfg.IntOpt("max_connections", default=2000, min=1,
-                   help="Connections that clients may hold; further ones are closed at once."),
+                   help="Connections that clients may hold. Further ones take the place of connections without a "
+                        "request under way; if there are none, they belong to the reserve."),
+        cfg.IntOpt("max_connections_per_client", min=0,
+                   help="Connections that one client may hold: an IPv4 address or an IPv6 /64 network, trusted_proxies "
+                        "excepted. A quarter of max_connections (at least 10) if not set; 0 for no limit."),
+        cfg.IntOpt("reserved_connections", default=100, min=1,
+                   help="Connections beyond the limits, on which only the health check is answered; everything else "
+                        "gets a 503."),
         cfg.FloatOpt("idle_timeout_seconds", default=60.0, min=1,
                      help="How long a connection may stay open without a request."),
         cfg.FloatOpt("request_timeout_seconds", default=30.0, min=1,
                      help="How long a request may take to arrive, from its first byte to its last."),
+        cfg.FloatOpt("write_timeout_seconds", default=60.0, min=1,
+                     help="How long a client may take to read the answers that wait for it; its connection is closed "
+                          "then."),
         cfg.FloatOpt("shutdown_seconds", default=15.0, min=0,
                      help="How long a stopping service waits for the requests it has begun."),
     ],
 }
+
+
+def share(limit: int | None, whole: int) -> int:
+    """A limit for a part: as it is set, else a quarter of the limit for the whole, but not less than ten."""
+    return min(whole, max(10, whole // 4)) if limit is None else limit

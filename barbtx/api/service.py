@@ -18,7 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from barbtx.api.descriptors import BACKLOG, fit_connections
 from barbtx.api.http import Site
+from barbtx.api.options import share
 
 log = Logger()
 
@@ -37,7 +39,9 @@ class ApiService(Service):
             resource, reactor,
             max_body=max(conf.max_allowed_request_size_in_bytes, conf.max_allowed_secret_in_bytes + 1),
             request_timeout=api.request_timeout_seconds, idle_timeout=api.idle_timeout_seconds,
-            max_connections=api.max_connections,
+            write_timeout=api.write_timeout_seconds, max_connections=api.max_connections,
+            max_connections_per_client=share(api.max_connections_per_client, api.max_connections),
+            reserve=api.reserved_connections, trusted=api.trusted_proxies,
         )
         self._refuse = refuse
         self._release = release
@@ -47,6 +51,8 @@ class ApiService(Service):
 
     def startService(self) -> None:
         super().startService()
+        site = self.site
+        site.max_connections = fit_connections(site.max_connections, site.connections.reserve)
         Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
 
     async def _listen(self) -> None:
@@ -55,7 +61,7 @@ class ApiService(Service):
         if not self.running:
             return
         kind = TCP6ServerEndpoint if ":" in address else TCP4ServerEndpoint
-        self._port = await kind(self._reactor, self._conf.bind_port, interface=address).listen(self.site)
+        self._port = await kind(self._reactor, self._conf.bind_port, BACKLOG, address).listen(self.site)
         shown = f"[{host}]" if ":" in host else host
         log.info("barbtx listens on http://{host}:{port}", host=shown, port=self._port.getHost().port)
 

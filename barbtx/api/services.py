@@ -9,6 +9,7 @@ import attrs
 from oslo_config import cfg
 
 from barbtx.api.fingerprints import Fingerprints
+from barbtx.api.options import share
 from barbtx.api.waiting import OrderWatch
 from barbtx.identity.policy import Policy
 from barbtx.limits import ObjectLimits
@@ -70,7 +71,9 @@ class Services:
     @watch.default
     def _watch(self) -> OrderWatch:
         api = self.conf.api
-        return OrderWatch(self.reactor, self.clock, self.orders, api.max_waiters, api.wait_poll_seconds)
+        limit = share(api.max_waiters, api.max_connections)
+        return OrderWatch(self.reactor, self.clock, self.orders, limit, api.wait_poll_seconds,
+                          share(api.max_waiters_per_project, limit), share(api.max_waiters_per_client, limit))
 
     @secret_acls.default
     def _secret_acls(self) -> AclRepo:

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from cryptography.fernet import Fernet
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
@@ -179,6 +180,10 @@ async def test_one_token_costs_one_validation(deployment: Deployment, world: Wor
     assert keystone.validations() - before == 1
     for _ in range(10):
         refused(await api.by("forged").get("/v1/secrets"))
+    assert keystone.validations() - before == 1, "that is no token to look at"
+    forged = Fernet(Fernet.generate_key()).encrypt(b"x" * 40).decode()
+    for _ in range(10):
+        refused(await api.by(forged).get("/v1/secrets"))
     assert keystone.validations() - before == 2
     api.process.stop()
 

@@ -114,7 +114,7 @@ class _Session:
     def __init__(self, clock: Clock, answers: dict[str, Any]) -> None:
         self.reactor, self.answers, self.asked = clock, answers, 0
 
-    async def describe_token(self, token: str, *, allow_expired: bool = False) -> Any:
+    async def describe_token(self, token: str, *, allow_expired: bool = False, asker: object = None) -> Any:
         self.asked += 1
         answer = self.answers[token]
         if isinstance(answer, Exception):

@@ -18,7 +18,7 @@ from barbtx.api.negotiation import accepts_anything
 from barbtx.api.paging import Paging
 from barbtx.api.schemas import answers
 from barbtx.api.schemas.orders import ORDER, read_meta
-from barbtx.api.waiting import preferred_wait
+from barbtx.api.waiting import Waiter, preferred_wait
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.targets import order_target
 from barbtx.model.records import PENDING, Created, Order, Task, lane_of
@@ -53,6 +53,11 @@ def order_document(call: Call, order: Order) -> dict[str, Any]:
 def _not_sent(failure: Failure, request_id: str) -> None:
     failure.trap(Refused)
     log.info("an order waits for the scheduler: {reason}", reason=str(failure.value), request_id=request_id)
+
+
+def _waiter(call: Call) -> Waiter:
+    sender = call.request.sender
+    return Waiter(call.context.project_id, None if sender.is_proxy else sender.group)
 
 
 class OrdersController(Controller):
@@ -116,11 +121,16 @@ class OrderController(Controller):
         order, headers = found.object, {}
         seconds = preferred_wait(call.header("prefer"))
         if seconds is not None:
+            headers["Vary"] = "Prefer"
             seconds = min(seconds, call.services.conf.api.max_wait_seconds)
-            headers = {"Preference-Applied": f"wait={seconds}", "Vary": "Prefer"}
-            if order.status == PENDING and seconds:
-                await call.services.watch.wait(order.id, seconds)
+        if seconds:
+            # An order that has ended is what waiting is for.
+            honoured = True
+            if order.status == PENDING:
+                honoured = await call.services.watch.wait(order.id, seconds, _waiter(call))
                 order = (await self.find(call)).object
+            if honoured:
+                headers["Preference-Applied"] = f"wait={seconds}"
         return Answer(document=order_document(call, order), headers=headers)
 
     @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))

@@ -16,6 +16,7 @@ from barbtx.api.services import Services
 from barbtx.errors import Fault
 from barbtx.identity.context import RequestContext
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
+from barbtx.identity.keystone.turns import Asker
 
 log = Logger()
 
@@ -62,21 +63,22 @@ class KeystoneAuth(Filter):
         try:
             service = None
             if service_token is not None:
-                service = await self._identity(service_token)
+                service = await self._identity(request, service_token)
                 if not service.roles & self.service_roles:
                     if self.service_roles_required:
                         raise InvalidToken
                     service = None
-            identity = await self._identity(token or b"", allow_expired=service is not None)
+            identity = await self._identity(request, token or b"", allow_expired=service is not None)
             request.context = _context(request, identity, service)
         except InvalidToken as problem:
             self._refused(request, problem)
 
-    async def _identity(self, token: bytes, *, allow_expired: bool = False) -> Identity:
+    async def _identity(self, request: Any, token: bytes, *, allow_expired: bool = False) -> Identity:
         known = self.validator.known(token, allow_expired=allow_expired)
         if known is not None:
             return known
-        return await self.validator.validate(token, allow_expired=allow_expired)
+        asker = Asker(request.sender.group, request.client)
+        return await self.validator.validate(token, allow_expired=allow_expired, asker=asker)
 
     def _refused(self, request: Any, problem: InvalidToken) -> None:
         if not self.anonymous:

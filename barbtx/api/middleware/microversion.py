@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from barbtx.api.answers import add_vary
 from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
 from barbtx.errors import BadRequest, NotAcceptable
@@ -59,7 +60,7 @@ class Microversion(Filter):
         values = request.requestHeaders.getRawHeaders(_HEADER, [])
         request.microversion = requested_version(b",".join(values).decode("ascii", "replace"))
         request.setHeader(_HEADER, f"{_SERVICE} {version_text(request.microversion)}".encode())
-        request.responseHeaders.addRawHeader(b"vary", _HEADER)
+        add_vary(request, _HEADER.decode())
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

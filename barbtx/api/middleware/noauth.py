@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,8 @@ from barbtx.api.answers import Answer, apply_answer
 from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
 from barbtx.api.services import Services
-from barbtx.errors import BadRequest, ConfigurationError, Fault
+from barbtx.api.targets import host_of, is_loopback
+from barbtx.errors import BadRequest, ConfigurationError, Fault, MisdirectedRequest
 from barbtx.identity.context import RequestContext
 
 log = Logger()
@@ -26,12 +26,18 @@ _EXPLANATION = "The server could not comply with the request since it is either 
 class NoAuthContext(Filter):
     """Makes the context from ``X-Project-Id``, ``X-User-Id`` and ``X-Roles``.
 
+    A page of another site, open in a browser on this machine, may have the browser ask here under a name of its own
+    (DNS rebinding), and send these headers. So the name must be one that only this machine has.
+
     :ivar admin_role: the role of a request that names none.
+    :ivar hosts: further names that are taken, in lower case; None for any name.
     """
 
     admin_role: str
+    hosts: frozenset[str] | None
 
     def before(self, request: Any) -> None:
+        self._check_host(request)
         project_id = _header(request, b"X-Project-Id")
         if not project_id:
             raise BadRequest("Missing X-Project-Id")
@@ -46,6 +52,16 @@ class NoAuthContext(Filter):
             project_domain_id=_header(request, b"X-Project-Domain-Id"),
         )
 
+    def _check_host(self, request: Any) -> None:
+        authority = request.getHeader(b"host")
+        if self.hosts is None or not authority:
+            # Browsers always send one.
+            return
+        host = host_of(authority)
+        if not is_loopback(host) and host not in self.hosts:
+            raise MisdirectedRequest(
+                "Without authentication the service takes requests only for localhost and loopback addresses. Ask for "
+                "one of these, or have its operator add the name to [api] noauth_hosts.")
 
     def refuse(self, request: Any, fault: Fault) -> bytes:
         """As the reference's framework does: to who asks for JSON in a shape of its own, else as plain text."""
@@ -71,13 +87,6 @@ def _header(request: Any, name: bytes) -> str | None:
     return text
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     """PasteDeploy filter factory.
 
@@ -85,13 +94,14 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     """
     def build_filter(build: Builder, services: Services) -> NoAuthContext:
         api = services.conf.api
-        if not _is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
+        if not is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
             raise ConfigurationError(
                 f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: whoever reaches it may "
                 "read every secret. Bind to 127.0.0.1, or set [api] allow_unauthenticated_remote if you mean it"
             )
         log.warn("no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of whoever "
                  "connects, so it listens on {host} only", host=api.bind_host)
-        return NoAuthContext(build(services), services.conf.admin_role)
+        hosts = None if api.allow_unauthenticated_remote else frozenset(host.lower() for host in api.noauth_hosts)
+        return NoAuthContext(build(services), services.conf.admin_role, hosts)
 
     return lambda build: lambda services: build_filter(build, services)

@@ -32,6 +32,10 @@ class SharedFlights:
         Deferred.fromCoroutine(ask()).addBoth(self._land, key)
         return answer
 
+    def is_awaited(self, key: Hashable) -> bool:
+        """Whether anybody still waits for the answer to a question."""
+        return bool(self._waiting.get(key))
+
     def _leave(self, key: Hashable, answer: Deferred[Any]) -> None:
         waiting = self._waiting.get(key, [])
         if answer in waiting:

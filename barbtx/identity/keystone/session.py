@@ -11,7 +11,7 @@ import attrs
 from oslo_config import cfg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -21,9 +21,11 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.errors import ConfigurationError
 from barbtx.identity.keystone.circuit import Circuit
 from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.identity.keystone.forms import is_usual, may_be_token
+from barbtx.identity.keystone.turns import FAST, SLOWEST, Asker, FairTurns, Suspects, Window
 from barbtx.times import Clock
 from barbtx.tls import client_tls
 
@@ -38,6 +40,10 @@ _RENEW_BEFORE = 60
 
 class _NoAnswer(Exception):
     """Keystone gave none, or none that can be used; the text says why. Another try may help."""
+
+
+class _Broken(_NoAnswer):
+    """Keystone could not answer this question, which says nothing of others."""
 
 
 class _Body(Protocol):
@@ -144,7 +150,9 @@ class KeystoneSession:
     _login: Mapping[str, Any] = attrs.field(repr=False)
     _http: HTTPClient = attrs.field(repr=False)
     _circuit: Circuit
-    _turns: DeferredSemaphore
+    _turns: FairTurns
+    _suspects: Suspects
+    _answered_at: float = attrs.field(default=float("-inf"), init=False)
     _own: _OwnToken | None = attrs.field(default=None, init=False)
     _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
 
@@ -163,20 +171,35 @@ class KeystoneSession:
         pool.maxPersistentPerHost = options.max_requests
         agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
         circuit = Circuit(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
-        return cls(reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit,
-                   DeferredSemaphore(options.max_requests))
+        suspects = Suspects(reactor.seconds)
+        window = Window(reactor.seconds, options.max_requests)
+        turns = FairTurns(window, options.max_waiting_requests, suspects, circuit.unavailable)
+        return cls(reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit, turns,
+                   suspects)
 
-    async def describe_token(self, token: str, *, allow_expired: bool = False) -> Mapping[str, Any] | None:
+    async def describe_token(self, token: str, *, allow_expired: bool = False,
+                             asker: Asker = Asker()) -> Mapping[str, Any] | None:
         """What Keystone knows of a token, or None if it knows it for invalid.
 
         :param allow_expired: whether one is good for a while after its end (for services that act for a user).
+        :param asker: who sent it.
         :raises ServiceUnavailable: Keystone does not say.
         """
+        document = await self._describe(token, allow_expired, asker)
+        if document is None:
+            self._suspects.blame(asker)
+            await deferLater(self.reactor, self._suspects.penalty(asker), lambda: None)
+        return document
+
+    async def _describe(self, token: str, allow_expired: bool, asker: Asker) -> Mapping[str, Any] | None:
         path = "/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
         for _ in range(2):
             own = await self._own_token()
-            status, document = await self._ask(
-                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token})
+            if not may_be_token(token, own.text):
+                return None
+            fastest = FAST if is_usual(token, self.clock.seconds()) else SLOWEST
+            status, document, _ = await self._exchange(
+                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token}, None, asker, fastest)
             if status == 200:
                 if not isinstance(document.get("token"), dict):
                     break
@@ -200,7 +223,7 @@ class KeystoneSession:
         return self._logins.join("login", self._log_in)
 
     async def _log_in(self) -> _OwnToken:
-        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login)
+        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login, Asker(), FAST)
         try:
             if status != 201:
                 raise ValueError
@@ -212,31 +235,32 @@ class KeystoneSession:
             raise self._circuit.unavailable() from None
         return self._own
 
-    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
-        status, document, _ = await self._exchange(method, path, headers, None)
-        return status, document
-
-    async def _exchange(self, method: str, path: str, headers: Mapping[str, str],
-                        document: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None,
+                        asker: Asker, fastest: int) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         """One question, tried several times if need be.
 
         :raises ServiceUnavailable: there is no answer.
         """
         self._circuit.check()
-        if len(self._turns.waiting) >= self.options.max_waiting_requests:
-            raise self._circuit.unavailable()
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self.options.http_request_max_retries),
-            wait=wait_random_exponential(multiplier=0.1, max=1), retry=retry_if_exception_type(_NoAnswer),
-            sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
-        try:
-            answer = await self._turns.run(
-                lambda: Deferred.fromCoroutine(self._take_turn(retrying, method, path, headers, document)))
-        except _NoAnswer as problem:
-            self._circuit.failed()
-            log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem),
-                     log_outage=True)
-            raise self._circuit.unavailable() from None
+        async with self._turns.turn(asker, fastest) as lane:
+            begun = self.reactor.seconds()
+            retries = self.options.http_request_max_retries if lane == FAST else 0
+            retrying = AsyncRetrying(
+                stop=stop_after_attempt(1 + retries), wait=wait_random_exponential(multiplier=0.1, max=1),
+                retry=retry_if_exception_type(_NoAnswer),
+                sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
+            try:
+                answer = await self._take_turn(retrying, method, path, headers, document)
+            except _NoAnswer as problem:
+                self._turns.window.unanswered(begun)
+                # A question that Keystone cannot answer says nothing of Keystone while it answers others.
+                if self._answered_at < begun and not isinstance(problem, _Broken):
+                    self._circuit.failed()
+                log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem),
+                         log_outage=True)
+                raise self._circuit.unavailable() from None
+            self._answered_at = self.reactor.seconds()
+            self._turns.window.answered()
         self._circuit.succeeded()
         return answer
 
@@ -257,7 +281,9 @@ class KeystoneSession:
         except Exception as problem:
             # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
             raise _NoAnswer(type(problem).__name__) from None
-        if status >= 500 or status == 429 or not isinstance(found, dict):
+        if status == 500:
+            raise _Broken("status 500")
+        if status > 500 or status == 429 or not isinstance(found, dict):
             raise _NoAnswer(f"status {status}")
         return status, found, answered
 

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from barbtx.errors import ServiceUnavailable, Unauthorized
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
+from barbtx.identity.keystone.turns import Asker
 from barbtx.times import Clock
 
 log = Logger()
@@ -107,18 +108,20 @@ class TokenValidator:
         """Sizes of the caches, for the report to an operator."""
         return {"good": len(self._valid), "bad": len(self._invalid)}
 
-    def validate(self, token: bytes, *, allow_expired: bool = False) -> Deferred[Identity]:
+    def validate(self, token: bytes, *, allow_expired: bool = False, asker: Asker = Asker()) -> Deferred[Identity]:
         """Whom a token stands for, asked of Keystone.
 
         :param allow_expired: whether one is good for a while after its end.
+        :param asker: who sent it.
         :raises InvalidToken: (asynchronously) nobody.
         :raises ServiceUnavailable: (asynchronously) Keystone does not say.
         """
         key = self._key(token, allow_expired)
-        return self._flights.join(key, lambda: self._ask(key, token.decode("ascii"), allow_expired))
+        asker = attrs.evolve(asker, is_waiting=lambda: self._flights.is_awaited(key))
+        return self._flights.join(key, lambda: self._ask(key, token.decode("ascii"), allow_expired, asker))
 
-    async def _ask(self, key: bytes, token: str, allow_expired: bool) -> Identity:
-        document = await self.session.describe_token(token, allow_expired=allow_expired)
+    async def _ask(self, key: bytes, token: str, allow_expired: bool, asker: Asker) -> Identity:
+        document = await self.session.describe_token(token, allow_expired=allow_expired, asker=asker)
         if document is None:
             self._invalid[key] = True
             raise InvalidToken

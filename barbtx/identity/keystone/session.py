@@ -22,6 +22,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError, ServiceUnavailable
+from barbtx.identity.keystone.access_rules import SUPPORT_HEADER
 from barbtx.identity.keystone.circuit import Circuit
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.times import Clock
@@ -176,7 +177,7 @@ class KeystoneSession:
         for _ in range(2):
             own = await self._own_token()
             status, document = await self._ask(
-                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token})
+                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token, **SUPPORT_HEADER})
             if status == 200:
                 if not isinstance(document.get("token"), dict):
                     break

@@ -61,6 +61,10 @@ class _Ticket:
     abandoned: bool = False
 
 
+class Raced(Exception):
+    """Another transaction removed what this one relies on; work that raises it is run again from the start."""
+
+
 class Abandoned(Exception):
     """Nobody waits for this transaction any more; it was rolled back."""
 
@@ -112,8 +116,9 @@ class Database:
     def interact(self, work: Callable[[Session], T], *, write: bool = True) -> Deferred[T]:
         """Run work in one transaction, in a thread of the database.
 
-        Work may be run again from the start, after a deadlock or on a connection that turned out to be dead; it must
-        have no effect but through its session. Cancelling the Deferred gives the transaction up; unless its commit is
+        Work may be run again from the start, after a deadlock, on a connection that turned out to be dead, or if a
+        constraint fails: other transactions may have made or removed what it had looked for. It must have no effect but
+        through its session. Cancelling the Deferred gives the transaction up; unless its commit is
         already under way it is rolled back.
 
         :param work: a blocking function of a session that returns plain data.
@@ -172,6 +177,10 @@ class Database:
                     committing = True
                     session.commit()
                     return result
+            except (Raced, exc.IntegrityError):
+                attempt += 1
+                if attempt > self.max_retries:
+                    raise
             except exc.DataError as problem:
                 log.warn("the database does not take a value: {code}", code=_code(problem))
                 raise BadRequest("A value is too long, too large or has characters that cannot be kept.") from None

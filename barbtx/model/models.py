@@ -295,23 +295,34 @@ class IdempotencyKey(Base):
 
 
 class TransportKey(Base):
-    """A key with which clients wrap payloads for one secret store; of the deployment, not of a project."""
+    """A key with which clients wrap payloads for one secret store; of the deployment, not of a project.
+
+    ``digest`` stands for plugin and key, which are too long for an index, in the row that stores give out. Administrators
+    may add the same key again, without a digest.
+    """
 
     __tablename__ = "transport_keys"
-    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"), _MYSQL)
+    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"),
+                      Index("ix_transport_keys_digest", "digest", unique=True), _MYSQL)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     plugin_name: Mapped[str] = mapped_column(Text)
     transport_key: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
     updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
 class SecretStore(Base):
-    """A configured backend for payloads, where several are configured; kept in line with the configuration."""
+    """A configured backend for payloads, where several are configured; kept in line with the configuration.
+
+    ``crypto_plugin`` is empty where there is none: to a unique index all nulls are different.
+    """
 
     __tablename__ = "secret_stores"
+    __table_args__ = (
+        Index("ix_secret_stores_store_plugin_crypto_plugin", "store_plugin", "crypto_plugin", unique=True), _MYSQL)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     store_plugin: Mapped[str] = mapped_column(String(255))

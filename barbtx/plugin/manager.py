@@ -184,6 +184,10 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
                         attrs.evolve(context, crypto_plugins=plugins))
         backends.append(Backend(store, ConfiguredStore(section.secret_store_plugin, own, section.global_default,
                                                        store.get_plugin_name())))
+    kinds = [(backend.configured.store_plugin, backend.configured.crypto_plugin) for backend in backends]
+    for store, crypto_plugin in kinds:
+        if kinds.count((store, crypto_plugin)) > 1:
+            raise ConfigurationError(f"several [secretstore:…] sections have the same plugins, {store} and {crypto_plugin}")
     if sum(backend.configured.global_default for backend in backends) != 1:
         raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")
     return tuple(backends)

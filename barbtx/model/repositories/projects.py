@@ -11,6 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from barbtx.model.database import Raced
 from barbtx.model.models import Project
 
 T = TypeVar("T")
@@ -20,7 +21,10 @@ def find_or_create(session: Session, find: Callable[[], T | None], create: Calla
                    race_hook: Callable[[], None] = lambda: None) -> T:
     """Find a row, or make it; if another transaction makes it first, find that one.
 
+    A constraint must make the second creation fail, and a ``find`` that comes after it must see the other's row.
+
     :param race_hook: called between the search and the creation, for tests to be that other transaction.
+    :raises Raced: the other transaction's row is gone again.
     """
     found = find()
     if found is not None:
@@ -33,7 +37,7 @@ def find_or_create(session: Session, find: Callable[[], T | None], create: Calla
         pass
     found = find()
     if found is None:
-        raise LookupError("made, but not to be found")
+        raise Raced
     return found
 
 

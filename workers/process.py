@@ -13,11 +13,13 @@ from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from workers.keystone_notifications import make_notification_consumer
 from workers.orders import make_order_consumer
+from workers.project_remover import make_project_remover
 from workers.retry_scheduler import RetryScheduler
 
 
 def make_worker(reactor: Any, foundation: Foundation) -> Service:
-    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications, if wanted.
+    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications and
+    what removes deleted projects, if wanted.
 
     :raises ConfigurationError: there is no queue to take anything from.
     """
@@ -34,7 +36,9 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
         Abandon(lambda: consumer.abandoned).setServiceParent(stack)
         consumer.setServiceParent(working)
     if conf.keystone_notifications.enable:
-        make_notification_consumer(reactor, conf, foundation.remove_project(), refuse).setServiceParent(working)
+        remover = make_project_remover(reactor, conf, foundation.step_removal())
+        remover.setServiceParent(working)
+        make_notification_consumer(reactor, conf, foundation.removals(), remover.wake, refuse).setServiceParent(working)
     DatabaseService(foundation.database).setServiceParent(stack)
     CheckedStart(foundation, working, refuse).setServiceParent(stack)
     return stack

@@ -1,4 +1,4 @@
-"""``barbtx-manage``: the schema, the master key, the policy and the dead letters."""
+"""``barbtx-manage``: the schema, the master key, the policy, the dead letters and the removals of projects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from txamqp.client import Closed
 
+from barbtx.cmd import removals
 from barbtx.config import load
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, NotFound
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
 from barbtx.model.migration import alembic_config
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ConfigurationError, OSError, exc.DBAPIError, Refused, Closed) as problem:
+    except (ConfigurationError, NotFound, OSError, exc.DBAPIError, Refused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
@@ -70,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     check = policy.add_parser("check", help="name what the rules allow beyond a project or into what is private; "
                                             "exit status 3 if there is any, 1 if the rules have an error")
     check.set_defaults(run=_check_policy)
+
+    removals.add_commands(categories)
     return parser
 
 

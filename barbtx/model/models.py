@@ -62,6 +62,26 @@ class Project(Base):
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
+class ProjectRemoval(Base):
+    """A project that Keystone is said to have deleted, by Keystone's id; the row outlives the project's own.
+
+    ``due_at`` is null until Keystone has confirmed that the project is gone; from then on nothing can be added to it.
+    ``kept_until`` is set once everything is removed: until then a token that is still remembered adds nothing either.
+    """
+
+    __tablename__ = "project_removals"
+
+    project_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    requested_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    due_at: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    kept_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    retry_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
+    attempts: Mapped[int] = mapped_column(Integer)
+    problem: Mapped[str | None] = mapped_column(String(255))
+    lease: Mapped[str | None] = mapped_column(_Id)
+    leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
+
+
 class Secret(Base):
     """A secret's metadata. ``content_type`` and what follows it are set once a payload is there."""
 

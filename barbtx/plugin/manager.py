@@ -147,6 +147,11 @@ class StoreManager:
                 return store
         raise LookupError(f"the secret store {name} is not enabled")
 
+    def forget_project(self, project_id: str) -> None:
+        """Have the stores forget what they remember of a project, such as its keys, and read it again when it is needed."""
+        for store in self.stores:
+            getattr(store, "forget_project", lambda project_id: None)(project_id)
+
     async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
         stores = self.stores
         if self.backends:

@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
+from barbtx.errors import Fault, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
+from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
 from barbtx.plugin import resources
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
@@ -86,7 +87,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         except NotFound:
             raise NoSuchEntity("there is no such order") from None
         if lease is None:
-            log.info("order {order_id} is done, or in another worker's hand", order_id=order_id)
+            log.info("order {order_id} is done, in another worker's hand, or of a project that is being removed",
+                     order_id=order_id)
         return lease
 
     async def handle_processing(self, lease: Lease, order_id: str, project_id: str) -> Outcome:
@@ -107,7 +109,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception,
                            order_id: str, project_id: str) -> None:
-        if isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
+        if isinstance(exception, ProjectClosed):
+            await self._wait_for_project(lease)
+        elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self.orders.retry(lease, "process_type_order", wait)
         else:
@@ -120,12 +124,28 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             await self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000)
         else:
             try:
-                await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
-            except LeaseLost:
-                for secret in outcome.made.secrets:
-                    await resources.delete_secret(self.stores, secret)
-                raise
+                await self._complete(lease, outcome)
+            except KEKGone:
+                self.stores.forget_project(project_id)
+                await self._complete(lease, await self.handle_processing(lease, order_id, project_id))
+            except ProjectClosed:
+                await self._wait_for_project(lease)
+                return
             await self._forget_passphrase(lease)
+
+    async def _complete(self, lease: Lease, outcome: Outcome) -> None:
+        follow_on = outcome.follow_on
+        try:
+            await self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
+        except (LeaseLost, ProjectClosed):
+            for secret in outcome.made.secrets:
+                await resources.delete_secret(self.stores, secret)
+            raise
+
+    async def _wait_for_project(self, lease: Lease) -> None:
+        """Let go of an order whose project is about to be removed: it goes on if that is cancelled."""
+        log.info("order {order_id} waits: its project was deleted in Keystone", order_id=lease.order.id)
+        await self.orders.release(lease)
 
     async def _forget_passphrase(self, lease: Lease) -> None:
         """Its row is gone with the order's last task; a store of its own may have it still."""

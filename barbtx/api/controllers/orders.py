@@ -76,19 +76,23 @@ class OrdersController(Controller):
         ref = call.ref("orders", order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
-        passphrase = None
-        if wanted.passphrase is not None:
-            passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
-                                                         wanted.passphrase)
         answer = Answer(202, {"order_ref": ref}, headers={"Location": ref})
-        try:
-            await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id,
-                                         task, services.conf.retry_scheduler.first_publish_seconds, passphrase,
-                                         call.use(answer))
-        except (BarbtxError, DuplicateKey):
-            if passphrase is not None:
-                await resources.delete_payload(services.stores, passphrase)
-            raise
+
+        async def write() -> None:
+            passphrase = None
+            if wanted.passphrase is not None:
+                passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
+                                                             wanted.passphrase)
+            try:
+                await services.orders.create(order_id, context.project_id, document["type"], wanted.meta,
+                                             context.user_id, task, services.conf.retry_scheduler.first_publish_seconds,
+                                             passphrase, call.use(answer))
+            except (BarbtxError, DuplicateKey):
+                if passphrase is not None:
+                    await resources.delete_payload(services.stores, passphrase)
+                raise
+
+        await resources.with_current_key(services.stores, context.project_id, write)
         sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id)
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)

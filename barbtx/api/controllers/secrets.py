@@ -139,14 +139,21 @@ class SecretsController(Controller):
         )
         ref = call.ref("secrets", secret.id)
         refs = {"secret_ref": ref}
+        key = None
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
-            stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
-            secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
             refs["transport_key_ref"] = await _transport_key_ref(call, secret)
         answer = Answer(201, refs, headers={"Location": ref})
-        await _or_forget(call, secret, services.secrets.create(secret, call.use(answer)))
+
+        async def write() -> None:
+            new = secret
+            if payload is not None:
+                stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
+                new = attrs.evolve(secret, payload=stored)
+            await _or_forget(call, new, services.secrets.create(new, call.use(answer)))
+
+        await resources.with_current_key(services.stores, context.project_id, write)
         return answer
 
 
@@ -268,9 +275,13 @@ class SecretController(OneSecret):
         if secret.content_type is not None:
             raise Conflict("Secret already has data, cannot modify it.")
         key = await _transport_key(call, call.query.get("transport_key_id"))
-        stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
-        written = call.services.secrets.add_payload(secret.id, stored)
-        await _or_forget(call, attrs.evolve(secret, payload=stored), written)
+
+        async def write() -> None:
+            stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
+            written = call.services.secrets.add_payload(secret.id, stored)
+            await _or_forget(call, attrs.evolve(secret, payload=stored), written)
+
+        await resources.with_current_key(call.services.stores, secret.project_id, write)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))

@@ -9,6 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
+from barbtx.errors import ServiceUnavailable
 from barbtx.model.database import Database
 from barbtx.model.models import KEK, Project
 from barbtx.model.records import KEKMeta
@@ -16,6 +17,13 @@ from barbtx.model.repositories.projects import find_or_create, project_key
 from barbtx.times import Clock, utcnow
 
 KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_length, KEK.mode, KEK.plugin_meta)
+
+
+class KEKGone(ServiceUnavailable):
+    """A payload was encrypted under a project key that the database does not have any more; nothing was stored."""
+
+    def __init__(self) -> None:
+        super().__init__("The project's key was replaced meanwhile; please try again.", retry_after=1)
 
 
 @attrs.frozen
@@ -35,6 +43,7 @@ class KEKRepo:
         """Make a key the project's active one; if there is one already, by now, that one is the answer.
 
         :param race_hook: as in :func:`find_or_create`.
+        :raises ProjectClosed: the project was deleted in Keystone.
         """
         def work(session: Session) -> KEKMeta:
             now = utcnow(self.clock)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -20,9 +21,9 @@ from barbtx.model.records import (
 )
 from barbtx.model.repositories.containers import insert_container
 from barbtx.model.repositories.idempotency import KeyUse, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
-from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.projects import is_closed, project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.model.repositories.secrets import insert_secret
 from barbtx.times import Clock, utcnow
@@ -62,6 +63,8 @@ class OrderRepo:
         :param passphrase: where the passphrase is kept for the task.
         :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
+        :raises ProjectClosed: it was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the passphrase was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -74,7 +77,7 @@ class OrderRepo:
                 creator_id=creator_id, status=PENDING, created_at=now, updated_at=now,
             ))
             if passphrase is not None:
-                session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
+                _insert_passphrase(session, order_id, passphrase)
             session.execute(insert(_T).values(
                 order_id=order_id, retry_task=task.method, retry_kwargs=json.dumps(dict(task.kwargs)),
                 retry_at=now + datetime.timedelta(seconds=retry_after), retry_count=0, created_at=now,
@@ -138,6 +141,8 @@ class OrderRepo:
     def claim(self, order_id: str, project_id: str, seconds: float) -> Deferred[Lease | None]:
         """Take an order in hand, unless it is done or in another's hand: then the answer is None.
 
+        So it is while the order's project is about to be removed: if that is cancelled, the order goes on.
+
         :param seconds: for how long the claim holds unless it is renewed.
         :raises NotFound: there is no such order.
         """
@@ -148,6 +153,8 @@ class OrderRepo:
             if order is None:
                 raise NotFound("Order not found.")
             now = utcnow(self.clock)
+            if is_closed(session, project_id, now):
+                return None
             until = now + datetime.timedelta(seconds=seconds)
             # No lease ends so much later than now, unless the clock was set back since it was given.
             never = until + datetime.timedelta(seconds=seconds) + _CLOCKS_DIFFER
@@ -181,6 +188,8 @@ class OrderRepo:
         """Store what an order made and turn it ACTIVE, in one transaction.
 
         :raises LeaseLost: nothing was stored.
+        :raises ProjectClosed: the order's project was deleted in Keystone; nothing was stored.
+        :raises KEKGone: the key is gone under which something was encrypted; nothing was stored.
         """
         now = utcnow(self.clock)
 
@@ -270,6 +279,15 @@ def _select():
 def _find(session: Session, order_id: str, project_id: str) -> Order | None:
     row = session.execute(_select().where(_O.id == order_id, models.Project.external_id == project_id)).first()
     return Order(*row) if row else None
+
+
+def _insert_passphrase(session: Session, order_id: str, passphrase: StoredPayload) -> None:
+    """:raises KEKGone: the key is gone under which it was encrypted."""
+    try:
+        session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
+    except IntegrityError:
+        # The order was inserted a moment ago: it can only be the key.
+        raise KEKGone from None
 
 
 def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:

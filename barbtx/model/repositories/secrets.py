@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -20,9 +21,9 @@ from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Pag
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, consumers_of
 from barbtx.model.repositories.idempotency import KeyUse, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
-from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.projects import project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce
 from barbtx.times import Clock, utcnow
 
@@ -61,6 +62,8 @@ class SecretRepo:
 
         :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
+        :raises ProjectClosed: it was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the payload was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -129,6 +132,8 @@ class SecretRepo:
 
         :raises NotFound: the secret is gone, or has expired.
         :raises Conflict: it has a payload.
+        :raises ProjectClosed: its project was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the payload was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -141,6 +146,7 @@ class SecretRepo:
                 if find_secret(session, secret_id, None, now) is None:
                     raise NotFound("Secret not found.")
                 raise Conflict("Secret already has data, cannot modify it.")
+            require_open(session, _S, secret_id, now)
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)
@@ -239,8 +245,14 @@ def _payload_columns(payload: StoredPayload) -> dict[str, str]:
 
 
 def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
-    if payload.datum is not None:
+    """:raises KEKGone: the key is gone under which the payload was encrypted."""
+    if payload.datum is None:
+        return
+    try:
         session.execute(insert(_D).values(
             secret_id=secret_id, kek_id=payload.datum.kek.id, cypher_text=payload.datum.cypher_text,
             kek_meta_extended=payload.datum.kek_meta_extended,
         ))
+    except IntegrityError:
+        # The secret is there, and in this transaction's hand: it can only be the key.
+        raise KEKGone from None

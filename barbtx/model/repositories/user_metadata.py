@@ -13,7 +13,7 @@ from barbtx.errors import Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.models import SecretUserMetadatum as _M
-from barbtx.model.repositories.acls import touch
+from barbtx.model.repositories.acls import touch, touch_to_add
 from barbtx.times import Clock, utcnow
 
 
@@ -33,9 +33,10 @@ class UserMetadataRepo:
         """Set all of a secret's metadata.
 
         :raises NotFound: the secret is gone.
+        :raises ProjectClosed: its project was deleted in Keystone.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             session.execute(delete(_M).where(_M.secret_id == secret_id))
             if metadata:
                 session.execute(insert(_M), [{"secret_id": secret_id, "key": key, "value": value}
@@ -47,10 +48,11 @@ class UserMetadataRepo:
         """Add one key.
 
         :raises NotFound: the secret is gone.
+        :raises ProjectClosed: its project was deleted in Keystone.
         :raises Conflict: the key is there.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
                 raise Conflict(f"Conflict. Key in request is already in the secret metadata: {key}")
             session.execute(insert(_M).values(secret_id=secret_id, key=key, value=value))
@@ -61,9 +63,10 @@ class UserMetadataRepo:
         """Change one key's value.
 
         :raises NotFound: the key is gone.
+        :raises ProjectClosed: the secret's project was deleted in Keystone.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             changed = session.execute(update(_M).where(_M.secret_id == secret_id, _M.key == key).values(value=value))
             if changed.rowcount != 1:
                 raise NotFound("Secret metadata not found.")

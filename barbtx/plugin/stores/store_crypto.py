@@ -117,6 +117,11 @@ class StoreCrypto:
             self.cache[name, project_id] = kek
         return kek
 
+    def forget_project(self, project_id: str) -> None:
+        """Read the project's key again when it is needed: the one that is remembered is gone."""
+        for plugin in self.plugins:
+            self.cache.pop((full_name(plugin), project_id), None)
+
     async def check(self) -> None:
         """Make sure that the crypto plugins can unwrap the keys that are there.
 

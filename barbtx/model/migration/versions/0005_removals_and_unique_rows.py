@@ -27,6 +27,21 @@ _KEYS = sa.table("transport_keys", sa.column("id"), sa.column("plugin_name"), sa
 
 
 def upgrade() -> None:
+    op.create_table(
+        "project_removals",
+        sa.Column("project_id", sa.String(255), nullable=False),
+        sa.Column("requested_at", _TIME, nullable=False),
+        sa.Column("due_at", _TIME, nullable=True),
+        sa.Column("kept_until", _TIME, nullable=True),
+        sa.Column("retry_at", _TIME, nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("problem", sa.String(255), nullable=True),
+        sa.Column("lease", sa.String(36), nullable=True),
+        sa.Column("leased_until", _TIME, nullable=True),
+        sa.PrimaryKeyConstraint("project_id", name="pk_project_removals"),
+        **_MYSQL,
+    )
+    op.create_index("ix_project_removals_retry_at", "project_removals", ["retry_at"])
     _merge_secret_stores()
     op.create_index("ix_secret_stores_store_plugin_crypto_plugin", "secret_stores", ["store_plugin", "crypto_plugin"],
                     unique=True)
@@ -68,5 +83,5 @@ def downgrade() -> None:
     op.drop_index("ix_transport_keys_digest", "transport_keys")
     op.drop_column("transport_keys", "digest")
     op.drop_index("ix_secret_stores_store_plugin_crypto_plugin", "secret_stores")
-    connection = op.get_bind()
-    connection.execute(sa.update(_STORES).where(_STORES.c.crypto_plugin == "").values(crypto_plugin=None))
+    op.get_bind().execute(sa.update(_STORES).where(_STORES.c.crypto_plugin == "").values(crypto_plugin=None))
+    op.drop_table("project_removals")

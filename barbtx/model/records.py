@@ -256,8 +256,9 @@ class Removal:
 
 @attrs.frozen
 class RemovalClaim:
-    """A worker's claim on the next step of a removal; ``attempt`` counts from 1.
+    """A worker's claim on the next step of a removal.
 
+    :ivar attempt: one more than the step has failed so far.
     :ivar confirmed: whether Keystone has said that the project is gone, so that the step is to remove it.
     :ivar age: seconds since the step became due.
     """

@@ -119,7 +119,7 @@ class StepRemoval:
         """
         try:
             try:
-                await self._step(claim)
+                await self._renewing(claim)
             except ServiceUnavailable as problem:
                 log.warn("the removal of project {project_id} waits: {reason}", project_id=claim.project_id,
                          reason=problem.description)
@@ -135,6 +135,18 @@ class StepRemoval:
             log.info("the removal of project {project_id} was cancelled, or another worker took it over",
                      project_id=claim.project_id)
 
+    async def _renewing(self, claim: RemovalClaim) -> None:
+        renewal = LoopingCall(self._renew, claim)
+        renewal.clock = self.clock
+        renewing = renewal.start(self.removals.lease_seconds / 3, now=False)
+        # What the removal is lost to, its next transaction finds out too.
+        renewing.addErrback(lambda failure: failure.trap(RemovalLost))
+        try:
+            await self._step(claim)
+        finally:
+            if renewal.running:
+                renewal.stop()
+
     async def _step(self, claim: RemovalClaim) -> None:
         project_id = claim.project_id
         if await self.directory.exists(project_id):
@@ -142,7 +154,7 @@ class StepRemoval:
             log.warn("project {project_id} exists in Keystone, although a notification says that it was deleted: nothing "
                      "of it is removed", project_id=project_id)
         elif claim.confirmed:
-            count = await self._remove(claim)
+            count = await self.remove.run(claim)
             log.info("project {project_id} was deleted in Keystone; {count} secrets went with it", project_id=project_id,
                      count=count)
         else:
@@ -150,17 +162,6 @@ class StepRemoval:
             log.warn("project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is removed "
                      "at {due} UTC unless 'barbtx-manage removals cancel' is told otherwise", project_id=project_id,
                      due=due.isoformat(" ", "seconds"))
-
-    async def _remove(self, claim: RemovalClaim) -> int:
-        renewal = LoopingCall(self._renew, claim)
-        renewal.clock = self.clock
-        renewing = renewal.start(self.removals.lease_seconds / 3, now=False)
-        renewing.addErrback(lambda failure: failure.trap(RemovalLost))
-        try:
-            return await self.remove.run(claim)
-        finally:
-            if renewal.running:
-                renewal.stop()
 
     async def _renew(self, claim: RemovalClaim) -> None:
         try:

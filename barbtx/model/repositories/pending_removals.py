@@ -96,7 +96,7 @@ class PendingRemovalRepo:
             if row is None:
                 return None
             session.execute(update(_R).where(_R.project_id == row.project_id).values(
-                lease=token, leased_until=self._lease_end(now), attempts=row.attempts + 1))
+                lease=token, leased_until=self._lease_end(now)))
             age = (now - (row.due_at or row.requested_at)).total_seconds()
             return RemovalClaim(row.project_id, token, row.attempts + 1, row.due_at is not None, age)
 
@@ -146,7 +146,7 @@ class PendingRemovalRepo:
         """
         def values(now: datetime.datetime) -> dict[str, object]:
             return {"retry_at": now + datetime.timedelta(seconds=seconds), "problem": problem and problem[:255],
-                    "attempts": claim.attempt if counts else claim.attempt - 1, "lease": None, "leased_until": None}
+                    "attempts": claim.attempt - (not counts), "lease": None, "leased_until": None}
 
         return self._change(claim, values)
 

@@ -109,8 +109,8 @@ class ProjectClosed(Conflict):
     """The project was deleted in Keystone; it takes nothing new."""
 
     def __init__(self) -> None:
-        super().__init__("Nothing can be added to this project: it was deleted in Keystone, and what it has here is to be "
-                         "removed. If it shall stay, an operator can cancel the removal.")
+        super().__init__("Nothing can be added to this project: it was deleted in Keystone, and what it has here is to "
+                         "be removed. If it shall stay, an operator can cancel the removal.")
 
 
 class UnprocessableContent(BarbtxError):

@@ -96,8 +96,9 @@ class Foundation:
         # As long as an API process may remember a token, and a little longer.
         closed = max(options.closed_seconds, self.conf.keystone_authtoken.token_cache_time + 60)
         remove = RemoveProject(ProjectRemovalRepo(self.database, self.clock, closed), self.stores, options.batch_size)
-        return StepRemoval(self.reactor, self.removals(), ProjectDirectory.from_config(self.reactor, self.clock, self.conf),
-                           remove, options.grace_seconds, options.retry_seconds_max)
+        directory = ProjectDirectory.from_config(self.reactor, self.clock, self.conf)
+        return StepRemoval(self.reactor, self.removals(), directory, remove, options.grace_seconds,
+                           options.retry_seconds_max)
 
     async def check(self) -> None:
         """Make sure that database and keys belong to this release and configuration.

@@ -112,7 +112,7 @@ def _load(text: bytes | str) -> Mapping[str, Any]:
 
 def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Callable[[], None], attempts: int,
                          longest_wait: float) -> Callable[[bytes], Awaitable[None]]:
-    """What handles a notification: notes the project whose deletion it tells of, so that the message is not needed more.
+    """What handles a notification: notes the project whose deletion it tells of; then the message is done with.
 
     :param wake: called when something was noted.
     :param attempts: how often that may fail; that the database was out of reach is no failure.
@@ -133,12 +133,12 @@ def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Calla
             wait=wait_random_exponential(max=longest_wait),
             sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
             before_sleep=lambda state: log.warn(
-                "the notification that project {project_id} was deleted could not be noted and is tried again: {reason}",
+                "the deletion of project {project_id} could not be noted and is tried again: {reason}",
                 project_id=project_id, reason=type(state.outcome.exception()).__name__), reraise=True)
         try:
             removal = await retrying(note)
         except Exception:
-            log.failure("the notification that project {project_id} was deleted could not be noted", project_id=project_id)
+            log.failure("the deletion of project {project_id} could not be noted", project_id=project_id)
             raise BadMessage("the project's removal could not be noted") from None
         if removal.kept_until is not None:
             log.info("a notification says again that project {project_id} was deleted; it is removed already",

@@ -1,7 +1,7 @@
 """Carries out the removals of projects that are noted in the database.
 
-Any number of workers may run it. Each step belongs to one of them by a lease, and whatever a worker leaves behind when it
-dies, another takes up.
+Any number of workers may run it. Each step belongs to one of them by a lease, and whatever a worker leaves behind when
+it dies, another takes up.
 """
 
 from __future__ import annotations

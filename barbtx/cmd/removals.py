@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def add_commands(categories: Any) -> None:
     """Add the commands to the parser's categories."""
-    removals = categories.add_parser("removals", help="projects that are to be removed, since Keystone has deleted them")
+    removals = categories.add_parser("removals", help="projects that are to be removed: Keystone has deleted them")
     actions = removals.add_subparsers(required=True, metavar="action")
     show = actions.add_parser("list", help="show them: project, state, when it is due, what keeps it")
     show.set_defaults(run=_list)
@@ -59,7 +59,8 @@ def _list(options: argparse.Namespace) -> None:
 
 def _cancel(options: argparse.Namespace) -> None:
     now = utcnow(WallClock())
-    removal = _transact(load(options.config_file, options.set), lambda session: cancel_removal(session, options.project))
+    conf = load(options.config_file, options.set)
+    removal = _transact(conf, lambda session: cancel_removal(session, options.project))
     if removal.kept_until is not None:
         said = "project {} was removed; it can be added to again"
     elif removal.due is not None and removal.due <= now:

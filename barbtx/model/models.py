@@ -317,8 +317,8 @@ class IdempotencyKey(Base):
 class TransportKey(Base):
     """A key with which clients wrap payloads for one secret store; of the deployment, not of a project.
 
-    ``digest`` stands for plugin and key, which are too long for an index, in the row that stores give out. Administrators
-    may add the same key again, without a digest.
+    ``digest`` stands for plugin and key, which are too long for an index, in the row that stores give out.
+    Administrators may add the same key again, without a digest.
     """
 
     __tablename__ = "transport_keys"

@@ -148,7 +148,7 @@ class StoreManager:
         raise LookupError(f"the secret store {name} is not enabled")
 
     def forget_project(self, project_id: str) -> None:
-        """Have the stores forget what they remember of a project, such as its keys, and read it again when it is needed."""
+        """Have the stores forget what they remember of a project, such as its keys, and read it again when needed."""
         for store in self.stores:
             getattr(store, "forget_project", lambda project_id: None)(project_id)
 
@@ -192,7 +192,8 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
     kinds = [(backend.configured.store_plugin, backend.configured.crypto_plugin) for backend in backends]
     for store, crypto_plugin in kinds:
         if kinds.count((store, crypto_plugin)) > 1:
-            raise ConfigurationError(f"several [secretstore:…] sections have the same plugins, {store} and {crypto_plugin}")
+            raise ConfigurationError(f"several [secretstore:…] sections have the same plugins, {store} and "
+                                     f"{crypto_plugin}")
     if sum(backend.configured.global_default for backend in backends) != 1:
         raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")
     return tuple(backends)

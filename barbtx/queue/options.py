@@ -64,15 +64,15 @@ OPTIONS = {
                      help="Seconds between Keystone's confirmation that a project is gone and its removal; meanwhile "
                           "nothing can be added to it, and barbtx-manage can cancel the removal."),
         cfg.FloatOpt("closed_seconds", default=86400.0, min=0,
-                     help="Seconds after its removal in which nothing can be added to a project under a token that is still "
-                          "remembered; never less than [keystone_authtoken] token_cache_time and a minute."),
+                     help="Seconds after its removal in which nothing can be added to a project under a token that is "
+                          "still remembered; never less than [keystone_authtoken] token_cache_time and a minute."),
         cfg.BoolOpt("system_scope", default=False,
                     help="Whether to ask Keystone about projects with a token for the whole system, for which the role "
                          "reader on it is enough; one for the project of [keystone_authtoken] needs the role admin."),
         cfg.FloatOpt("interval_seconds", default=5.0, min=0.1, help="Interval of the looks for removals that are due."),
         cfg.IntOpt("max_unconfirmed", default=10000, min=1,
-                   help="Projects that may wait for Keystone to confirm that they are gone; further notifications wait in "
-                        "the queue."),
+                   help="Projects that may wait for Keystone to confirm that they are gone; further notifications wait "
+                        "in the queue."),
         cfg.IntOpt("max_attempts", default=10, min=1,
                    help="How often a removal may fail before it waits for an operator, or for its notification to come "
                         "again; that something is out of reach is no failure."),

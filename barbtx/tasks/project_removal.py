@@ -99,7 +99,7 @@ class RemoveProject:
 
 @attrs.frozen
 class StepRemoval:
-    """Does the next step of a removal: has it confirmed by Keystone or, once it is due and Keystone still says so, done.
+    """Does the next step of a removal: has Keystone confirm it or, once it is due and Keystone still says so, removes.
 
     :ivar grace: seconds between the two.
     :ivar longest_wait: seconds between two tries, at most.
@@ -151,16 +151,16 @@ class StepRemoval:
         project_id = claim.project_id
         if await self.directory.exists(project_id):
             await self.removals.withdraw(claim)
-            log.warn("project {project_id} exists in Keystone, although a notification says that it was deleted: nothing "
-                     "of it is removed", project_id=project_id)
+            log.warn("project {project_id} exists in Keystone, although a notification says that it was deleted: its "
+                     "removal is cancelled", project_id=project_id)
         elif claim.confirmed:
             count = await self.remove.run(claim)
-            log.info("project {project_id} was deleted in Keystone; {count} secrets went with it", project_id=project_id,
-                     count=count)
+            log.info("project {project_id} was deleted in Keystone; {count} secrets went with it",
+                     project_id=project_id, count=count)
         else:
             due = await self.removals.confirm(claim, self.grace)
-            log.warn("project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is removed "
-                     "at {due} UTC unless 'barbtx-manage removals cancel' is told otherwise", project_id=project_id,
+            log.warn("project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is "
+                     "removed at {due} UTC; 'barbtx-manage removals cancel' prevents that", project_id=project_id,
                      due=due.isoformat(" ", "seconds"))
 
     async def _renew(self, claim: RemovalClaim) -> None:
@@ -176,8 +176,8 @@ class StepRemoval:
         reason = str(problem) if isinstance(problem, NotRemoved) else type(problem).__name__
         await self._put_off(claim, reason, counts=True)
         if claim.attempt >= self.removals.max_attempts:
-            log.error("removing project {project_id} failed {count} times and is given up: {reason}; when that is mended, "
-                      "use 'barbtx-manage removals retry'", project_id=claim.project_id, count=claim.attempt,
+            log.error("removing project {project_id} failed {count} times and is given up: {reason}; when that is "
+                      "mended, use 'barbtx-manage removals retry'", project_id=claim.project_id, count=claim.attempt,
                       reason=reason)
 
     async def _put_off(self, claim: RemovalClaim, reason: str, *, counts: bool) -> None:

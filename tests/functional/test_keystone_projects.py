@@ -76,7 +76,8 @@ def test_what_is_missing_in_the_configuration_is_named() -> None:
     with pytest.raises(ConfigurationError, match="system scope"):
         directory({"keystone_authtoken.auth_url": "http://k", "keystone_notifications.system_scope": "true",
                    "keystone_authtoken.auth_type": "v3applicationcredential",
-                   "keystone_authtoken.application_credential_id": "c", "keystone_authtoken.application_credential_secret": "s"})
+                   "keystone_authtoken.application_credential_id": "c",
+                   "keystone_authtoken.application_credential_secret": "s"})
 
 
 @pytest_twisted.ensureDeferred

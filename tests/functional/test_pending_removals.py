@@ -158,7 +158,7 @@ async def test_an_operator_can_cancel_at_any_time_and_a_worker_notices(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_retry_does_not_shorten_the_grace(database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+async def test_a_retry_does_not_shorten_the_grace(database: Database, removals: PendingRemovalRepo) -> None:
     await closed(removals)
     await database.interact(lambda session: retry_removal(session, "p", NOW))
     await removals.request("p")
@@ -216,7 +216,8 @@ class World:
 
 
 async def world_of(database: Database, clock: Clock) -> World:
-    kek = await KEKRepo(database, clock).add_active("p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", "w"))
+    kek = await KEKRepo(database, clock).add_active(
+        "p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", "w"))
     world = World(database, clock, str(uuid.uuid4()), str(uuid.uuid4()), kek)
     await SecretRepo(database, clock).create(NewSecret(world.secret, "p"))
     await world.containers.create(NewContainer(world.container, "p", "generic", "c"))

@@ -38,7 +38,7 @@ MANY = 4
 
 
 class Rendezvous:
-    """Makes transactions wait for each other before the first row that each inserts, so that all have looked by then."""
+    """Makes transactions wait for each other before the first row that each inserts, so that all have looked."""
 
     def __init__(self, database: Database) -> None:
         self._engine, self._barrier = database.engine, threading.Barrier(MANY)
@@ -162,7 +162,8 @@ def count(database: Database, model: type) -> Deferred[int]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_store_has_one_published_key_and_one_of_an_administrator_serves(database: Database, clock: Clock) -> None:
+async def test_a_store_has_one_published_key_and_one_of_an_administrator_serves(
+        database: Database, clock: Clock) -> None:
     repo = TransportKeyRepo(database, clock)
     added = await repo.create("plugin", "key")
     clock.advance(1)
@@ -218,17 +219,21 @@ def old_database_url(database_url: str) -> Iterator[str]:
         for project in ("1", "2", "3"):
             connection.execute(text("INSERT INTO projects VALUES (:id, :id, '2026-01-01')"), {"id": project})
         for id, plugin, crypto, created in (
-                ("a", "store_crypto", "simple_crypto", "2026-01-01"), ("b", "store_crypto", "simple_crypto", "2026-01-02"),
-                ("c", "vault", None, "2026-01-01"), ("d", "vault", None, "2026-01-02"), ("e", "vault", None, "2026-01-03")):
-            connection.execute(text("INSERT INTO secret_stores (id, store_plugin, crypto_plugin, global_default, name, status, "
-                                    "created_at, updated_at) VALUES (:id, :plugin, :crypto, :default, 'n', 'ACTIVE', :t, :t)"),
-                               {"id": id, "plugin": plugin, "crypto": crypto, "default": plugin != "vault", "t": created})
+                ("a", "store_crypto", "simple_crypto", "2026-01-01"),
+                ("b", "store_crypto", "simple_crypto", "2026-01-02"),
+                ("c", "vault", None, "2026-01-01"), ("d", "vault", None, "2026-01-02"),
+                ("e", "vault", None, "2026-01-03")):
+            connection.execute(
+                text("INSERT INTO secret_stores (id, store_plugin, crypto_plugin, global_default, name, status, "
+                     "created_at, updated_at) VALUES (:id, :plugin, :crypto, :default, 'n', 'ACTIVE', :t, :t)"),
+                {"id": id, "plugin": plugin, "crypto": crypto, "default": plugin != "vault", "t": created})
         for project, store in (("1", "c"), ("2", "d"), ("3", "d")):
             connection.execute(text("INSERT INTO project_secret_store VALUES (:project, :store)"),
                                {"project": project, "store": store})
         for id, created in (("x", "2026-01-02"), ("y", "2026-01-01")):
-            connection.execute(text("INSERT INTO transport_keys (id, plugin_name, transport_key, status, created_at, updated_at) "
-                                    "VALUES (:id, 'plugin', 'key', 'ACTIVE', :t, :t)"), {"id": id, "t": created})
+            connection.execute(
+                text("INSERT INTO transport_keys (id, plugin_name, transport_key, status, created_at, updated_at) "
+                     "VALUES (:id, 'plugin', 'key', 'ACTIVE', :t, :t)"), {"id": id, "t": created})
         connection.commit()
     engine.dispose()
     yield database_url

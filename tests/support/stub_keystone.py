@@ -1,4 +1,4 @@
-"""A Keystone that answers as a test wants it to: no real one denies a project that it has, or loses its mind for a while."""
+"""A Keystone that answers as a test wants it to: no real one denies a project that it has, or is broken on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def found(project_id: str, **fields: object) -> tuple[int, bytes]:
 
 def missing(code: int = 404) -> tuple[int, bytes]:
     """The answer about a project that is not there."""
-    return code, json.dumps({"error": {"code": code, "title": "Not Found", "message": "Could not find project."}}).encode()
+    error = {"code": code, "title": "Not Found", "message": "Could not find project."}
+    return code, json.dumps({"error": error}).encode()
 
 
 class StubKeystone(Resource):

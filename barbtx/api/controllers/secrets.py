@@ -149,7 +149,8 @@ class SecretsController(Controller):
         async def write() -> None:
             new = secret
             if payload is not None:
-                stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
+                stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type,
+                                                      key)
                 new = attrs.evolve(secret, payload=stored)
             await _or_forget(call, new, services.secrets.create(new, call.use(answer)))
 
@@ -277,7 +278,8 @@ class SecretController(OneSecret):
         key = await _transport_key(call, call.query.get("transport_key_id"))
 
         async def write() -> None:
-            stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
+            stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type,
+                                                  key)
             written = call.services.secrets.add_payload(secret.id, stored)
             await _or_forget(call, attrs.evolve(secret, payload=stored), written)
 

@@ -1,7 +1,7 @@
 """Access rules of application credentials: to which requests a token is limited.
 
-Source: Identity API v3, application credentials and their access rules; keystonemiddleware's description of how a service
-enforces them.
+Source: Identity API v3, application credentials and their access rules; keystonemiddleware's description of how a
+service enforces them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def normalize(path: str) -> str:
 
 @attrs.frozen
 class PathPattern:
-    """A path in which ``*`` and ``{name}`` stand for text without a slash, at least one character, and ``**`` for any text.
+    """A path in which ``*`` and ``{name}`` stand for one or more characters without a slash, and ``**`` for any text.
 
     Matching takes time proportional to the lengths of pattern and path: patterns are written by users.
     """

@@ -58,8 +58,8 @@ class ProjectDirectory:
         if status in _GONE and _field(document, "error", "code") == status:
             return False
         if status == 403:
-            raise Undecided("Keystone answers 403: the user of [keystone_authtoken] may not read projects; it needs the "
-                            "role reader on the system, and [keystone_notifications] system_scope, or the role admin")
+            raise Undecided("Keystone answers 403: the user of [keystone_authtoken] may not read projects; it needs "
+                            "the role reader on the system, and [keystone_notifications] system_scope, or admin")
         raise Undecided(f"Keystone answers {status}, and not in a form that says whether it has the project")
 
 

@@ -19,7 +19,8 @@ from barbtx.times import Clock, utcnow
 
 # By so much the clocks of different machines may differ.
 _CLOCKS_DIFFER = datetime.timedelta(seconds=60)
-_COLUMNS = (_R.project_id, _R.requested_at, _R.due_at, _R.kept_until, _R.retry_at, _R.attempts, _R.problem, _R.leased_until)
+_COLUMNS = (_R.project_id, _R.requested_at, _R.due_at, _R.kept_until, _R.retry_at, _R.attempts, _R.problem,
+            _R.leased_until)
 
 
 class RemovalLost(Exception):

@@ -146,15 +146,15 @@ def _find_or_insert(session: Session, store: ConfiguredStore, now: datetime.date
 def _remove(session: Session, row: Any) -> None:
     """:raises ConfigurationError: a project prefers it."""
     if session.scalar(select(func.count()).select_from(_P).where(_P.secret_store_id == row.id)):
-        raise ConfigurationError(f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured any "
-                                 "more, but projects prefer it")
+        raise ConfigurationError(f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured "
+                                 "any more, but projects prefer it")
     session.execute(delete(_B).where(_B.id == row.id))
 
 
 def _merge_duplicates(session: Session) -> None:
     """Make one of rows for the same backend, the one that most projects prefer, and have it written as the index wants.
 
-    Such rows come from databases that were filled, or edited, by other means: null and empty are different to the index.
+    Such rows come from databases that were filled or edited by other means: null and empty differ to the index.
     """
     preferred = dict(session.execute(select(_P.secret_store_id, func.count()).group_by(_P.secret_store_id)).all())
     same: dict[tuple[str, str], list[Any]] = {}

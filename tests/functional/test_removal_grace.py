@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from barbtx.queue.amqp.connection import Brokers
 from tests.conftest import unique
@@ -151,6 +152,7 @@ async def test_a_removal_that_is_due_is_asked_about_again(deployment: Deployment
         keystone.answers[api.project] = found(api.project)
         await logged(worker, f"project {api.project} exists in Keystone")
         assert (await api.post("/v1/secrets", {})).status == 201 and await total(api) == 2
+        assert await deferToThread(worker.stop, 60) == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -133,6 +133,14 @@ class MisdirectedRequest(BarbtxError):
     status = 421
 
 
+class ProjectClosed(Conflict):
+    """The project was deleted in Keystone; it takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing can be added to this project: it was deleted in Keystone, and what it has here is to "
+                         "be removed. If it shall stay, an operator can cancel the removal.")
+
+
 class UnprocessableContent(BarbtxError):
     status = 422
 

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 
 from barbtx import activity
+from barbtx.identity.keystone.projects import ProjectDirectory
 from barbtx.limits import ObjectLimits
 from barbtx.model.database import Database
 from barbtx.model.database_time import database_time
@@ -19,6 +20,7 @@ from barbtx.model.migration import check_schema
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.pending_removals import PendingRemovalRepo
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
@@ -28,7 +30,7 @@ from barbtx.queue.server import Tasks
 from barbtx.reload import Reload
 from barbtx.tasks.leases import Leases
 from barbtx.tasks.patience import Patience
-from barbtx.tasks.project_removal import RemoveProject
+from barbtx.tasks.project_removal import RemoveProject, StepRemoval
 from barbtx.tasks.type_order import BeginTypeOrder
 from barbtx.times import Clock, WallClock
 
@@ -86,10 +88,24 @@ class Foundation:
         return Tasks(lambda: BeginTypeOrder(self.orders, self.stores, leases, patience, queue.max_attempts,
                                             queue.retry_seconds, queue.missing_key_seconds), leases, patience)
 
-    def remove_project(self) -> RemoveProject:
-        """The task that removes a project."""
-        return RemoveProject(ProjectRemovalRepo(self.database), self.stores,
-                             self.conf.keystone_notifications.batch_size)
+    def removals(self) -> PendingRemovalRepo:
+        """Which projects are to be removed."""
+        options = self.conf.keystone_notifications
+        return PendingRemovalRepo(self.database, self.clock, self.conf.queue.lease_seconds, options.max_attempts,
+                                  options.retry_seconds_max, options.max_unconfirmed)
+
+    def step_removal(self) -> StepRemoval:
+        """The task that removes projects, step by step.
+
+        :raises ConfigurationError: Keystone cannot be asked as configured.
+        """
+        options = self.conf.keystone_notifications
+        # As long as an API process may remember a token, and a little longer.
+        closed = max(options.closed_seconds, self.conf.keystone_authtoken.token_cache_time + 60)
+        remove = RemoveProject(ProjectRemovalRepo(self.database, self.clock, closed), self.stores, options.batch_size)
+        directory = ProjectDirectory.from_config(self.reactor, self.clock, self.conf)
+        return StepRemoval(self.reactor, self.removals(), directory, remove, options.grace_seconds,
+                           options.retry_seconds_max)
 
     async def check(self) -> None:
         """Make sure that database and keys belong to this release and configuration.

@@ -1,4 +1,6 @@
-"""The consumer of Keystone's notifications: what a deleted project had here goes with it.
+"""The consumer of Keystone's notifications: it notes which projects are said to be deleted.
+
+Whoever can write to the broker can say so. What comes of it, ``project_remover`` settles with Keystone.
 
 Source: the contract's behaviour, section 9; oslo.messaging's notifications in their two envelopes.
 """
@@ -16,12 +18,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
+from barbtx.model.records import Removal
+from barbtx.model.repositories.pending_removals import PendingRemovalRepo
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel
 from barbtx.queue.amqp.topology import notifications_dead_queue, task_queue_arguments
 from barbtx.queue.transport import BadMessage, is_text
-from barbtx.tasks.project_removal import RemoveProject
 
 log = Logger()
 
@@ -93,8 +96,8 @@ def deleted_project(body: bytes) -> str | None:
     project_id = payload.get("resource_info")
     if not isinstance(project_id, str) or not project_id:
         return None
-    if not is_text(project_id):
-        raise BadMessage("the project's id cannot be one")
+    if not is_text(project_id) or not project_id.isprintable() or project_id in (".", ".."):
+        raise BadMessage("a project id that cannot be one")
     return project_id
 
 
@@ -108,38 +111,48 @@ def _load(text: bytes | str) -> Mapping[str, Any]:
     return document
 
 
-def notification_handler(reactor: Any, remove: RemoveProject, attempts: int,
+def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Callable[[], None], attempts: int,
                          longest_wait: float) -> Callable[[bytes], Awaitable[None]]:
-    """What handles a notification: tries a removal several times, further and further apart.
+    """What handles a notification: notes the project whose deletion it tells of; then the message is done with.
 
-    :param attempts: how often a removal may fail; that something was out of reach is no failure.
+    :param wake: called when something was noted.
+    :param attempts: how often that may fail; that the database was out of reach is no failure.
     :param longest_wait: seconds between two tries, at most.
     """
     async def handle(body: bytes) -> None:
         project_id = deleted_project(body)
         if project_id is None:
             return
+
+        async def note() -> Removal:
+            return await removals.request(project_id)
+
         enough = stop_after_attempt(attempts)
         retrying = AsyncRetrying(
             # What is out of reach will be there again, and until then nothing is lost by waiting.
-            stop=lambda state: not isinstance(state.outcome.exception(), ServiceUnavailable) and enough(state), wait=wait_random_exponential(max=longest_wait),
+            stop=lambda state: not isinstance(state.outcome.exception(), ServiceUnavailable) and enough(state),
+            wait=wait_random_exponential(max=longest_wait),
             sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
             before_sleep=lambda state: log.warn(
-                "removing project {project_id} failed and is tried again: {reason}", project_id=project_id,
-                reason=type(state.outcome.exception()).__name__), reraise=True)
+                "the deletion of project {project_id} could not be noted and is tried again: {reason}",
+                project_id=project_id, reason=type(state.outcome.exception()).__name__), reraise=True)
         try:
-            removed = await retrying(remove.run, project_id)
+            removal = await retrying(note)
         except Exception:
-            log.failure("removing project {project_id} failed", project_id=project_id)
-            raise BadMessage("the project's removal failed again and again") from None
-        log.info("project {project_id} was deleted in Keystone; {count} secrets went with it", project_id=project_id,
-                 count=removed)
+            log.failure("the deletion of project {project_id} could not be noted", project_id=project_id)
+            raise BadMessage("the project's removal could not be noted") from None
+        if removal.kept_until is not None:
+            log.info("a notification says again that project {project_id} was deleted; it is removed already",
+                     project_id=project_id)
+            return
+        log.info("a notification says that project {project_id} was deleted", project_id=project_id)
+        wake()
 
     return handle
 
 
-def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: RemoveProject,
-                               refuse: Callable[[str], None]) -> Consumer:
+def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, removals: PendingRemovalRepo,
+                               wake: Callable[[], None], refuse: Callable[[str], None]) -> Consumer:
     """The consumer, as ``[keystone_notifications]`` wants it.
 
     :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
@@ -147,6 +160,6 @@ def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, remove: Remov
     options = conf.keystone_notifications
     source = NotificationSource(options.control_exchange, f"{options.topic}.info", options.pool_name or None,
                                 conf.queue.delivery_limit, conf.queue.max_length)
-    handle = notification_handler(reactor, remove, options.max_attempts, options.retry_seconds_max)
+    handle = notification_handler(reactor, removals, wake, options.max_attempts, options.retry_seconds_max)
     return Consumer(reactor, Brokers.from_config(conf), source, handle, conf.queue.heartbeat_seconds,
                     options.concurrency, conf.queue.shutdown_seconds, refuse)

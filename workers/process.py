@@ -15,11 +15,13 @@ from barbtx.report import Report
 from barbtx.signals import Signals
 from workers.keystone_notifications import make_notification_consumer
 from workers.orders import OrderConsumers
+from workers.project_remover import make_project_remover
 from workers.retry_scheduler import RetryScheduler
 
 
 def make_worker(reactor: Any, foundation: Foundation) -> Service:
-    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications, if wanted.
+    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications and
+    what removes deleted projects, if wanted.
 
     :raises ConfigurationError: there is no queue to take anything from.
     """
@@ -40,7 +42,9 @@ def make_worker(reactor: Any, foundation: Foundation) -> Service:
         gauges |= {"queue": transport.gauges, "orders": consumers.gauges, "leases": tasks.leases.gauges}
         consumers.setServiceParent(working)
     if conf.keystone_notifications.enable:
-        notifications = make_notification_consumer(reactor, conf, foundation.remove_project(), ending.refuse)
+        remover = make_project_remover(reactor, conf, foundation.step_removal())
+        remover.setServiceParent(working)
+        notifications = make_notification_consumer(reactor, conf, foundation.removals(), remover.wake, ending.refuse)
         notifications.setServiceParent(working)
         gauges["notifications"] = notifications.gauges
     Signals(reactor, foundation.reload(), Report(reactor, conf, gauges)).setServiceParent(stack)

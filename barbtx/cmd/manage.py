@@ -1,4 +1,4 @@
-"""``barbtx-manage``: the schema, the master key, the policy and the dead letters."""
+"""``barbtx-manage``: the schema, the master key, the policy, the dead letters and the removals of projects."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from sqlalchemy import exc
 from txamqp.client import Closed
 
-from barbtx.cmd import queue
+from barbtx.cmd import queue, removals
 from barbtx.config import load, locate, require_database
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, NotFound
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
 from barbtx.model.migration import head_revision, known_revisions
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in problem.problems:
             print(f"barbtx-manage: {line}", file=sys.stderr)
         return 1
-    except (OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
+    except (NotFound, OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     check = policy.add_parser("check", help="name what the rules allow beyond a project or into what is private; "
                                             "exit status 3 if there is any, 1 if the rules have an error")
     check.set_defaults(run=_check_policy)
+
+    removals.add_commands(categories)
     return parser
 
 

@@ -116,6 +116,10 @@ class _Ticket:
             self.committing = False
 
 
+class Raced(Exception):
+    """Another transaction removed what this one relies on; work that raises it is run again from the start."""
+
+
 class Abandoned(Exception):
     """Nobody waits for this transaction any more; it was rolled back."""
 
@@ -177,9 +181,10 @@ class Database:
                  tables: str = "general") -> Deferred[T]:
         """Run work in one transaction, in a thread of the database.
 
-        Work may be run again from the start, after a deadlock or on a connection that turned out to be dead; it must
-        have no effect but through its session. Cancelling the Deferred gives the transaction up; unless its commit is
-        already under way it is rolled back. An error has changed nothing, unless its ``outcome_unknown`` is true.
+        Work may be run again from the start, after a deadlock, on a connection that turned out to be dead, or if a
+        constraint fails: other transactions may have made or removed what it had looked for. It must have no effect but
+        through its session. Cancelling the Deferred gives the transaction up; unless its commit is already under way it
+        is rolled back. An error has changed nothing, unless its ``outcome_unknown`` is true.
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether it may change anything.
@@ -250,6 +255,10 @@ class Database:
                     self._lost.clear()
                     log.info("the database answers again", log_outage=True)
                 return result
+            except Raced:
+                attempt += 1
+                if attempt > self.max_retries:
+                    raise DatabaseUnavailable(cause="other transactions keep removing what it relies on") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -270,7 +279,7 @@ class Database:
 
     def _tries_again(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
         """How often a transaction is run again after a problem."""
-        if problem.kind is Kind.CONFLICT:
+        if problem.kind in (Kind.CONFLICT, Kind.INTEGRITY):
             return self.max_retries
         if not invalidated or problem.outcome_unknown(committing):
             return 0

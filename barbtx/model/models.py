@@ -62,6 +62,26 @@ class Project(Base):
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
+class ProjectRemoval(Base):
+    """A project that Keystone is said to have deleted, by Keystone's id; the row outlives the project's own.
+
+    ``due_at`` is null until Keystone has confirmed that the project is gone; from then on nothing can be added to it.
+    ``kept_until`` is set once everything is removed: until then a token that is still remembered adds nothing either.
+    """
+
+    __tablename__ = "project_removals"
+
+    project_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    requested_at: Mapped[datetime.datetime] = mapped_column(_Time)
+    due_at: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    kept_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
+    retry_at: Mapped[datetime.datetime] = mapped_column(_Time, index=True)
+    attempts: Mapped[int] = mapped_column(Integer)
+    problem: Mapped[str | None] = mapped_column(String(255))
+    lease: Mapped[str | None] = mapped_column(_Id)
+    leased_until: Mapped[datetime.datetime | None] = mapped_column(_Time)
+
+
 class Secret(Base):
     """A secret's metadata. ``content_type`` and what follows it are set once a payload is there."""
 
@@ -342,23 +362,34 @@ class IdempotencyKey(Base):
 
 
 class TransportKey(Base):
-    """A key with which clients wrap payloads for one secret store; of the deployment, not of a project."""
+    """A key with which clients wrap payloads for one secret store; of the deployment, not of a project.
+
+    ``digest`` stands for plugin and key, which are too long for an index, in the row that stores give out.
+    Administrators may add the same key again, without a digest.
+    """
 
     __tablename__ = "transport_keys"
-    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"), _MYSQL)
+    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"),
+                      Index("ix_transport_keys_digest", "digest", unique=True), _MYSQL)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     plugin_name: Mapped[str] = mapped_column(Text)
     transport_key: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime.datetime] = mapped_column(_Time)
     updated_at: Mapped[datetime.datetime] = mapped_column(_Time)
 
 
 class SecretStore(Base):
-    """A configured backend for payloads, where several are configured; kept in line with the configuration."""
+    """A configured backend for payloads, where several are configured; kept in line with the configuration.
+
+    ``crypto_plugin`` is empty where there is none: to a unique index all nulls are different.
+    """
 
     __tablename__ = "secret_stores"
+    __table_args__ = (
+        Index("ix_secret_stores_store_plugin_crypto_plugin", "store_plugin", "crypto_plugin", unique=True), _MYSQL)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     store_plugin: Mapped[str] = mapped_column(String(255))

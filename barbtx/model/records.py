@@ -267,6 +267,43 @@ class Lease:
 
 
 @attrs.frozen
+class Removal:
+    """A project that Keystone is said to have deleted.
+
+    :ivar project_id: Keystone's.
+    :ivar due: when it is removed; None until Keystone has confirmed that it is gone.
+    :ivar kept_until: set once everything is removed: until when nothing can be added all the same.
+    :ivar attempts: how often the present step has failed.
+    :ivar problem: why it was put off the last time.
+    """
+
+    project_id: str
+    requested: datetime.datetime
+    due: datetime.datetime | None
+    kept_until: datetime.datetime | None
+    retry_at: datetime.datetime
+    attempts: int
+    problem: str | None
+    leased_until: datetime.datetime | None
+
+
+@attrs.frozen
+class RemovalClaim:
+    """A worker's claim on the next step of a removal.
+
+    :ivar attempt: one more than the step has failed so far.
+    :ivar confirmed: whether Keystone has said that the project is gone, so that the step is to remove it.
+    :ivar age: seconds since the step became due.
+    """
+
+    project_id: str
+    token: str
+    attempt: int
+    confirmed: bool
+    age: float
+
+
+@attrs.frozen
 class Page(Generic[T]):
     """Some of the items that match, and how many match in all."""
 

@@ -165,6 +165,11 @@ class StoreManager:
         """The keys that the stores derive for a purpose, the current one first; none if no store derives any."""
         return await derived_keys(self.stores, purpose)
 
+    def forget_project(self, project_id: str) -> None:
+        """Have the stores forget what they remember of a project, such as its keys, and read it again when needed."""
+        for store in self.stores:
+            getattr(store, "forget_project", lambda project_id: None)(project_id)
+
     async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
         stores = self.stores
         if self.backends:
@@ -202,6 +207,11 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
                         attrs.evolve(context, crypto_plugins=plugins))
         backends.append(Backend(store, ConfiguredStore(section.secret_store_plugin, own, section.global_default,
                                                        store.get_plugin_name())))
+    kinds = [(backend.configured.store_plugin, backend.configured.crypto_plugin) for backend in backends]
+    for store, crypto_plugin in kinds:
+        if kinds.count((store, crypto_plugin)) > 1:
+            raise ConfigurationError(f"several [secretstore:…] sections have the same plugins, {store} and "
+                                     f"{crypto_plugin}")
     if sum(backend.configured.global_default for backend in backends) != 1:
         raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")
     return tuple(backends)

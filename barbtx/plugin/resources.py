@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import maybeDeferred
@@ -13,12 +13,28 @@ from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
 from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
 
 log = Logger()
+
+T = TypeVar("T")
+
+
+async def with_current_key(stores: StoreManager, project_id: str, write: Callable[[], Awaitable[T]]) -> T:
+    """Have payloads encrypted and their rows written; once more if the key that a store remembered is gone by then.
+
+    :param write: does both; it is called a second time after it raised :class:`KEKGone`, when nothing was stored.
+    :raises KEKGone: the key is gone again.
+    """
+    try:
+        return await write()
+    except KEKGone:
+        stores.forget_project(project_id)
+        return await write()
 
 
 async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,

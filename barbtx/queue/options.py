@@ -61,7 +61,8 @@ OPTIONS = {
     ],
     "keystone_notifications": [
         cfg.BoolOpt("enable", default=False,
-                    help="Whether workers remove what belonged to projects that Keystone deletes."),
+                    help="Whether workers remove what belonged to projects that Keystone deletes; needs "
+                         "[keystone_authtoken], since Keystone is asked first."),
         cfg.StrOpt("control_exchange", default="keystone", help="Keystone's exchange."),
         cfg.StrOpt("topic", default="notifications", help="Keystone's topic for notifications."),
         cfg.StrOpt("pool_name", default="barbtx.notifications",
@@ -69,8 +70,22 @@ OPTIONS = {
                         "only some."),
         cfg.IntOpt("concurrency", default=2, min=1, help="Projects that are removed at the same time, at most."),
         cfg.IntOpt("batch_size", default=100, min=1, help="Objects that are removed in one transaction, at most."),
+        cfg.FloatOpt("grace_seconds", default=86400.0, min=0,
+                     help="Seconds between Keystone's confirmation that a project is gone and its removal; meanwhile "
+                          "nothing can be added to it, and barbtx-manage can cancel the removal."),
+        cfg.FloatOpt("closed_seconds", default=86400.0, min=0,
+                     help="Seconds after its removal in which nothing can be added to a project under a token that is "
+                          "still remembered; never less than [keystone_authtoken] token_cache_time and a minute."),
+        cfg.BoolOpt("system_scope", default=False,
+                    help="Whether to ask Keystone about projects with a token for the whole system, for which the role "
+                         "reader on it is enough; one for the project of [keystone_authtoken] needs the role admin."),
+        cfg.FloatOpt("interval_seconds", default=5.0, min=0.1, help="Interval of the looks for removals that are due."),
+        cfg.IntOpt("max_unconfirmed", default=10000, min=1,
+                   help="Projects that may wait for Keystone to confirm that they are gone; further notifications wait "
+                        "in the queue."),
         cfg.IntOpt("max_attempts", default=10, min=1,
-                   help="How often a removal is tried before its notification becomes a dead letter."),
+                   help="How often a removal may fail before it waits for an operator, or for its notification to come "
+                        "again; that something is out of reach is no failure."),
         cfg.FloatOpt("retry_seconds_max", default=60.0, min=0, help="Longest wait between two tries."),
     ],
     "retry_scheduler": [

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -29,10 +29,12 @@ class Patience:
     _stopped: bool = attrs.field(default=False, init=False)
     _pauses: set[Deferred[None]] = attrs.field(factory=set, init=False)
 
-    async def outlast(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def outlast(self, work: Callable[[], Awaitable[T]],
+                      unless: type[Exception] | tuple[type[Exception], ...] = ()) -> T:
         """Run work until it does not fail with :class:`ServiceUnavailable`.
 
         :param work: may have been done although it failed so; must do no harm if it is repeated.
+        :param unless: failures of that kind after which it would be of no use to run it again.
         :raises ServiceUnavailable: the outage lasts too long, or this process stops.
         """
         end = self.clock.seconds() + self.limit
@@ -40,11 +42,14 @@ class Patience:
         def is_over(_: RetryCallState) -> bool:
             return self._stopped or self.clock.seconds() >= end
 
+        def is_outage(problem: BaseException) -> bool:
+            return isinstance(problem, ServiceUnavailable) and not isinstance(problem, unless)
+
         async def attempt() -> T:
             return await work()
 
         return await AsyncRetrying(
-            retry=retry_if_exception_type(ServiceUnavailable), stop=is_over, sleep=self._pause,
+            retry=retry_if_exception(is_outage), stop=is_over, sleep=self._pause,
             wait=wait_random_exponential(multiplier=0.25, min=0.1, max=self.longest_wait), reraise=True)(attempt)
 
     def stop(self) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
-from barbtx.model.records import StoredPayload
+from barbtx.identity.keystone.projects import ProjectDirectory
+from barbtx.model.records import RemovalClaim, StoredPayload
+from barbtx.model.repositories.pending_removals import PendingRemovalRepo, RemovalLost
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.plugin import resources
 from barbtx.plugin.manager import StoreManager
 
 log = Logger()
 
-# A project into which somebody stores as fast as it is removed is not gone yet.
+# A project to which something comes as fast as it is removed is not gone yet.
 _STALLED = 10
 
 
@@ -34,32 +39,35 @@ class RemoveProject:
     stores: StoreManager
     batch: int = 100
 
-    async def run(self, project_id: str) -> int:
+    async def run(self, claim: RemovalClaim) -> int:
         """Remove a project; how many secrets it had.
 
-        :param project_id: external id.
         :raises ServiceUnavailable: a store or the database is out of reach; what is left can be removed by another run.
         :raises NotRemoved: a store failed to delete some payloads. Their secrets stay, and all else is gone but the project.
+        :raises RemovalLost: it was cancelled, or another worker took it over; it stops where it was.
         """
         removed, stalled = 0, 0
         while stalled < _STALLED:
-            removed += await self._remove_secrets(project_id)
-            await self._forget_passphrases(project_id)
-            while rest := await self.projects.remove_rest(project_id, self.batch):
+            removed += await self._remove_secrets(claim)
+            await self._forget_passphrases(claim)
+            while rest := await self.projects.remove_rest(claim, self.batch):
                 stalled = 0
             if rest is None:
+                self.stores.forget_project(claim.project_id)
                 return removed
             # Something came to it in the meantime.
             stalled += 1
         raise NotRemoved("it is still in use")
 
-    async def _remove_secrets(self, project_id: str) -> int:
+    async def _remove_secrets(self, claim: RemovalClaim) -> int:
         removed, failed, after = 0, 0, ""
-        while secrets := await self.projects.secrets(project_id, after, self.batch):
+        while secrets := await self.projects.secrets(claim.project_id, after, self.batch):
             after = secrets[-1].id
+            # A removal that was cancelled goes no further in the stores either.
+            await self.projects.check(claim)
             # The stores first: a payload whose row is gone would never be found again.
             gone = await self._forget([(secret.id, secret.payload) for secret in secrets])
-            while not await self.projects.remove_secrets(gone):
+            while not await self.projects.remove_secrets(claim, gone):
                 # Many consumers are removed in several transactions.
                 pass
             removed, failed = removed + len(gone), failed + len(secrets) - len(gone)
@@ -67,10 +75,11 @@ class RemoveProject:
             raise NotRemoved(f"{failed} secrets could not be deleted from their stores")
         return removed
 
-    async def _forget_passphrases(self, project_id: str) -> None:
+    async def _forget_passphrases(self, claim: RemovalClaim) -> None:
         after = ""
-        while kept := await self.projects.passphrases(project_id, after, self.batch):
+        while kept := await self.projects.passphrases(claim.project_id, after, self.batch):
             after = kept[-1][0]
+            await self.projects.check(claim)
             if len(await self._forget(kept)) < len(kept):
                 raise NotRemoved("passphrases of orders could not be deleted from their stores")
 
@@ -81,10 +90,97 @@ class RemoveProject:
             try:
                 if payload is not None:
                     await resources.delete_payload(self.stores, payload)
-            except ServiceUnavailable:
+            except (ServiceUnavailable, CancelledError):
                 raise
             except Exception:
                 log.failure("the payload of {id} could not be deleted from its store", id=id)
             else:
                 gone.append(id)
         return gone
+
+
+@attrs.frozen
+class StepRemoval:
+    """Does the next step of a removal: has Keystone confirm it or, once it is due and Keystone still says so, removes.
+
+    :ivar grace: seconds between the two.
+    :ivar longest_wait: seconds between two tries, at most.
+    """
+
+    clock: IReactorTime
+    removals: PendingRemovalRepo
+    directory: ProjectDirectory
+    remove: RemoveProject
+    grace: float
+    longest_wait: float
+
+    async def run(self, claim: RemovalClaim) -> None:
+        """Do a step; whatever fails is recorded, and tried again later. If cancelled, it lets go of the removal.
+
+        :raises ServiceUnavailable: the database is out of reach; the claim ends by itself.
+        """
+        try:
+            try:
+                await self._renewing(claim)
+            except ServiceUnavailable as problem:
+                log.warn("the removal of project {project_id} waits: {reason}", project_id=claim.project_id,
+                         reason=problem.description)
+                await self._put_off(claim, problem.description, counts=False)
+            except CancelledError:
+                await self.removals.put_off(claim, 0, None, counts=False)
+                raise
+            except RemovalLost:
+                raise
+            except Exception as problem:
+                await self._failed(claim, problem)
+        except RemovalLost:
+            log.info("the removal of project {project_id} was cancelled, or another worker took it over",
+                     project_id=claim.project_id)
+
+    async def _renewing(self, claim: RemovalClaim) -> None:
+        renewal = LoopingCall(self._renew, claim)
+        renewal.clock = self.clock
+        renewing = renewal.start(self.removals.lease_seconds / 3, now=False)
+        # What the removal is lost to, its next transaction finds out too.
+        renewing.addErrback(lambda failure: failure.trap(RemovalLost))
+        try:
+            await self._step(claim)
+        finally:
+            if renewal.running:
+                renewal.stop()
+
+    async def _step(self, claim: RemovalClaim) -> None:
+        project_id = claim.project_id
+        if await self.directory.exists(project_id):
+            await self.removals.withdraw(claim)
+            log.warn("project {project_id} exists in Keystone, although a notification says that it was deleted: its "
+                     "removal is cancelled", project_id=project_id)
+        elif claim.confirmed:
+            count = await self.remove.run(claim)
+            log.info("project {project_id} was deleted in Keystone; {count} secrets went with it",
+                     project_id=project_id, count=count)
+        else:
+            due = await self.removals.confirm(claim, self.grace)
+            log.warn("project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is "
+                     "removed at {due} UTC; 'barbtx-manage removals cancel' prevents that", project_id=project_id,
+                     due=due.isoformat(" ", "seconds"))
+
+    async def _renew(self, claim: RemovalClaim) -> None:
+        try:
+            await self.removals.renew(claim)
+        except ServiceUnavailable:
+            log.info("the lease of project {project_id}'s removal could not be renewed just now",
+                     project_id=claim.project_id)
+
+    async def _failed(self, claim: RemovalClaim, problem: Exception) -> None:
+        log.failure("removing project {project_id} failed", project_id=claim.project_id)
+        # Other texts than our own may quote what must not be seen.
+        reason = str(problem) if isinstance(problem, NotRemoved) else type(problem).__name__
+        await self._put_off(claim, reason, counts=True)
+        if claim.attempt >= self.removals.max_attempts:
+            log.error("removing project {project_id} failed {count} times and is given up: {reason}; when that is "
+                      "mended, use 'barbtx-manage removals retry'", project_id=claim.project_id, count=claim.attempt,
+                      reason=reason)
+
+    async def _put_off(self, claim: RemovalClaim, reason: str, *, counts: bool) -> None:
+        await self.removals.put_off(claim, min(self.longest_wait, max(1.0, claim.age)), reason, counts=counts)

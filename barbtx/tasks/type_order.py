@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from barbtx import activity
-from barbtx.errors import Fault, NotFound, NotSupported, ServiceUnavailable
+from barbtx.errors import Fault, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
+from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo, OtherLane
 from barbtx.plugin import resources
 from barbtx.plugin.interface.crypto import MasterKeyUnavailable
@@ -102,7 +103,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             log.info("processing order {order_id}", order_id=lease.order.id)
             self.leases.hold(lease)
         elif order_id is not None:
-            log.info("order {order_id} is done, or in another worker's hand", order_id=order_id)
+            log.info("order {order_id} is done, in another worker's hand, or of a project that is being removed",
+                     order_id=order_id)
         return lease
 
     async def _claim(self, order_id: str | None, project_id: str | None, lane: Lane | None) -> Lease | None:
@@ -120,7 +122,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         return await self._generator(lease.order.type)(lease)
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception, *_: object) -> None:
-        if isinstance(exception, MasterKeyUnavailable):
+        if isinstance(exception, ProjectClosed):
+            await self._wait_for_project(lease)
+        elif isinstance(exception, MasterKeyUnavailable):
             await self._record(lambda: self.orders.retry(lease, "process_type_order", self.missing_key_seconds,
                                                          counts=False))
         elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
@@ -132,23 +136,40 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     async def handle_success(self, lease: Lease, outcome: Outcome, *_: object) -> None:
         follow_on = outcome.follow_on
-        payloads = [secret.payload for secret in outcome.made.secrets]
         if follow_on.retry_task is RetryTasks.INVOKE_SAME_TASK:
             # The next step makes its own.
-            await resources.forget_payloads(self.stores, payloads)
+            await resources.forget_payloads(self.stores, [secret.payload for secret in outcome.made.secrets])
             await self._record(lambda: self.orders.retry(lease, "process_type_order", follow_on.retry_msec / 1000))
             return
-        async with resources.forgotten_if_refused(self.stores, *payloads):
-            await self._record(lambda: self.orders.complete(lease, outcome.made, follow_on.status,
-                                                            follow_on.status_message))
+        try:
+            try:
+                await self._complete(lease, outcome)
+            except KEKGone:
+                self.stores.forget_project(lease.order.project_id)
+                await self._complete(lease, await self.handle_processing(lease))
+        except ProjectClosed:
+            await self._wait_for_project(lease)
+            return
         log.info("processed order {order_id}", order_id=lease.order.id)
         # The row of the passphrase is gone with the order's last task; its store may have it still.
         await resources.forget_payloads(self.stores, [lease.passphrase])
+
+    async def _complete(self, lease: Lease, outcome: Outcome) -> None:
+        follow_on = outcome.follow_on
+        async with resources.forgotten_if_refused(self.stores, *(secret.payload for secret in outcome.made.secrets)):
+            await self._record(lambda: self.orders.complete(lease, outcome.made, follow_on.status,
+                                                            follow_on.status_message))
+
+    async def _wait_for_project(self, lease: Lease) -> None:
+        """Let go of an order whose project is about to be removed: it goes on if that is cancelled."""
+        log.info("order {order_id} waits: its project was deleted in Keystone", order_id=lease.order.id)
+        await self._record(lambda: self.orders.release(lease))
 
     async def _record(self, write: Callable[[], Deferred[None]]) -> None:
         """Store an outcome.
 
         :raises Overtaken: nothing was stored.
+        :raises KEKGone: nothing was stored.
         :raises ServiceUnavailable: the outage lasts too long; the order is begun again when its lease has ended, unless one
             of the tries was committed after all (``outcome_unknown``).
         """
@@ -163,7 +184,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
                 raise
 
         try:
-            await self.patience.outlast(attempt)
+            await self.patience.outlast(attempt, unless=KEKGone)
         except LeaseLost:
             raise Overtaken("the order was deleted, or another worker took it over") from None
         except ServiceUnavailable as problem:

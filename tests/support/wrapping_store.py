@@ -62,6 +62,8 @@ class WrappingStore:
         return wrap(content, wrapping.session_key)
 
     def delete_secret(self, kept: Kept) -> None:
+        if (self._directory.parent / "down").exists():
+            raise ServiceUnavailable("The wrapping store is out of reach.")
         (self._directory / kept.metadata["key_id"]).unlink(missing_ok=True)
 
     def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:

@@ -82,15 +82,19 @@ class OrdersController(Controller):
         activity.note(order_id=order_id)
         task = Task(order_id, "process_type_order",
                     {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id})
-        passphrase = None
-        if wanted.passphrase is not None:
-            passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
-                                                         wanted.passphrase)
         created = Created("orders", order_id)
-        async with resources.forgotten_if_refused(services.stores, passphrase):
-            await services.orders.create(order_id, context.project_id, document["type"], wanted.meta, context.user_id,
-                                         task, services.conf.retry_scheduler.first_publish_seconds, passphrase,
-                                         call.use(created))
+
+        async def write() -> None:
+            passphrase = None
+            if wanted.passphrase is not None:
+                passphrase = await resources.keep_passphrase(services.stores, order_id, context.project_id,
+                                                             wanted.passphrase)
+            async with resources.forgotten_if_refused(services.stores, passphrase):
+                await services.orders.create(order_id, context.project_id, document["type"], wanted.meta,
+                                             context.user_id, task, services.conf.retry_scheduler.first_publish_seconds,
+                                             passphrase, call.use(created))
+
+        await resources.with_current_key(services.stores, context.project_id, write)
         sent = services.task_client.process_type_order(order_id, context.project_id, context.request_id,
                                                        lane_of(document["type"]))
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.

@@ -124,15 +124,22 @@ class SecretsController(Controller):
             algorithm=document.get("algorithm"), bit_length=document.get("bit_length"),
             mode=document.get("mode"), creator_id=context.user_id,
         )
-        created = Created("secrets", secret.id)
+        created, key = Created("secrets", secret.id), None
         if payload is not None:
             key = await _transport_key(call, document.get("transport_key_id"))
-            stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type, key)
-            secret = attrs.evolve(secret, payload=stored)
         elif document.get("transport_key_needed") == "true":
             created = attrs.evolve(created, transport_key_id=await _current_transport_key(call, secret))
-        async with resources.forgotten_if_refused(services.stores, secret.payload):
-            await services.secrets.create(secret, call.use(created))
+
+        async def write() -> None:
+            new = secret
+            if payload is not None:
+                stored = await resources.store_secret(services.stores, secret, payload.content, payload.content_type,
+                                                      key)
+                new = attrs.evolve(secret, payload=stored)
+            async with resources.forgotten_if_refused(services.stores, new.payload):
+                await services.secrets.create(new, call.use(created))
+
+        await resources.with_current_key(services.stores, context.project_id, write)
         return creation_answer(call, created)
 
 
@@ -250,9 +257,14 @@ class SecretController(OneSecret):
         if secret.content_type is not None:
             raise HasPayload(secret.payload)
         key = await _transport_key(call, call.query.get("transport_key_id"))
-        stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type, key)
-        async with resources.forgotten_if_refused(call.services.stores, stored):
-            await call.services.secrets.add_payload(secret.id, stored)
+
+        async def write() -> None:
+            stored = await resources.store_secret(call.services.stores, secret, payload.content, payload.content_type,
+                                                  key)
+            async with resources.forgotten_if_refused(call.services.stores, stored):
+                await call.services.secrets.add_payload(secret.id, stored)
+
+        await resources.with_current_key(call.services.stores, secret.project_id, write)
         return Answer(204)
 
     @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -15,6 +16,7 @@ from barbtx.api.middleware.base import Filter
 from barbtx.api.services import Services
 from barbtx.errors import Fault
 from barbtx.identity.context import RequestContext
+from barbtx.identity.keystone.access_rules import normalize
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
 from barbtx.identity.keystone.turns import Asker
 
@@ -36,6 +38,8 @@ class KeystoneAuth(Filter):
     :ivar challenge: the ``WWW-Authenticate`` header of refusals, from which clients learn where Keystone is.
     :ivar service_roles: any of which makes a service token one.
     :ivar anonymous: whether requests without a valid token go on, as nobody.
+    :ivar service_type: by which access rules name this service.
+    :ivar prefix: the path under which clients know the service, if it is not the root.
     """
 
     validator: TokenValidator
@@ -43,6 +47,8 @@ class KeystoneAuth(Filter):
     service_roles: frozenset[str]
     service_roles_required: bool
     anonymous: bool
+    service_type: str
+    prefix: str
 
     def before(self, request: Any) -> Deferred[None] | None:
         for name in _IDENTITY_HEADERS:
@@ -52,7 +58,7 @@ class KeystoneAuth(Filter):
             if tokens[1] is None:
                 known = self.validator.known(tokens[0] or b"")
                 if known is not None:
-                    request.context = _context(request, known, None)
+                    request.context = self._context(request, known, None)
                     return None
         except InvalidToken as problem:
             self._refused(request, problem)
@@ -69,7 +75,7 @@ class KeystoneAuth(Filter):
                         raise InvalidToken
                     service = None
             identity = await self._identity(request, token or b"", allow_expired=service is not None)
-            request.context = _context(request, identity, service)
+            request.context = self._context(request, identity, service)
         except InvalidToken as problem:
             self._refused(request, problem)
 
@@ -79,6 +85,39 @@ class KeystoneAuth(Filter):
             return known
         asker = Asker(request.sender.group, request.client)
         return await self.validator.validate(token, allow_expired=allow_expired, asker=asker)
+
+    def _context(self, request: Any, identity: Identity, service: Identity | None) -> RequestContext:
+        """:raises InvalidToken: the token is for no project, or not for this request."""
+        if identity.project_id is None:
+            raise InvalidToken
+        if service is None:
+            self._check_access_rules(request, identity)
+        return RequestContext(
+            identity.project_id, identity.user_id, identity.roles, request.request_id,
+            user_domain_id=identity.user_domain_id, project_domain_id=identity.project_domain_id,
+            service_user_id=service and service.user_id, service_project_id=service and service.project_id,
+            service_roles=service.roles if service else frozenset(),
+            service_user_domain_id=service and service.user_domain_id,
+            service_project_domain_id=service and service.project_domain_id, is_admin_project=identity.is_admin_project,
+        )
+
+    def _check_access_rules(self, request: Any, identity: Identity) -> None:
+        """Rules are for requests of users. A service that acts for a user makes requests that no rule foresees.
+
+        A rule may name the path with the prefix under which the service is published, or without it. Paths are compared
+        in the one spelling by which routing decides.
+
+        :raises InvalidToken: the token's access rules do not allow the request.
+        """
+        if identity.access_rules is None:
+            return
+        path = normalize(b"/".join(request.postpath).decode())
+        method = request.method.decode("ascii", "replace")
+        if not identity.access_rules.allow(self.service_type, method, {path, normalize(self.prefix + path)}):
+            log.info("the access rules of the caller's application credential do not allow {method} {path} of "
+                     "{service_type}", method=method, path=path, service_type=self.service_type,
+                     request_id=request.request_id, project_id=identity.project_id, user_id=identity.user_id)
+            raise InvalidToken
 
     def _refused(self, request: Any, problem: InvalidToken) -> None:
         if not self.anonymous:
@@ -102,20 +141,6 @@ def _token(request: Any, name: bytes) -> bytes | None:
     return values[0] if values else None
 
 
-def _context(request: Any, identity: Identity, service: Identity | None) -> RequestContext:
-    """:raises InvalidToken: the token is for no project."""
-    if identity.project_id is None:
-        raise InvalidToken
-    return RequestContext(
-        identity.project_id, identity.user_id, identity.roles, request.request_id,
-        user_domain_id=identity.user_domain_id, project_domain_id=identity.project_domain_id,
-        service_user_id=service and service.user_id, service_project_id=service and service.project_id,
-        service_roles=service.roles if service else frozenset(),
-        service_user_domain_id=service and service.user_domain_id,
-        service_project_domain_id=service and service.project_domain_id, is_admin_project=identity.is_admin_project,
-    )
-
-
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     """PasteDeploy filter factory.
 
@@ -129,6 +154,7 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
         return KeystoneAuth(
             build(services), validator, f'Keystone uri="{uri}"',
             frozenset(role.lower() for role in options.service_token_roles), options.service_token_roles_required,
-            options.delay_auth_decision and services.conf.allow_anonymous_access)
+            options.delay_auth_decision and services.conf.allow_anonymous_access,
+            options.service_type, urlsplit(services.conf.host_href or "").path)
 
     return lambda build: lambda services: build_filter(build, services)

@@ -22,6 +22,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
+from barbtx.identity.keystone.access_rules import SUPPORT_HEADER
 from barbtx.identity.keystone.circuit import Circuit
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.identity.keystone.forms import is_usual, may_be_token
@@ -81,6 +82,7 @@ class _TLSPolicy:
 class _OwnToken:
     text: str = attrs.field(repr=False)
     expires_at: float
+    project_id: str | None
 
 
 def _keystone_url(url: str) -> str:
@@ -97,10 +99,11 @@ def _user(options: Any) -> dict[str, Any]:
     return {"id": options.user_id} if options.user_id else {"name": options.username, "domain": _domain(options, "user")}
 
 
-def login_document(options: Any) -> dict[str, Any]:
+def login_document(options: Any, *, system: bool = False) -> dict[str, Any]:
     """The body of the service's own authentication (Identity API v3, POST /v3/auth/tokens).
 
     :param options: the ``[keystone_authtoken]`` section.
+    :param system: whether the token is for the whole system instead of the service's project.
     :raises ConfigurationError: something is missing that the way to authenticate needs.
     """
     def need(*names: str) -> None:
@@ -109,6 +112,9 @@ def login_document(options: Any) -> dict[str, Any]:
                                      f"{options.auth_type}")
 
     if options.auth_type == "v3applicationcredential":
+        if system:
+            raise ConfigurationError("[keystone_authtoken] auth_type must be password for a token with system scope: "
+                                     "application credentials are for a project")
         need("application_credential_id", "application_credential_name")
         need("application_credential_secret")
         credential: dict[str, Any] = {"secret": options.application_credential_secret}
@@ -124,7 +130,17 @@ def login_document(options: Any) -> dict[str, Any]:
     project = ({"id": options.project_id} if options.project_id
                else {"name": options.project_name, "domain": _domain(options, "project")})
     user = {**_user(options), "password": options.password}
-    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": {"project": project}}}
+    scope = {"system": {"all": True}} if system else {"project": project}
+    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
+
+
+def _error_of(content: bytes) -> Any:
+    """The document of an error, which may come from a proxy in whatever words; empty if it is no JSON object."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def parse_expiry(text: str) -> float:
@@ -157,15 +173,16 @@ class KeystoneSession:
     _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts) -> KeystoneSession:
+    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts, *, system: bool = False) -> KeystoneSession:
         """Make a session; nothing is asked yet.
 
+        :param system: whether the service asks with a token for the whole system instead of its project.
         :raises ConfigurationError: an option is missing, or a file cannot be used.
         """
         options = conf.keystone_authtoken
         if not options.auth_url:
-            raise ConfigurationError("[keystone_authtoken] auth_url must be set: the pipeline authenticates with Keystone")
-        login = login_document(options)
+            raise ConfigurationError("[keystone_authtoken] auth_url must be set: this process asks Keystone")
+        login = login_document(options, system=system)
         tls = _TLSPolicy(client_tls("keystone_authtoken", options.cafile, options.certfile, options.keyfile))
         pool = HTTPConnectionPool(reactor)
         pool.maxPersistentPerHost = options.max_requests
@@ -198,8 +215,8 @@ class KeystoneSession:
             if not may_be_token(token, own.text):
                 return None
             fastest = FAST if is_usual(token, self.clock.seconds()) else SLOWEST
-            status, document, _ = await self._exchange(
-                "GET", path, {"X-Auth-Token": own.text, "X-Subject-Token": token}, None, asker, fastest)
+            headers = {"X-Auth-Token": own.text, "X-Subject-Token": token, **SUPPORT_HEADER}
+            status, document, _ = await self._exchange("GET", path, headers, None, asker, fastest)
             if status == 200:
                 if not isinstance(document.get("token"), dict):
                     break
@@ -216,6 +233,28 @@ class KeystoneSession:
                   "[keystone_authtoken] have a role on its project?", status=status)
         raise self._circuit.unavailable()
 
+    async def get(self, path: str) -> tuple[int, Mapping[str, Any]]:
+        """What Keystone answers to the service itself: status and document, which is empty if it is no JSON object.
+
+        :param path: below the Identity API's URL, with a slash before it.
+        :raises ServiceUnavailable: there is no answer.
+        """
+        for _ in range(2):
+            own = await self._own_token()
+            status, document = await self._ask("GET", path, {"X-Auth-Token": own.text})
+            if status != 401:
+                break
+            if self._own is own:
+                self._own = None
+        return status, document
+
+    async def project_id(self) -> str | None:
+        """The project for which the service has its token, if it is for one.
+
+        :raises ServiceUnavailable: there is no answer.
+        """
+        return (await self._own_token()).project_id
+
     def _own_token(self) -> Deferred[_OwnToken]:
         own = self._own
         if own is not None and own.expires_at - _RENEW_BEFORE > self.clock.seconds():
@@ -227,8 +266,10 @@ class KeystoneSession:
         try:
             if status != 201:
                 raise ValueError
-            self._own = _OwnToken(headers["x-subject-token"], parse_expiry(document["token"]["expires_at"]))
-        except (ValueError, TypeError, KeyError):
+            token = document["token"]
+            self._own = _OwnToken(headers["x-subject-token"], parse_expiry(token["expires_at"]),
+                                  (token.get("project") or {}).get("id"))
+        except (ValueError, TypeError, KeyError, AttributeError):
             log.error("Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
                       "and project of [keystone_authtoken]", status=status)
             self._circuit.open()
@@ -276,8 +317,7 @@ class KeystoneSession:
         trying.addTimeout(self.options.http_request_timeout, self.reactor)
         try:
             status, content, answered = await trying
-            # Errors may come from a proxy, in whatever words.
-            found = json.loads(content) if status in (200, 201) else {}
+            found = json.loads(content) if status in (200, 201) else _error_of(content)
         except Exception as problem:
             # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
             raise _NoAnswer(type(problem).__name__) from None

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable, Unauthorized
+from barbtx.identity.keystone.access_rules import AccessRules
 from barbtx.identity.keystone.flights import SharedFlights
 from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
 from barbtx.identity.keystone.turns import Asker
@@ -43,6 +44,7 @@ class Identity:
     :ivar roles: names in lower case.
     :ivar expires_at: seconds since the epoch.
     :ivar is_admin_project: whether the project is the cloud's admin project, or the cloud has none.
+    :ivar access_rules: what the token may be used for, if its application credential limits that.
     """
 
     user_id: str
@@ -52,6 +54,7 @@ class Identity:
     roles: frozenset[str]
     expires_at: float
     is_admin_project: bool = True
+    access_rules: AccessRules | None = None
 
     @classmethod
     def from_document(cls, token: Mapping[str, Any]) -> Identity:
@@ -62,7 +65,8 @@ class Identity:
         user, project = token["user"], token.get("project") or {}
         return cls(user["id"], user["domain"]["id"], project.get("id"), (project.get("domain") or {}).get("id"),
                    frozenset(role["name"].lower() for role in token.get("roles", ())),
-                   parse_expiry(token["expires_at"]), token.get("is_admin_project", True) is True)
+                   parse_expiry(token["expires_at"]), token.get("is_admin_project", True) is True,
+                   AccessRules.from_token(token))
 
 
 @attrs.define(eq=False)

@@ -14,6 +14,7 @@ from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Access, Acl
+from barbtx.model.repositories.projects import require_open
 from barbtx.times import Clock, utcnow
 
 _A = models.Acl
@@ -39,6 +40,7 @@ class AclRepo:
         """Set an ACL, whatever it was before.
 
         :raises NotFound: the object is gone.
+        :raises ProjectClosed: its project was deleted in Keystone.
         """
         return self._write(object_id, project_access, users)
 
@@ -46,6 +48,7 @@ class AclRepo:
         """Change what is not None; an ACL that was not set before starts as one that allows the project.
 
         :raises NotFound: the object is gone.
+        :raises ProjectClosed: its project was deleted in Keystone.
         """
         return self._write(object_id, project_access, users)
 
@@ -66,7 +69,7 @@ class AclRepo:
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            touch(session, self.owner, object_id, now)
+            touch_to_add(session, self.owner, object_id, now)
             changed = {"updated_at": now} | ({} if project_access is None else {"project_access": project_access})
             if session.execute(update(_A).where(_A.object_id == object_id).values(**changed)).rowcount == 0:
                 session.execute(insert(_A).values(object_id=object_id, project_access=project_access is not False,
@@ -89,6 +92,17 @@ def touch(session: Session, owner: type[models.Secret] | type[models.Container],
     """
     if session.execute(update(owner).where(owner.id == object_id).values(updated_at=now)).rowcount != 1:
         raise NotFound("Secret not found." if owner is models.Secret else "Secrets container not found.")
+
+
+def touch_to_add(session: Session, owner: type[models.Secret] | type[models.Container], object_id: str,
+                 now: datetime.datetime) -> None:
+    """As :func:`touch`, for what adds something to the object.
+
+    :raises NotFound: it is gone.
+    :raises ProjectClosed: nothing can be added to its project.
+    """
+    touch(session, owner, object_id, now)
+    require_open(session, owner, object_id, now)
 
 
 def delete_acls(session: Session, object_ids: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import Project
 from barbtx.model.records import ACTIVE, Consumer, Page
-from barbtx.model.repositories.acls import touch
+from barbtx.model.repositories.acls import touch, touch_to_add
 from barbtx.model.repositories.listing import ordering
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
@@ -77,12 +77,13 @@ class ConsumerRepo:
         :raises NotFound: the object is gone.
         :raises QuotaReached: the project may register no more.
         :raises LimitReached: the object may have no more, or no more of this project.
+        :raises ProjectClosed: its project, or the object's, was deleted in Keystone.
         """
         now = utcnow(self.clock)
         model = self.kind.model
 
         def work(session: Session) -> Consumers:
-            touch(session, self.kind.owner, object_id, now)
+            touch_to_add(session, self.kind.owner, object_id, now)
             digest = self._digest(fields)
             if session.scalar(select(model.id).where(model.object_id == object_id, model.digest == digest)) is None:
                 project = project_key(session, project_id, now)

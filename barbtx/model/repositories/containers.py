@@ -16,11 +16,11 @@ from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
-from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch
+from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch, touch_to_add
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, delete_some_consumers, embedded_consumers
 from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
-from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.times import Clock, utcnow
 
@@ -46,6 +46,7 @@ class ContainerRepo:
         :raises QuotaReached: the project may have no more.
         :raises LimitReached: there are more secrets than a container may hold.
         :raises NotFound: a secret is not the project's.
+        :raises ProjectClosed: the project was deleted in Keystone.
         """
         now = utcnow(self.clock)
 
@@ -125,11 +126,12 @@ class ContainerRepo:
         :raises NotFound: the secret is not the project's, or the container is gone.
         :raises Conflict: it is there under that name.
         :raises LimitReached: the container may hold no more.
+        :raises ProjectClosed: the project, or the container's, was deleted in Keystone.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            touch(session, _C, container.id, now)
+            touch_to_add(session, _C, container.id, now)
             _require_secrets(session, project_key(session, project_id, now), [entry.secret_id], now)
             if _link(session, container.id, entry) is not None:
                 raise Conflict("Conflict. A secret with that name and ID is already stored in this container. The same "
@@ -149,7 +151,7 @@ class ContainerRepo:
 
         def work(session: Session) -> None:
             touch(session, _C, container.id, now)
-            _require_secrets(session, project_key(session, project_id, now), [entry.secret_id], now)
+            _require_secrets(session, find_project(session, project_id), [entry.secret_id], now)
             link = _link(session, container.id, entry)
             if link is None:
                 raise NotFound("Secret provided is not in the container.")
@@ -206,7 +208,7 @@ def _link(session: Session, container_id: str, entry: Entry) -> str | None:
         _L.container_id == container_id, _L.secret_id == entry.secret_id, same_name).limit(1))
 
 
-def _require_secrets(session: Session, project: str, secret_ids: list[str], now: datetime.datetime) -> None:
+def _require_secrets(session: Session, project: str | None, secret_ids: list[str], now: datetime.datetime) -> None:
     """:raises NotFound: not all of them are live secrets of the project."""
     wanted = {without_nul(secret_id) for secret_id in secret_ids}
     if not wanted:

@@ -9,6 +9,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
+from barbtx.errors import ServiceUnavailable
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import KEK, CryptoCanary, Project
 from barbtx.model.records import KEKMeta
@@ -20,6 +21,13 @@ KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_le
 _C = CryptoCanary
 _CANARY_COLUMNS = (_C.id, _C.plugin_name, _C.kek_label, _C.algorithm, _C.bit_length, _C.mode, _C.plugin_meta,
                    _C.master_key_id)
+
+
+class KEKGone(ServiceUnavailable):
+    """A payload was encrypted under a project key that the database does not have any more; nothing was stored."""
+
+    def __init__(self) -> None:
+        super().__init__("The project's key was replaced meanwhile; please try again.", retry_after=1)
 
 
 @attrs.frozen
@@ -39,6 +47,7 @@ class KEKRepo:
         """Make a key the project's active one; if there is one already, by now, that one is the answer.
 
         :param race_hook: as in :func:`find_or_create`.
+        :raises ProjectClosed: the project was deleted in Keystone.
         """
         def work(session: Session) -> KEKMeta:
             now = utcnow(self.clock)

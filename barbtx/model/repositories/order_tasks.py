@@ -11,11 +11,12 @@ import datetime
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
 from barbtx.model.records import Lease, Order, StoredPayload, Task, lane_of
+from barbtx.model.repositories.projects import closes
 
 _O = models.Order
 _T = models.OrderRetryTask
@@ -68,7 +69,7 @@ def take(session: Session, order_id: str, token: str, now: datetime.datetime, se
     """
     until = later(now, seconds)
     taken = session.execute(
-        update(_T).where(_T.order_id == order_id, _is_free(now, seconds))
+        update(_T).where(_T.order_id == order_id, _is_free(now, seconds), _is_open(now))
         .values(lease=token, leased_until=until, retry_at=until, retry_count=_T.retry_count + 1, waits_in=None,
                 written_at=now))
     return taken.rowcount == 1
@@ -90,7 +91,7 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
     """
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
-            select(_T.order_id).where(_T.waits_in == lane, project, _is_free(now, seconds))
+            select(_T.order_id).where(_T.waits_in == lane, project, _is_free(now, seconds), _is_open(now))
             .order_by(_T.project_id, _T.created_at).limit(1).with_for_update(skip_locked=True))
         if found is not None:
             return found
@@ -159,6 +160,13 @@ def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:
     # No lease ends so much later than now, unless the clock was set since it was given.
     never = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCKS_DIFFER
     return or_(_T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > never, _is_from_the_future(now))
+
+
+def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
+    """Whether the project of a task's order takes anything new: what it would make could not be stored."""
+    return ~exists().where(
+        _O.id == _T.order_id, models.Project.id == _O.project_id,
+        models.ProjectRemoval.project_id == models.Project.external_id, closes(now)).correlate(_T)
 
 
 def _is_from_the_future(now: datetime.datetime) -> ColumnElement[bool]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -22,7 +23,7 @@ from barbtx.model.records import (
 from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.containers import insert_container
 from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_tasks import LeaseLost, OtherLane
 from barbtx.model.repositories.projects import project_key
@@ -65,6 +66,8 @@ class OrderRepo:
         :param passphrase: where the passphrase is kept for the task.
         :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
+        :raises ProjectClosed: it was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the passphrase was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -77,7 +80,7 @@ class OrderRepo:
                 creator_id=creator_id, status=PENDING, created_at=now, updated_at=now,
             ))
             if passphrase is not None:
-                session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
+                _insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
         return self.database.interact(work)
@@ -137,6 +140,8 @@ class OrderRepo:
 
     def claim(self, order_id: str, project_id: str, seconds: float) -> Deferred[Lease | None]:
         """Take an order in hand, unless it is done or in another's hand: then the answer is None.
+
+        So it is while the order's project is about to be removed: if that is cancelled, the order goes on.
 
         :param seconds: for how long the claim holds unless it is renewed.
         :raises NotFound: there is no such order.
@@ -204,6 +209,8 @@ class OrderRepo:
         It may be repeated if its outcome is unknown: what was stored already stays as it is.
 
         :raises LeaseLost: nothing was stored.
+        :raises ProjectClosed: the order's project was deleted in Keystone; nothing was stored.
+        :raises KEKGone: the key is gone under which something was encrypted; nothing was stored.
         """
         now = utcnow(self.clock)
 
@@ -298,6 +305,15 @@ def _select():
 def _find(session: Session, order_id: str, project_id: str) -> Order | None:
     row = session.execute(_select().where(_O.id == order_id, models.Project.external_id == project_id)).first()
     return Order(*row) if row else None
+
+
+def _insert_passphrase(session: Session, order_id: str, passphrase: StoredPayload) -> None:
+    """:raises KEKGone: the key is gone under which it was encrypted."""
+    try:
+        session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
+    except IntegrityError:
+        # The order was inserted a moment ago: it can only be the key.
+        raise KEKGone from None
 
 
 def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 from sqlalchemy import delete, func, insert, select, update
@@ -38,36 +40,33 @@ class SecretStoreRepo:
     database: Tables = attrs.field(converter=in_tables("secret_stores"))
     clock: Clock
 
-    def sync(self, configured: Sequence[ConfiguredStore]) -> Deferred[None]:
-        """Bring the table in line with the configuration.
+    def sync(self, configured: Sequence[ConfiguredStore],
+             race_hook: Callable[[], None] = lambda: None) -> Deferred[None]:
+        """Bring the table in line with the configuration; any number of processes may do so at the same time.
 
+        :param race_hook: as in :func:`find_or_create`.
         :raises ConfigurationError: a backend that is configured no more is preferred by a project.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            known = {(row.store_plugin, row.crypto_plugin): row.id for row in session.execute(select(*_COLUMNS))}
-            for store in configured:
-                values = {"global_default": store.global_default, "name": store.name}
-                store_id = known.pop((store.store_plugin, store.crypto_plugin), None)
-                if store_id is None:
-                    session.execute(insert(_B).values(
-                        id=str(uuid.uuid4()), store_plugin=store.store_plugin, crypto_plugin=store.crypto_plugin,
-                        status=ACTIVE, created_at=now, updated_at=now, **values))
-                else:
-                    session.execute(update(_B).where(_B.id == store_id).values(updated_at=now, **values))
-            for (store_plugin, crypto_plugin), store_id in known.items():
-                if session.scalar(select(func.count()).select_from(_P).where(_P.secret_store_id == store_id)):
-                    raise ConfigurationError(f"the secret store {store_plugin}/{crypto_plugin} is not configured any "
-                                             "more, but projects prefer it")
-                session.execute(delete(_B).where(_B.id == store_id))
+            _merge_duplicates(session)
+            # In one order, so that processes that start together do not wait for each other in a circle.
+            for store in sorted(configured, key=_plugins):
+                store_id = _find_or_insert(session, store, now, race_hook)
+                session.execute(update(_B).where(_B.id == store_id).values(
+                    updated_at=now, global_default=store.global_default, name=store.name))
+            known = {_plugins(store) for store in configured}
+            for row in session.execute(select(*_COLUMNS)).all():
+                if _plugins(row) not in known:
+                    _remove(session, row)
 
         return self.database.interact(work)
 
     def list(self) -> Deferred[list[SecretStore]]:
         """All backends, oldest first."""
         return self.database.interact(
-            lambda session: [SecretStore(*row) for row in session.execute(
+            lambda session: [_store(row) for row in session.execute(
                 select(*_COLUMNS).order_by(_B.created_at, _B.id))],
             write=False)
 
@@ -85,10 +84,16 @@ class SecretStoreRepo:
         return self.database.interact(work, write=False)
 
     def prefer(self, project_id: str, store_id: str) -> Deferred[None]:
-        """Let a project prefer a backend, instead of the one that it preferred before."""
+        """Let a project prefer a backend, instead of the one that it preferred before.
+
+        :raises NotFound: the backend is gone.
+        """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
+            # A shared lock, so that it stays until the preference is there.
+            if session.scalar(select(_B.id).where(_B.id == store_id).with_for_update(read=True)) is None:
+                raise NotFound("Not Found. Secret store not found.")
             project = project_key(session, project_id, now)
             find_or_create(
                 session,
@@ -113,4 +118,53 @@ class SecretStoreRepo:
 
 def _find(session: Session, condition) -> SecretStore | None:
     row = session.execute(select(*_COLUMNS).where(condition)).first()
-    return SecretStore(*row) if row else None
+    return _store(row) if row else None
+
+
+def _store(row: Any) -> SecretStore:
+    return SecretStore(row.id, row.store_plugin, row.crypto_plugin or None, *row[3:])
+
+
+def _plugins(store: Any) -> tuple[str, str]:
+    """What tells backends apart."""
+    return store.store_plugin, store.crypto_plugin or ""
+
+
+def _find_or_insert(session: Session, store: ConfiguredStore, now: datetime.datetime,
+                    race_hook: Callable[[], None]) -> str:
+    store_plugin, crypto_plugin = _plugins(store)
+    return find_or_create(
+        session,
+        lambda: session.scalar(select(_B.id).where(_B.store_plugin == store_plugin,
+                                                   _B.crypto_plugin == crypto_plugin)),
+        lambda: session.execute(insert(_B).values(
+            id=str(uuid.uuid4()), store_plugin=store_plugin, crypto_plugin=crypto_plugin, name=store.name,
+            global_default=store.global_default, status=ACTIVE, created_at=now, updated_at=now)),
+        race_hook)
+
+
+def _remove(session: Session, row: Any) -> None:
+    """:raises ConfigurationError: a project prefers it."""
+    if session.scalar(select(func.count()).select_from(_P).where(_P.secret_store_id == row.id)):
+        raise ConfigurationError(f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured "
+                                 "any more, but projects prefer it")
+    session.execute(delete(_B).where(_B.id == row.id))
+
+
+def _merge_duplicates(session: Session) -> None:
+    """Make one of rows for the same backend, the one that most projects prefer, and have it written as the index wants.
+
+    Such rows come from databases that were filled or edited by other means: null and empty differ to the index.
+    """
+    preferred = dict(session.execute(select(_P.secret_store_id, func.count()).group_by(_P.secret_store_id)).all())
+    same: dict[tuple[str, str], list[Any]] = {}
+    for row in session.execute(select(*_COLUMNS).order_by(_B.created_at, _B.id)):
+        same.setdefault(_plugins(row), []).append(row)
+    for (_, crypto_plugin), rows in same.items():
+        kept, *others = sorted(rows, key=lambda row: -preferred.get(row.id, 0))
+        ids = [row.id for row in others]
+        if ids:
+            session.execute(update(_P).where(_P.secret_store_id.in_(ids)).values(secret_store_id=kept.id))
+            session.execute(delete(_B).where(_B.id.in_(ids)))
+        if kept.crypto_plugin is None:
+            session.execute(update(_B).where(_B.id == kept.id).values(crypto_plugin=crypto_plugin))

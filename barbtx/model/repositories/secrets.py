@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -23,9 +24,9 @@ from barbtx.model.repositories.consumers import (
     SECRET_CONSUMERS, delete_some_consumers, embedded_consumers, has_consumers,
 )
 from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
-from barbtx.model.repositories.projects import project_key
+from barbtx.model.repositories.projects import project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce
 from barbtx.times import Clock, utcnow
 
@@ -76,6 +77,8 @@ class SecretRepo:
 
         :param use: as in :func:`remember`.
         :raises QuotaReached: the project may have no more.
+        :raises ProjectClosed: it was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the payload was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -148,6 +151,8 @@ class SecretRepo:
 
         :raises NotFound: the secret is gone, or has expired.
         :raises HasPayload: it has one.
+        :raises ProjectClosed: its project was deleted in Keystone.
+        :raises KEKGone: the key is gone under which the payload was encrypted.
         """
         now = utcnow(self.clock)
 
@@ -161,6 +166,7 @@ class SecretRepo:
                 if secret is None:
                     raise NotFound("Secret not found.")
                 raise HasPayload(secret.payload)
+            require_open(session, _S, secret_id, now)
             _insert_datum(session, secret_id, payload)
 
         return self.database.interact(work)
@@ -267,8 +273,14 @@ def _payload_columns(payload: StoredPayload) -> dict[str, str]:
 
 
 def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
-    if payload.datum is not None:
+    """:raises KEKGone: the key is gone under which the payload was encrypted."""
+    if payload.datum is None:
+        return
+    try:
         session.execute(insert(_D).values(
             secret_id=secret_id, kek_id=payload.datum.kek.id, cypher_text=payload.datum.cypher_text,
             kek_meta_extended=payload.datum.kek_meta_extended,
         ))
+    except IntegrityError:
+        # The secret is there, and in this transaction's hand: it can only be the key.
+        raise KEKGone from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
+from collections.abc import Callable
 
 import attrs
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -14,6 +17,7 @@ from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Page, TransportKey
 from barbtx.model.repositories.listing import without_nul
+from barbtx.model.repositories.projects import find_or_create
 from barbtx.times import Clock, utcnow
 
 _K = models.TransportKey
@@ -45,19 +49,30 @@ class TransportKeyRepo:
 
         return self.database.interact(work, write=False)
 
-    def publish(self, plugin_name: str, transport_key: str) -> Deferred[str]:
-        """The id of a store's key, which is added if it is not there yet."""
+    def publish(self, plugin_name: str, transport_key: str,
+                race_hook: Callable[[], None] = lambda: None) -> Deferred[str]:
+        """The id of a store's key, which is added if it is not there yet; the same one for everybody.
+
+        :param race_hook: as in :func:`find_or_create`.
+        """
         now = utcnow(self.clock)
+        digest = hashlib.sha256(json.dumps([plugin_name, transport_key]).encode()).hexdigest()
 
         def work(session: Session) -> str:
-            known = session.execute(select(_K.id, _K.transport_key).where(_K.plugin_name == plugin_name))
-            for key_id, text in known:
-                if text == transport_key:
-                    return key_id
-            key_id = str(uuid.uuid4())
-            session.execute(insert(_K).values(id=key_id, plugin_name=plugin_name, transport_key=transport_key,
-                                              status=ACTIVE, created_at=now, updated_at=now))
-            return key_id
+            def create() -> None:
+                # An administrator may have added it.
+                same = session.scalar(
+                    select(_K.id).where(_K.plugin_name == plugin_name, _K.transport_key == transport_key)
+                    .order_by(_K.created_at, _K.id).limit(1))
+                if same is not None:
+                    session.execute(update(_K).where(_K.id == same).values(digest=digest))
+                else:
+                    session.execute(insert(_K).values(
+                        id=str(uuid.uuid4()), plugin_name=plugin_name, transport_key=transport_key, digest=digest,
+                        status=ACTIVE, created_at=now, updated_at=now))
+
+            return find_or_create(session, lambda: session.scalar(select(_K.id).where(_K.digest == digest)), create,
+                                  race_hook)
 
         return self.database.interact(work)
 

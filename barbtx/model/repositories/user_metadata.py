@@ -14,7 +14,7 @@ from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import SecretUserMetadatum as _M
-from barbtx.model.repositories.acls import touch
+from barbtx.model.repositories.acls import touch, touch_to_add
 from barbtx.model.repositories.listing import without_nul
 from barbtx.times import Clock, utcnow
 
@@ -41,9 +41,10 @@ class UserMetadataRepo:
 
         :raises NotFound: the secret is gone.
         :raises LimitReached: it may not have so many keys.
+        :raises ProjectClosed: its project was deleted in Keystone.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             self._require_room(len(metadata))
             session.execute(delete(_M).where(_M.secret_id == secret_id))
             if metadata:
@@ -56,11 +57,12 @@ class UserMetadataRepo:
         """Add one key.
 
         :raises NotFound: the secret is gone.
+        :raises ProjectClosed: its project was deleted in Keystone.
         :raises Conflict: the key is there.
         :raises LimitReached: it may have no more keys.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
                 raise Conflict(f"Conflict. Key in request is already in the secret metadata: {key}")
             held = session.scalar(select(func.count()).select_from(_M).where(_M.secret_id == secret_id))
@@ -78,9 +80,10 @@ class UserMetadataRepo:
         """Change one key's value.
 
         :raises NotFound: the key is gone.
+        :raises ProjectClosed: the secret's project was deleted in Keystone.
         """
         def work(session: Session) -> None:
-            touch(session, models.Secret, secret_id, utcnow(self.clock))
+            touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             changed = session.execute(update(_M).where(_M.secret_id == secret_id, _M.key == key).values(value=value))
             if changed.rowcount != 1:
                 raise NotFound("Secret metadata not found.")

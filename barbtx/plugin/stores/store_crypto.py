@@ -146,6 +146,11 @@ class StoreCrypto:
                           key_id=problem.key_id)
             raise
 
+    def forget_project(self, project_id: str) -> None:
+        """Read the project's key again when it is needed: the one that is remembered is gone."""
+        for plugin in self.plugins:
+            self.cache.pop((full_name(plugin), project_id), None)
+
     async def check(self) -> None:
         """Make sure that the crypto plugins have every master key that is in use.
 

@@ -1,7 +1,7 @@
 """The master key that wraps each project key, and a canary for each crypto plugin
 
 Revision ID: 0006
-Revises: 0004
+Revises: 0005
 """
 
 import base64
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import mysql
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

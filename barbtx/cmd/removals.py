@@ -1,0 +1,95 @@
+"""``barbtx-manage removals``: the projects that are to be removed since Keystone has deleted them."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
+
+from barbtx.config import load
+from barbtx.model.database import make_engine
+from barbtx.model.records import Removal
+from barbtx.model.repositories.pending_removals import cancel_removal, list_removals, retry_removal
+from barbtx.times import WallClock, utcnow
+
+T = TypeVar("T")
+
+
+def add_commands(categories: Any) -> None:
+    """Add the commands to the parser's categories."""
+    removals = categories.add_parser("removals", help="projects that are to be removed: Keystone has deleted them")
+    actions = removals.add_subparsers(required=True, metavar="action")
+    show = actions.add_parser("list", help="show them: project, state, when it is due, what keeps it")
+    show.set_defaults(run=_list)
+    for name, run, help in (
+            ("cancel", _cancel, "forget a removal: what the project still has stays, and it can be added to again"),
+            ("retry", _retry, "try a removal again at once that failed or waits for something; it is not due earlier")):
+        action = actions.add_parser(name, help=help)
+        action.add_argument("project", help="Keystone's id of the project")
+        action.set_defaults(run=run)
+
+
+def state_of(removal: Removal, now: datetime.datetime, max_attempts: int) -> str:
+    """A removal's state in one word."""
+    if removal.kept_until is not None:
+        return "removed"
+    if removal.attempts >= max_attempts:
+        return "failed"
+    if removal.leased_until is not None and removal.leased_until > now:
+        return "running"
+    if removal.due is None:
+        return "unconfirmed"
+    return "due" if removal.due <= now else "pending"
+
+
+def _list(options: argparse.Namespace) -> None:
+    conf = load(options.config_file, options.set)
+    now = utcnow(WallClock())
+    shown = [removal for removal in _transact(conf, list_removals)
+             if removal.kept_until is None or removal.kept_until > now]
+    for removal in shown:
+        state = state_of(removal, now, conf.keystone_notifications.max_attempts)
+        until = removal.kept_until or removal.due
+        print(f"{removal.project_id}\t{state}\t{_time(until) if until else '-'}\t{removal.problem or '-'}")
+    print(f"{len(shown)} removals")
+
+
+def _cancel(options: argparse.Namespace) -> None:
+    now = utcnow(WallClock())
+    conf = load(options.config_file, options.set)
+    removal = _transact(conf, lambda session: cancel_removal(session, options.project))
+    if removal.kept_until is not None:
+        said = "project {} was removed; it can be added to again"
+    elif removal.due is not None and removal.due <= now:
+        said = "the removal of project {} is cancelled; it was due, and some of the project's objects may be gone"
+    else:
+        said = "the removal of project {} is cancelled; all that the project has stays"
+    print(said.format(options.project))
+
+
+def _retry(options: argparse.Namespace) -> None:
+    now = utcnow(WallClock())
+    removal = _transact(load(options.config_file, options.set),
+                        lambda session: retry_removal(session, options.project, now))
+    when = _time(removal.due) if removal.due is not None and removal.due > now else "now"
+    print(f"the removal of project {options.project} is tried again {when}")
+
+
+def _time(moment: datetime.datetime) -> str:
+    return f"{moment.isoformat('T', 'seconds')}Z"
+
+
+def _transact(conf: Any, work: Callable[[Session], T]) -> T:
+    """Run work in one transaction; a command has nothing else to do meanwhile."""
+    engine = make_engine(conf.database.connection, 1, conf.database.timeout_seconds)
+    try:
+        with Session(engine, expire_on_commit=False) as session:
+            session.connection(execution_options={"barbtx_write": True})
+            result = work(session)
+            session.commit()
+            return result
+    finally:
+        engine.dispose()

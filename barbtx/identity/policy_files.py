@@ -77,8 +77,8 @@ def _look_into(directory: Path, named: bool, found: Found) -> None:
     if named:
         found.required.update(files)
     if named and all(path.is_dir() for path in paths):
-        found.problems.append(f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} if "
-                              "there are to be no rules, or remove the option to use the shipped rules")
+        found.problems.append(f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} "
+                              "if there are to be no rules, or remove the option to use the shipped rules")
 
 
 def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:

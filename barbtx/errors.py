@@ -172,6 +172,15 @@ class ServiceUnavailable(BarbtxError):
         super().__init__(description, headers={"Retry-After": str(retry_after)}, **debug)
 
 
+class LackedHere(ServiceUnavailable):
+    """This process has not been given something that is in use; nothing is wrong with what is stored, and another process
+    may well have it.
+    """
+
+    def __init__(self, description: str, **debug: object) -> None:
+        super().__init__(description, retry_after=10, **debug)
+
+
 class ConfigurationError(Exception):
     """The configuration cannot be used.
 

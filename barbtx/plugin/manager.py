@@ -10,10 +10,11 @@ import attrs
 from oslo_config import cfg
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
-from barbtx.errors import ConfigurationError, NotSupported
+from barbtx.errors import ConfigurationError, LackedHere, NotSupported
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
@@ -41,8 +42,30 @@ BACKEND_OPTIONS = [
                 help="Whether this is the store of projects that have not chosen; exactly one must be."),
 ]
 
+log = Logger()
+
 STORES = "barbtx.secretstore"
 CRYPTO = "barbtx.crypto"
+
+
+class NotEnabled(LackedHere, LookupError):
+    """A plugin that has something is not enabled in this process.
+
+    :param plugin: names it, for the log.
+    """
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__("A secret store that is needed for this is not available at the moment; please try again",
+                         plugin=plugin)
+
+    def __str__(self) -> str:
+        return f"{self.debug['plugin']} is not enabled"
+
+
+def not_enabled(plugin: str) -> NotEnabled:
+    """The error to raise for lack of a plugin, which the operator is told of."""
+    log.error("{plugin} is not enabled: what it has is answered with 503, and orders wait", plugin=plugin)
+    return NotEnabled(plugin)
 
 
 @attrs.frozen
@@ -154,12 +177,16 @@ class StoreManager:
     def by_name(self, name: str) -> Any:
         """The store of a full class name.
 
-        :raises LookupError: it is not enabled any more.
+        :raises NotEnabled: it is not enabled here, or not any more.
         """
-        for store in self.stores:
-            if full_name(store) == name:
-                return store
-        raise LookupError(f"the secret store {name} is not enabled")
+        store = self.find(name)
+        if store is None:
+            raise not_enabled(f"the secret store {name}")
+        return store
+
+    def find(self, name: str) -> Any | None:
+        """The store of a full class name, if it is enabled."""
+        return next((store for store in self.stores if full_name(store) == name), None)
 
     async def derive_keys(self, purpose: str) -> tuple[DerivedKey, ...]:
         """The keys that the stores derive for a purpose, the current one first; none if no store derives any."""
@@ -187,7 +214,8 @@ class StoreManager:
                     (configured.store_plugin, configured.crypto_plugin)
                     == (preferred.store_plugin, preferred.crypto_plugin)):
                 return backend.store
-        raise LookupError("the secret store that the project prefers is not enabled")
+        # Another process may know it already.
+        raise not_enabled(f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project prefers,")
 
 
 def _load_backends(context: PluginContext) -> tuple[Backend, ...]:

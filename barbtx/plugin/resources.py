@@ -62,7 +62,7 @@ async def get_secret(stores: StoreManager, secret: Secret, session_key: str | No
     """A secret's payload, decrypted. The secret must have been read with its payload.
 
     :param session_key: under which the store shall wrap it, itself wrapped for the transport key.
-    :raises LookupError: the store that has it is not enabled any more.
+    :raises NotEnabled: the store that has it is not enabled here, or not any more.
     :raises NotSupported: the store that has it is not the transport key's.
     """
     payload = secret.payload
@@ -95,10 +95,7 @@ async def current_transport_key(stores: StoreManager, secret: NewSecret | Secret
 
 async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -> Any:
     """:raises NotSupported: the store that a transport key is for is not enabled, or unwraps nothing."""
-    try:
-        store = stores.by_name(transport_key.plugin_name)
-    except LookupError:
-        store = None
+    store = stores.find(transport_key.plugin_name)
     if store is None or await maybeDeferred(store.get_transport_key) is None:
         raise NotSupported("The secret store of this transport key is not enabled, or wraps no payloads")
     return store

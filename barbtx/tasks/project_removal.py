@@ -16,7 +16,7 @@ from barbtx.model.records import RemovalClaim, StoredPayload
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo, RemovalLost
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.plugin import resources
-from barbtx.plugin.manager import StoreManager
+from barbtx.plugin.manager import NotEnabled, StoreManager
 
 log = Logger()
 
@@ -90,8 +90,10 @@ class RemoveProject:
             try:
                 if payload is not None:
                     await resources.delete_payload(self.stores, payload)
-            except (ServiceUnavailable, CancelledError):
-                raise
+            except (ServiceUnavailable, CancelledError) as problem:
+                if not isinstance(problem, NotEnabled):
+                    raise
+                log.error("the payload of {id} stays in its store: {reason}", id=id, reason=str(problem))
             except Exception:
                 log.failure("the payload of {id} could not be deleted from its store", id=id)
             else:

@@ -12,12 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from barbtx import activity
-from barbtx.errors import Fault, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
+from barbtx.errors import Fault, LackedHere, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo, OtherLane
 from barbtx.plugin import resources
-from barbtx.plugin.interface.crypto import MasterKeyUnavailable
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
 from barbtx.tasks.base import BaseTask, NoSuchEntity, NotBegun, Overtaken
@@ -65,8 +64,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
-    :ivar missing_key_seconds: wait after an attempt that lacked a master key, which does not count as one: it says
-        something of this worker, not of the order.
+    :ivar missing_key_seconds: wait after an attempt that lacked a master key or a plugin, which does not count as one: it
+        says something of this worker, not of the order.
     """
 
     orders: OrderRepo
@@ -124,7 +123,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception, *_: object) -> None:
         if isinstance(exception, ProjectClosed):
             await self._wait_for_project(lease)
-        elif isinstance(exception, MasterKeyUnavailable):
+        elif isinstance(exception, LackedHere):
             await self._record(lambda: self.orders.retry(lease, "process_type_order", self.missing_key_seconds,
                                                          counts=False))
         elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:

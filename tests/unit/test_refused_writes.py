@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from barbtx.errors import (
-    BadRequest, Conflict, NotFound, ProjectClosed, QuotaReached, ServiceUnavailable, TooManyRequests,
+    BadRequest, Conflict, NotFound, ProjectClosed, QuotaReached, ServiceUnavailable, TooManyRequests, describe,
 )
 from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
 from barbtx.model.records import Lease, Made, NewSecret, Order, StoredPayload
@@ -21,7 +21,8 @@ from barbtx.model.repositories.idempotency import DuplicateKey
 from barbtx.model.repositories.orders import LeaseLost
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
-from barbtx.plugin.manager import StoreManager
+from barbtx.plugin.interface.crypto import MasterKeyUnavailable
+from barbtx.plugin.manager import NotEnabled, StoreManager
 from barbtx.tasks.base import Overtaken
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 from barbtx.tasks.leases import Leases
@@ -112,8 +113,8 @@ class Outcomes:
     async def release(self, *arguments: object) -> None:
         self.released = True
 
-    async def retry(self, *arguments: object) -> None:
-        self.retried = True
+    async def retry(self, *arguments: object, counts: bool = True) -> None:
+        self.retried, self.counted = True, counts
 
 
 ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
@@ -157,6 +158,18 @@ def test_what_a_project_took_no_more_was_not_written_at_an_earlier_try(stores: S
     clock.pump([1.0] * 10)
     assert finishing.result is None and orders.released
     assert {path.name for path in directory.iterdir()} == {"passphrase"}
+
+
+@pytest.mark.parametrize("lacked", [NotEnabled("a store"), MasterKeyUnavailable("an id")],
+                         ids=lambda value: type(value).__name__)
+@pytest_twisted.ensureDeferred
+async def test_an_order_waits_for_a_worker_that_has_what_it_needs(
+        stores: StoreManager, directory: Path, lacked: Exception) -> None:
+    orders, clock = Outcomes(), Clock()
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, 0.0))
+    lease = Lease(ORDER, "token", 10, await stored(stores, "passphrase"))
+    await task.handle_error(lease, describe(lacked, "Process TypeOrder"), lacked)
+    assert orders.retried and not orders.counted and [path.name for path in directory.iterdir()] == ["passphrase"]
 
 
 @pytest_twisted.ensureDeferred

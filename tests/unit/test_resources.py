@@ -9,11 +9,12 @@ import pytest
 import pytest_twisted
 from zope.interface.verify import verifyObject
 
-from barbtx.errors import NotSupported
-from barbtx.model.records import NewSecret
+from barbtx.errors import NotSupported, describe
+from barbtx.model.records import EncryptedDatum, KEKMeta, NewSecret
 from barbtx.plugin import resources
-from barbtx.plugin.interface.secret_store import ISecretStore
-from barbtx.plugin.manager import StoreManager
+from barbtx.plugin.interface.secret_store import ISecretStore, Kept
+from barbtx.plugin.manager import NotEnabled, StoreManager
+from barbtx.plugin.stores.store_crypto import StoreCrypto
 from tests.support.wrapping_store import WrappingStore
 
 SECRET = NewSecret("s", "p")
@@ -46,8 +47,20 @@ async def test_a_secret_without_payload_is_none_of_the_stores_business(stores: S
 @pytest_twisted.ensureDeferred
 async def test_a_store_that_is_not_enabled_any_more_is_named(stores: StoreManager) -> None:
     stored = attrs.evolve(SECRET, payload=await resources.store_secret(stores, SECRET, b"payload", "text/plain"))
-    with pytest.raises(LookupError, match="WrappingStore"):
-        await resources.get_secret(StoreManager((), (), None), stored)
+    lacking = StoreManager((), (), None)
+    with pytest.raises(LookupError, match="WrappingStore") as caught:
+        await resources.get_secret(lacking, stored)
+    fault = describe(caught.value, "Secret payload retrieval")
+    assert fault.status == 503 and "Retry-After" in fault.headers and "WrappingStore" not in fault.description
+    with pytest.raises(NotEnabled):
+        await resources.delete_secret(lacking, stored)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_crypto_plugin_that_is_not_enabled_is_no_corruption() -> None:
+    kek = KEKMeta("k", "another.Plugin", "l", "aes", 256, "gcm", "w")
+    with pytest.raises(NotEnabled, match="another.Plugin"):
+        await StoreCrypto((), None, {}, {}).get_secret("s", "p", Kept(datum=EncryptedDatum(kek, b"c", None)))
 
 
 @pytest_twisted.ensureDeferred

@@ -14,7 +14,7 @@ import attrs
 from oslo_config.cfg import ConfigOpts
 from zope.interface import Interface
 
-from barbtx.errors import ServiceUnavailable
+from barbtx.errors import LackedHere
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.interface.domains import Domain
 
@@ -140,7 +140,7 @@ class IMasterKeys(Interface):
         """
 
 
-class MasterKeyUnavailable(ServiceUnavailable):
+class MasterKeyUnavailable(LackedHere):
     """The master key that wraps a project's key is not there; nothing is wrong with what is stored.
 
     :ivar key_id: names the master key; not secret.
@@ -148,7 +148,7 @@ class MasterKeyUnavailable(ServiceUnavailable):
 
     def __init__(self, key_id: str) -> None:
         super().__init__("A key that is needed for this is not available at the moment; please try again",
-                         retry_after=10, key_id=key_id)
+                         key_id=key_id)
         self.key_id = key_id
 
 

@@ -23,7 +23,7 @@ from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import (
     ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, KeptPair, PairIds, SecretDTO,
 )
-from barbtx.plugin.manager import CRYPTO, PluginContext, derived_keys, full_name, load
+from barbtx.plugin.manager import CRYPTO, PluginContext, derived_keys, full_name, load, not_enabled
 from barbtx.plugin.stores.master_keys import check_master_keys, read_again
 
 log = Logger()
@@ -86,7 +86,7 @@ class StoreCrypto:
             raise LookupError("the secret's ciphertext is missing")
         plugin = next((p for p in self.plugins if full_name(p) == datum.kek.plugin_name), None)
         if plugin is None:
-            raise LookupError(f"the crypto plugin {datum.kek.plugin_name} is not enabled")
+            raise not_enabled(f"the crypto plugin {datum.kek.plugin_name}")
         dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended, kept.domain)
         return await self._ask(plugin.decrypt, dto, datum.kek, project_id)
 

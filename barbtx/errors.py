@@ -173,8 +173,8 @@ class ServiceUnavailable(BarbtxError):
 
 
 class LackedHere(ServiceUnavailable):
-    """This process has not been given something that is in use; nothing is wrong with what is stored, and another process
-    may well have it.
+    """This process has not been given something that is in use; nothing is wrong with what is stored, and another
+    process may well have it.
     """
 
     def __init__(self, description: str, **debug: object) -> None:

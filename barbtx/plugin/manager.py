@@ -215,7 +215,8 @@ class StoreManager:
                     == (preferred.store_plugin, preferred.crypto_plugin)):
                 return backend.store
         # Another process may know it already.
-        raise not_enabled(f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project prefers,")
+        raise not_enabled(f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project "
+                          "prefers,")
 
 
 def _load_backends(context: PluginContext) -> tuple[Backend, ...]:

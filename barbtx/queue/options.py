@@ -54,8 +54,8 @@ OPTIONS = {
                      help="Wait before the second attempt, if what failed may be there again by then; it doubles from "
                           "there, up to an hour."),
         cfg.FloatOpt("missing_key_seconds", default=30.0, min=0.1,
-                     help="Wait before the next attempt if the worker lacks the master key, or the plugin, that an order "
-                          "needs; such an attempt does not count."),
+                     help="Wait before the next attempt if the worker lacks the master key, or the plugin, that an "
+                          "order needs; such an attempt does not count."),
         cfg.FloatOpt("shutdown_seconds", default=30.0, min=0,
                      help="How long a stopping worker may take to finish what it has in hand."),
     ],

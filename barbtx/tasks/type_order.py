@@ -64,8 +64,8 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
 
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
-    :ivar missing_key_seconds: wait after an attempt that lacked a master key or a plugin, which does not count as one: it
-        says something of this worker, not of the order.
+    :ivar missing_key_seconds: wait after an attempt that lacked a master key or a plugin, which does not count as one:
+        it says something of this worker, not of the order.
     """
 
     orders: OrderRepo

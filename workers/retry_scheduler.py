@@ -74,7 +74,8 @@ class RetryScheduler(Service):
             log.failure("looking for due tasks failed")
             return False
         for task in tasks:
-            activity.run(Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id")), self._send, task)
+            hand = Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id"))
+            activity.run(hand, self._send, task)
         return len(tasks) == self._conf.batch_size
 
     def _send(self, task: Task) -> None:

@@ -41,8 +41,8 @@ OPTIONS = {
                    help="Connections to the database, and threads that use them, per process. One group of tables may "
                         "hold half of them, its lists and its writes a quarter each."),
         cfg.IntOpt("max_waiting", default=1000, min=1,
-                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those of "
-                        "whom the most wait."),
+                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those "
+                        "of whom the most wait."),
         cfg.FloatOpt("timeout_seconds", default=1.8, min=0.1,
                      help="Longest time that one transaction may take, waiting included, before it is given up (503)."),
         cfg.IntOpt("max_retries", default=3, min=0, max=20,
@@ -154,7 +154,8 @@ class Database:
         writers = 1 if engine.dialect.name == "sqlite" else None
         return cls(
             reactor, engine, ThreadPool(0, options.max_pool_size, name="database"),
-            Admission(options.max_pool_size, options.max_waiting, writers), options.timeout_seconds, options.max_retries,
+            Admission(options.max_pool_size, options.max_waiting, writers),
+            options.timeout_seconds, options.max_retries,
         )
 
     def start(self) -> None:
@@ -397,8 +398,8 @@ def _leave_stale_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def leave_read_only(connection: Any, record: Any, _: object) -> None:
-        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what they
-        # are without being asked.
+        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what
+        # they are without being asked.
         status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
         read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
         if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:

@@ -10,10 +10,14 @@ from twisted.python.failure import Failure
 
 
 class _Half(Protocol):
-    """One end of a connection through the proxy."""
+    """One end of a connection through the proxy.
 
-    def __init__(self, proxy: Proxy) -> None:
+    :ivar is_client: whether it is the end that was connected to.
+    """
+
+    def __init__(self, proxy: Proxy, is_client: bool) -> None:
         self.proxy = proxy
+        self.is_client = is_client
         self.peer: _Half | None = None
         self._early: list[bytes] = []
 
@@ -46,14 +50,14 @@ class _Server(Factory):
         self.proxy = proxy
 
     def buildProtocol(self, addr: object) -> _Half:
-        half = _Half(self.proxy)
+        half = _Half(self.proxy, True)
 
         def joined(other: _Half) -> None:
             half.join(other)
 
         client = Factory()
         client.noisy = False
-        client.buildProtocol = lambda addr: _Half(self.proxy)
+        client.buildProtocol = lambda addr: _Half(self.proxy, False)
         self.proxy.target.connect(client).addCallbacks(joined, lambda failure: half.transport.abortConnection())
         return half
 

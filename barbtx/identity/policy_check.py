@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy import Policy, list_rules
 from barbtx.identity.predicates import Target
+from barbtx.identity.targets import kinds_of
 
 # What a token holds, since Keystone expands implied roles, by the role that a person would name. The service
 # administrator's role is not among them: it is not given to the people of a project.
@@ -22,14 +23,13 @@ _PERSONAS = {
 }
 _OF_THE_DEPLOYMENT = frozenset({"project_quotas:get", "project_quotas:put", "project_quotas:delete",
                                 "transport_keys:post", "transport_key:delete"})
-_KINDS = {"secret": ("secret",), "container": ("container",), "consumer": ("secret", "container"), "order": ("order",)}
 _MINE, _THEIRS = "a project", "another project"
 
 
 def find_risks(policy: Policy) -> Iterator[str]:
     """A line for each rule that lets people do what reaches beyond their project, or into what is private."""
     for rule in (rule.name for rule in list_rules() if ":" in rule.name):
-        kinds = _KINDS.get(rule.partition(":")[0].partition("_")[0], ())
+        kinds = kinds_of(rule)
         if kinds:
             yield from _line(policy, rule, _targets(kinds, _THEIRS, private=False),
                              "of any project, on what belongs to another one")

@@ -12,7 +12,7 @@ from oslo_policy import policy as oslo_policy
 
 from barbtx.config_sources import hint
 from barbtx.identity.predicates import literal_of
-from barbtx.identity.targets import TARGET_KEYS
+from barbtx.identity.targets import TARGET_KEYS, keys_for
 
 _KEY = re.compile(r"%\(([^)]*)\)s")
 
@@ -85,27 +85,36 @@ def _cycles(named: Mapping[str, set[str]]) -> Iterator[str]:
 
 def _vacuous(rules: Mapping[str, Any], attributes: frozenset[str]) -> Iterator[str]:
     """Checks that match nobody, where a "not" turns that into everybody."""
-    seen: set[tuple[str, bool]] = set()
-    to_do = [(name, False) for name in rules]
+    seen: set[tuple[str, bool, frozenset[str]]] = set()
+    # Operations have a colon in their names; other rules are used by them, and decide about what they are asked about.
+    to_do = [(name, False, keys_for(name) if ":" in name else TARGET_KEYS) for name in rules]
+    said: set[str] = set()
     while to_do:
-        name, turned = entry = to_do.pop()
+        name, turned, keys = entry = to_do.pop()
         if entry in seen or name not in rules:
             continue
         seen.add(entry)
         for leaf, negated in _leaves(rules[name]):
             negated ^= turned
             if isinstance(leaf, checks.RuleCheck):
-                to_do.append((leaf.match, negated))
-            elif negated and (wrong := _matches_nobody(leaf, attributes)):
-                yield f"the rule '{name}' has, under a 'not', the check {leaf}: {wrong}, so that everybody passes"
+                to_do.append((leaf.match, negated, keys))
+            elif negated and (wrong := _matches_nobody(leaf, attributes, keys)):
+                line = f"the rule '{name}' has, under a 'not', the check {leaf}: {wrong}, so that everybody passes"
+                if line not in said:
+                    said.add(line)
+                    yield line
 
 
-def _matches_nobody(leaf: Any, attributes: frozenset[str]) -> str | None:
+def _matches_nobody(leaf: Any, attributes: frozenset[str], keys: frozenset[str]) -> str | None:
     if type(leaf) not in (checks.GenericCheck, checks.RoleCheck):
         return None
+    if not leaf.match.strip():
+        return "its right side is empty"
     for key in _KEY.findall(leaf.match):
         if key not in TARGET_KEYS:
             return f"there is no '{key}'{hint(key, TARGET_KEYS)}"
+        if key not in keys:
+            return f"where the rule is used there is no '{key}'"
     if "%" in _KEY.sub("", leaf.match):
         return "its right side cannot be read"
     if type(leaf) is checks.GenericCheck and literal_of(leaf.kind) is None:

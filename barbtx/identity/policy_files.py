@@ -24,11 +24,13 @@ class Found:
     """The files that override rules.
 
     :ivar paths: in the order in which they count.
+    :ivar required: those of them that are there because the configuration names them or their directory.
     :ivar problems: what keeps them from being used.
     :ivar warnings: what may not be as the operator thinks.
     """
 
     paths: list[Path] = attrs.field(factory=list)
+    required: set[Path] = attrs.field(factory=set)
     problems: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
 
@@ -41,6 +43,8 @@ def find_policy_files(conf: cfg.ConfigOpts) -> Found:
     main = options.policy_file and conf.find_file(options.policy_file)
     if main and Path(main).is_file():
         found.paths.append(Path(main))
+        if named:
+            found.required.add(Path(main))
     elif named or main:
         found.problems.append(f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
                               "exists, or remove the option to use the shipped rules")
@@ -61,7 +65,8 @@ def find_policy_files(conf: cfg.ConfigOpts) -> Found:
 def _look_into(directory: Path, named: bool, found: Found) -> None:
     try:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-        found.paths.extend(path for path in paths if path.is_file())
+        files = [path for path in paths if path.is_file()]
+        found.paths.extend(files)
         found.warnings.extend(f"{path} is a directory within policy_dirs: what is in it is not read"
                               for path in paths if path.is_dir())
         found.problems.extend(f"policy: {path} cannot be read: it is neither a file nor a link to one"
@@ -69,22 +74,23 @@ def _look_into(directory: Path, named: bool, found: Found) -> None:
     except OSError as problem:
         found.problems.append(f"policy: {directory}: {problem.strerror}")
         return
-    if named and not any(path.is_file() for path in paths):
-        found.warnings.append(f"there is no policy file in {directory}, although [oslo_policy] policy_dirs names it")
+    if named:
+        found.required.update(files)
+    if named and all(path.is_dir() for path in paths):
+        found.problems.append(f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} "
+                              "if there are to be no rules, or remove the option to use the shipped rules")
 
 
 def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
     """The check strings in each file, by rule name.
 
-    :raises ConfigurationError: a file is missing, can be written by others, or is no mapping of names to texts. All
+    :raises ConfigurationError: a file is missing or empty, can be written by others, or is no mapping of names to texts. All
         that is wrong is named.
     """
     found = find_policy_files(conf)
     for warning in found.warnings:
         log.warn("policy: {warning}", warning=warning)
     problems = list(found.problems)
-    named = is_set(conf, "policy_file", "oslo_policy")
-    main = Path(conf.find_file(conf.oslo_policy.policy_file) or "") if named else None
     files: dict[Path, dict[str, str]] = {}
     for path in found.paths:
         try:
@@ -95,8 +101,8 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             problems.append(f"policy: {path}: {reason}")
             continue
         if rules is None:
-            if path == main:
-                problems.append(f"policy: {path} is empty, although [oslo_policy] policy_file names it; write rules, "
+            if path in found.required:
+                problems.append(f"policy: {path} is empty, although [oslo_policy] names it or its directory; write rules, "
                                 "or {} if there are to be none")
             files[path] = {}
         elif isinstance(rules, dict):

@@ -11,6 +11,20 @@ TARGET_KEYS = frozenset({
       for name in ("project_id", "creator_id", "read", "read_project_access")),
 })
 
+# By the first word of an operation's rule; others have a target without an object.
+_KINDS = {"secret": ("secret",), "container": ("container",), "consumer": ("secret", "container"), "order": ("order",)}
+
+
+def kinds_of(rule: str) -> tuple[str, ...]:
+    """The kinds of objects that the rule of an operation is asked about; none if it is about no object."""
+    return _KINDS.get(rule.partition(":")[0].partition("_")[0], ())
+
+
+def keys_for(rule: str) -> frozenset[str]:
+    """What the targets of an operation's rule may have."""
+    kinds = kinds_of(rule)
+    return frozenset(key for key in TARGET_KEYS if not key.startswith("target.") or key.split(".")[1] in kinds)
+
 
 def secret_target(secret: Secret) -> dict[str, object]:
     """The target of rules about one secret."""

@@ -169,9 +169,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         """Store an outcome.
 
         :raises Overtaken: nothing was stored.
-        :raises KEKGone: nothing was stored.
-        :raises ServiceUnavailable: the outage lasts too long; the order is begun again when its lease has ended, unless one
-            of the tries was committed after all (``outcome_unknown``).
+        :raises KEKGone, ProjectClosed: nothing was stored.
+        :raises ServiceUnavailable: the outage lasts too long; the order is begun again when its lease has ended, unless
+            one of the tries was committed after all (``outcome_unknown``, of whatever else is raised too).
         """
         unknown = False
 
@@ -187,8 +187,11 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             await self.patience.outlast(attempt, unless=KEKGone)
         except LeaseLost:
             raise Overtaken("the order was deleted, or another worker took it over") from None
-        except ServiceUnavailable as problem:
-            problem.outcome_unknown = unknown
+        except (KEKGone, ProjectClosed):
+            # The order was still in hand, so that no try before was committed.
+            raise
+        except Exception as problem:
+            problem.outcome_unknown = unknown or getattr(problem, "outcome_unknown", False)
             raise
 
     def _generator(self, order_type: str) -> Callable[[Lease], Coroutine[Any, Any, Outcome]]:

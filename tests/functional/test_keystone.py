@@ -294,6 +294,7 @@ async def test_policy_is_read_again_on_sighup_and_refused_whole(deployment: Depl
 @pytest_twisted.ensureDeferred
 async def test_a_changed_policy_file_is_noticed(deployment: Deployment, world: World, tmp_path: Path) -> None:
     (tmp_path / "policy.d").mkdir()
+    (tmp_path / "policy.d" / "none.yaml").write_text("{}")
     api = deployment.api(**{"oslo_policy.policy_dirs": tmp_path / "policy.d", "policy.reload_seconds": 0.2})
     rita = api.by(world.tokens["rita"])
     assert (await rita.get("/v1/secrets")).status == 403

@@ -19,6 +19,7 @@ from barbtx.model.models import OrderRetryTask
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC, Lease, Made, NewSecret, Task
 from barbtx.model.repositories.order_tasks import LeaseLost, OtherLane
 from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.secrets import SecretRepo
 from tests.functional.conftest import NOW
 
 HOUR = 3600
@@ -209,3 +210,17 @@ async def test_an_outcome_may_be_stored_again_if_it_is_unknown_whether_it_was(or
         await orders.fail(lease, "500", "reason")
     with pytest.raises(LeaseLost):
         await orders.complete(lease, attrs.evolve(made, secrets=(NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m")
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+@pytest_twisted.ensureDeferred
+async def test_what_was_stored_stays_so_although_its_owner_has_deleted_a_part_of_it(
+        database: Database, clock: Clock, orders: OrderRepo, deleted: int) -> None:
+    pair = Made(tuple(NewSecret(id=str(uuid.uuid4()), project_id="p") for _ in range(2)))
+    lease = await orders.claim(await new_order(orders), "p", 30)
+    await orders.complete(lease, pair, "s", "m")
+    await SecretRepo(database, clock).delete(pair.secrets[deleted].id)
+    await orders.complete(lease, pair, "s", "m")
+    await SecretRepo(database, clock).delete(pair.secrets[1 - deleted].id)
+    with pytest.raises(LeaseLost):
+        await orders.complete(lease, pair, "s", "m")

@@ -48,6 +48,12 @@ def rules(tmp_path: Path, text: str) -> str:
     ("policy_dirs", "", lambda path: None),
     ("policy_dirs", "p", lambda path: path.write_text('"orders:get": "@"')),
     ("policy_dirs", "p", lambda path: (path.mkdir(), (path / "a").symlink_to("gone"))),
+    ("policy_dirs", "p", lambda path: path.mkdir()),
+    ("policy_dirs", "p", lambda path: (path.mkdir(), (path / "b").mkdir())),
+    ("policy_dirs", "p", lambda path: (path.mkdir(), (path / ".a.yaml").write_text('"orders:get": "@"'))),
+    ("policy_dirs", "p", lambda path: (path.mkdir(), (path / "a.yaml").write_text("# no\n"))),
+    ("policy_dirs", "p", lambda path: (path.mkdir(), (path / "a.yaml").write_text('"orders:get": "@"'),
+                                       (path / "b.yaml").write_text(""))),
 ])
 def test_what_the_configuration_names_must_be_there_and_have_rules(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, option: str, value: str,
@@ -66,6 +72,7 @@ def test_what_the_configuration_names_must_be_there_and_have_rules(
 
 def test_that_there_are_no_rules_can_be_said(tmp_path: Path) -> None:
     (tmp_path / "policy.d").mkdir()
+    (tmp_path / "policy.d" / "none.yaml").write_text("{}")
     policy(rules(tmp_path, "{}"), f"oslo_policy.policy_dirs={tmp_path}/policy.d")
 
 
@@ -123,11 +130,28 @@ def test_rules_in_a_circle_are_refused(tmp_path: Path, text: str) -> None:
     "not project_idd:%(target.secret.project_id)s", "not user_id:%(target.secret.creator_idd)s",
     "role:a or not (role:b or 'False':%(target.secret.read_project_acces)s)", "not rule:owner_of_nothing",
     "not user_id:%(target.secret.creator_id)d", "not role:%(target.secret.role)s", "not user_id.id:x",
+    "not role:", "role:a and not user_id:", "not user_id:%(target.order.creator_id)s",
+    "not (role:a or project_id:%(target.container.project_id)s)",
 ])
 def test_what_matches_nobody_must_not_stand_under_a_not(tmp_path: Path, check: str) -> None:
     said = refusal(rules(tmp_path, f'"secret:get": "{check}"\n'
                                    '"secret:put": "rule:owner_of_nothing"\n"owner_of_nothing": "usr_id:x"\n'))
     assert "everybody passes" in said
+
+
+@pytest.mark.parametrize(("rule", "kinds"), [
+    ("secret:decrypt", "secret"), ("secret_meta:post", "secret"), ("container_secret:post", "container"),
+    ("consumer:get", "secret container"), ("order:get", "order"), ("secrets:post", ""), ("project_quotas:put", ""),
+    ("secretstore_preferred:post", ""), ("transport_key:get", ""),
+])
+def test_under_a_not_a_rule_may_ask_of_its_own_objects_only(tmp_path: Path, rule: str, kinds: str) -> None:
+    for kind in ("secret", "container", "order"):
+        for text in (f'"{rule}": "not user_id:%(target.{kind}.creator_id)s"\n',
+                     f'"{rule}": "not rule:theirs"\n"theirs": "user_id:%(target.{kind}.creator_id)s"\n'):
+            if kind in kinds.split():
+                policy(rules(tmp_path, text))
+            else:
+                assert f"there is no 'target.{kind}.creator_id'" in refusal(rules(tmp_path, text))
 
 
 def test_helpers_of_the_operator_are_kept(tmp_path: Path) -> None:

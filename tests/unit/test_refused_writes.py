@@ -9,10 +9,12 @@ import attrs
 import pytest
 import pytest_twisted
 from sqlalchemy.exc import IntegrityError
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from barbtx.errors import BadRequest, Conflict, NotFound, QuotaReached, ServiceUnavailable, TooManyRequests
+from barbtx.errors import (
+    BadRequest, Conflict, NotFound, ProjectClosed, QuotaReached, ServiceUnavailable, TooManyRequests,
+)
 from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
 from barbtx.model.records import Lease, Made, NewSecret, Order, StoredPayload
 from barbtx.model.repositories.idempotency import DuplicateKey
@@ -93,15 +95,22 @@ async def test_what_a_secret_has_already_is_not_forgotten(stores: StoreManager, 
 
 
 class Outcomes:
-    """The repository of orders, whose answers a test decides: nothing else makes a commit's outcome unknown at will."""
+    """The repository of orders, whose answers a test decides: nothing else makes a commit's outcome unknown at will.
 
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-        self.retried = False
+    :param errors: of one try to complete an order after the other; None is success.
+    """
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self.errors = list(errors)
+        self.retried = self.released = False
 
     async def complete(self, *arguments: object) -> None:
-        if self.error is not None:
-            raise self.error
+        error = self.errors.pop(0)
+        if error is not None:
+            raise error
+
+    async def release(self, *arguments: object) -> None:
+        self.released = True
 
     async def retry(self, *arguments: object) -> None:
         self.retried = True
@@ -110,11 +119,11 @@ class Outcomes:
 ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 
 
-async def finish(stores: StoreManager, orders: Outcomes, **follow_on: object) -> None:
+async def finish(stores: StoreManager, orders: Outcomes, clock: Clock = Clock(), patience: float = 0.0,
+                 **follow_on: object) -> None:
     made = Made(tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")]))
     lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
-    clock = Clock()
-    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, 0.0))
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, patience))
     await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
 
 
@@ -127,6 +136,27 @@ async def test_a_worker_takes_back_what_it_could_not_write(
     left = {path.name for path in directory.iterdir()}
     # The passphrase is needed for another attempt.
     assert left == ({"private", "public", "passphrase"} if stays else {"passphrase"})
+
+
+@pytest.mark.parametrize("error", [CancelledError(), KeyError("x"), IntegrityError("statement", {}, Exception()),
+                                   BadRequest("x"), RuntimeError("x")], ids=lambda value: type(value).__name__)
+def test_what_may_have_been_written_at_an_earlier_try_stays_whatever_ends_the_last(
+        stores: StoreManager, directory: Path, error: Exception) -> None:
+    clock = Clock()
+    orders = Outcomes(DatabaseUnavailable(outcome_unknown=True), ServiceUnavailable("x"), error)
+    finishing = Deferred.fromCoroutine(finish(stores, orders, clock, 60.0))
+    clock.pump([1.0] * 10)
+    assert finishing.result.check(type(error)) and finishing.addErrback(lambda _: None)
+    assert {path.name for path in directory.iterdir()} == {"private", "public", "passphrase"}
+
+
+def test_what_a_project_took_no_more_was_not_written_at_an_earlier_try(stores: StoreManager, directory: Path) -> None:
+    clock = Clock()
+    orders = Outcomes(DatabaseUnavailable(outcome_unknown=True), ProjectClosed())
+    finishing = Deferred.fromCoroutine(finish(stores, orders, clock, 60.0))
+    clock.pump([1.0] * 10)
+    assert finishing.result is None and orders.released
+    assert {path.name for path in directory.iterdir()} == {"passphrase"}
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from barbtx.model import models
 from barbtx.model.records import Lease, Order, StoredPayload, Task, lane_of
-from barbtx.model.repositories.projects import closes
+from barbtx.model.repositories.projects import closes, find_project
 
 _O = models.Order
 _T = models.OrderRetryTask
@@ -154,6 +154,16 @@ def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, secon
     """Have tasks that could not be published become due again soon, unless a worker has them in hand."""
     session.execute(update(_T).where(_T.order_id.in_(ids), _T.waits_in.is_not(None))
                     .values(retry_at=later(now, seconds), written_at=now))
+
+
+def make_project_due(session: Session, project_id: str) -> None:
+    """Have the tasks of a project that wait for a worker become due at once: while it was closed, nobody took them.
+
+    :param project_id: external id.
+    """
+    # A time that has passed by whatever clock the tasks live by.
+    session.execute(update(_T).where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))
+                    .values(retry_at=_T.created_at))
 
 
 def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:

@@ -221,7 +221,9 @@ class OrderRepo:
                 _finish(session, lease, now, status=ACTIVE, sub_status=sub_status[:36],
                         sub_status_message=sub_status_message[:255], **shown)
             except LeaseLost:
-                if session.scalar(select(models.Secret.id).where(models.Secret.id == made.secrets[0].id)) is None:
+                # Its owner may have deleted some of them since they were stored.
+                ids = [secret.id for secret in made.secrets]
+                if session.scalar(select(models.Secret.id).where(models.Secret.id.in_(ids)).limit(1)) is None:
                     raise
                 return
             for secret in made.secrets:

@@ -14,6 +14,7 @@ from barbtx.errors import NotFound, ServiceUnavailable
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import ProjectRemoval as _R
 from barbtx.model.records import Removal, RemovalClaim
+from barbtx.model.repositories.order_tasks import make_project_due
 from barbtx.model.repositories.projects import ensure_project
 from barbtx.times import Clock, utcnow
 
@@ -135,6 +136,7 @@ class PendingRemovalRepo:
         def work(session: Session) -> None:
             if session.execute(delete(_R).where(_held(claim))).rowcount != 1:
                 raise RemovalLost
+            make_project_due(session, claim.project_id)
 
         return self.database.interact(work)
 
@@ -191,13 +193,14 @@ def list_removals(session: Session) -> list[Removal]:
 
 
 def cancel_removal(session: Session, project_id: str) -> Removal:
-    """Forget a removal, so that the project can be added to; what is removed already stays so.
+    """Forget a removal, so that the project can be added to and its orders go on; what is removed already stays so.
 
     :return: how it was.
     :raises NotFound: there is none.
     """
     known = _require(session, project_id)
     session.execute(delete(_R).where(_R.project_id == project_id))
+    make_project_due(session, project_id)
     return known
 
 

@@ -167,7 +167,7 @@ def at_commit(database: Database, statement: str) -> None:
 
 @pytest.mark.parametrize(("statement", "error", "expected"), [
     ("PERFORM pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable, True),
-    ("RAISE EXCEPTION USING ERRCODE = '25006'", DatabaseUnavailable, True),
+    ("RAISE EXCEPTION USING ERRCODE = '25006'", DatabaseUnavailable, False),
     ("RAISE EXCEPTION USING ERRCODE = 'XX000'", DatabaseUnavailable, True),
     ("RAISE EXCEPTION USING ERRCODE = '23503'", IntegrityError, False),
     ("RAISE EXCEPTION USING ERRCODE = '40001'", DatabaseUnavailable, False),

@@ -195,7 +195,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
         if not self.gate.admits():
-            return fail(DatabaseUnavailable(cause="it has not been checked yet"))
+            return fail(_unavailable("it has not been checked yet"))
         ticket = _Ticket()
         kind = Work.WRITE if write else Work.LIST if listing else Work.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -210,10 +210,13 @@ class Database:
                 waiting.errback(CancelledInCommit())
 
         def displaced() -> None:
-            result.errback(DatabaseUnavailable(cause="too many transactions are waiting"))
+            result.errback(_unavailable("too many transactions are waiting"))
 
         def too_late() -> None:
-            result.errback(DatabaseUnavailable(outcome_unknown=give_up(), cause="no answer in time"))
+            # Whether it waited for its turn or the database was silent are different matters to an operator.
+            cause = "no answer in time" if place.running else "no turn in time; others take too long"
+            self._lost.set()
+            result.errback(_unavailable(cause, outcome_unknown=give_up()))
 
         def begin() -> None:
             self.threads.callInThreadWithCallback(
@@ -232,11 +235,11 @@ class Database:
             return outcome
 
         try:
-            place = self.admission.enter(lane, begin, displaced)
+            place = self.admission.enter(lane, begin, activity.carry(displaced))
         except Full:
-            return fail(DatabaseUnavailable(cause="too many transactions are waiting"))
+            return fail(_unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
-        deadline = self.reactor.callLater(self.timeout, too_late)
+        deadline = self.reactor.callLater(self.timeout, activity.carry(too_late))
         return result.addBoth(stop_clock)
 
     def _run(self, work: Callable[[Session], T], write: bool, ticket: _Ticket) -> T:
@@ -259,7 +262,7 @@ class Database:
             except Raced:
                 attempt += 1
                 if attempt > self.max_retries:
-                    raise DatabaseUnavailable(cause="other transactions keep removing what it relies on") from None
+                    raise _unavailable("other transactions keep removing what it relies on") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -268,7 +271,7 @@ class Database:
                         self._lost.set()
                     _raise(problem, error, ticket.committing)
             except exc.TimeoutError:
-                raise DatabaseUnavailable(cause="no free connection") from None
+                raise _unavailable("no free connection") from None
             except (UnicodeEncodeError, OverflowError):
                 # The driver cannot even send it.
                 raise _bad_value() from None
@@ -316,11 +319,16 @@ def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) ->
         log.info("the database does not take a value: {cause}", cause=str(problem))
         raise _bad_value() from None
     if problem.kind in UNAVAILABLE:
-        level = LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn
-        log.emit(level, "database unavailable: {cause}", cause=str(problem), log_outage=True)
-        raise DatabaseUnavailable(outcome_unknown=problem.outcome_unknown(committing), cause=str(problem)) from None
+        raise _unavailable(str(problem), outcome_unknown=problem.outcome_unknown(committing),
+                           level=LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn) from None
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None
+
+
+def _unavailable(cause: str, *, outcome_unknown: bool = False, level: Any = LogLevel.warn) -> DatabaseUnavailable:
+    """The error of a transaction that may succeed later, of which the log is told."""
+    log.emit(level, "database unavailable: {cause}", cause=cause, log_outage=True)
+    return DatabaseUnavailable(outcome_unknown=outcome_unknown, cause=cause)
 
 
 def _bad_value() -> BadRequest:

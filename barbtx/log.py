@@ -44,7 +44,8 @@ _REMEMBERED_OUTAGES = 1000
 _SYSLOG = {LogLevel.debug: syslog.LOG_DEBUG, LogLevel.info: syslog.LOG_INFO, LogLevel.warn: syslog.LOG_WARNING,
            LogLevel.error: syslog.LOG_ERR, LogLevel.critical: syslog.LOG_CRIT}
 
-_NOISY = ("twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol", "twisted.protocols", "twisted.web")
+_NOISY = ("log_legacy", "twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol",
+          "twisted.protocols", "twisted.web")
 
 Event = Mapping[str, Any]
 
@@ -108,7 +109,7 @@ def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
 
 
 def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
-    """Where twistd would log to itself; None if it refuses."""
+    """Where twistd would log to itself; None if it refuses. A file that cannot be opened ends the process."""
     path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -120,7 +121,11 @@ def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | 
     if path == "-" or foreground and not path:
         sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
-    return _to_stream(LogFile.fromFullPath(path or "twistd.log"))
+    path = path or "twistd.log"
+    try:
+        return _to_stream(LogFile.fromFullPath(path))
+    except OSError as problem:
+        sys.exit(f"barbtx: --logfile {path}: {problem.strerror}")
 
 
 @implementer(ILogObserver)

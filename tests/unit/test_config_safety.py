@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from barbtx.config import load, locate
 from barbtx.config_sources import environment_name
 from barbtx.errors import ConfigurationError
+from barbtx.files import read_key_file
 from barbtx.options import list_opts
-from barbtx.plugin.crypto.simple_crypto import from_config
+from barbtx.plugin.crypto.simple_crypto import from_config, generate_master_key
 from barbtx.plugin.manager import PluginContext
 from tests.support.service import BIN, DEV_CONFIG
 
@@ -174,6 +176,17 @@ def test_the_group_may_read_master_keys_only_if_that_is_allowed(
         assert ("allow_group_readable_keys" in str(caught.value)) is (not mode & 0o037)
     else:
         from_config(context)
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o700, False), (0o755, False), (0o1777, False), (0o777, True)])
+def test_master_keys_that_others_may_replace_are_refused(tmp_path: Path, mode: int, refused: bool) -> None:
+    directory = tmp_path / "keys"
+    directory.mkdir()
+    (directory / "mkek").write_text(generate_master_key())
+    (directory / "mkek").chmod(0o600)
+    directory.chmod(mode)
+    with pytest.raises(ConfigurationError, match="others may replace") if refused else contextlib.nullcontext():
+        read_key_file(str(directory / "mkek"), group_may_read=False)
 
 
 def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[str]) -> None:

@@ -109,7 +109,7 @@ def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
 
 
 def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
-    """Where twistd would log to itself; None if it refuses."""
+    """Where twistd would log to itself; None if it refuses. A file that cannot be opened ends the process."""
     path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -121,7 +121,11 @@ def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | 
     if path == "-" or foreground and not path:
         sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
-    return _to_stream(LogFile.fromFullPath(path or "twistd.log"))
+    path = path or "twistd.log"
+    try:
+        return _to_stream(LogFile.fromFullPath(path))
+    except OSError as problem:
+        sys.exit(f"barbtx: --logfile {path}: {problem.strerror}")
 
 
 @implementer(ILogObserver)

@@ -36,7 +36,8 @@ T = TypeVar("T")
 OPTIONS = {
     "database": [
         cfg.StrOpt("connection", default="sqlite:///barbtx.sqlite", secret=True,
-                   help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL)."),
+                   help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL). It must be set: "
+                        "neither processes nor barbtx-manage use the default."),
         cfg.IntOpt("max_pool_size", default=12, min=1, max=256,
                    help="Connections to the database, and threads that use them, per process. One group of tables may "
                         "hold half of them, its lists and its writes a quarter each."),
@@ -349,9 +350,12 @@ def parse_url(url: str) -> URL:
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         # Loads the dialect, and so fails for one that is not there.
         parsed.get_dialect()
-        return parsed
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Each connection would have a database of its own, gone when it is closed.
+        raise ConfigurationError("[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite")
+    return parsed
 
 
 def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:

@@ -175,9 +175,9 @@ class OrderRepo:
                    project_id: str | None = None, claim: Claim | None = None) -> Deferred[Lease | None]:
         """Take the order in hand whose turn it is, or none if nothing waits.
 
-        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever was sent for an order takes one such order for it, so that all are taken in the end; but an order that
-        does not wait for its turn (it is tried again before its time, or its row is of the release before) is taken
-        itself.
+        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever
+        was sent for an order takes one such order for it, so that all are taken in the end; but an order that does not
+        wait for its turn (it is tried again before its time, or its row is of the release before) is taken itself.
 
         :param after: internal id of the project whose turn it was last.
         :param seconds: for how long the claim holds unless it is renewed.

@@ -27,6 +27,7 @@ setup(
         "psycopg[binary]",
         "PyMySQL",
         "pyOpenSSL",
+        "service-identity",
         "SQLAlchemy>=2.1",
         "tenacity",
         "treq",

@@ -36,7 +36,7 @@ def current() -> Activity:
 
 
 def begin(activity: Activity) -> None:
-    """Let the coroutine at hand, from here on, be part of an activity; what awaits it too, unless through a Deferred."""
+    """Let the coroutine at hand be part of an activity from here on, and what awaits it, unless through a Deferred."""
     _current.set(activity)
 
 

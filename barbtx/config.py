@@ -65,17 +65,17 @@ def locate(files: Sequence[str] = (), directories: Sequence[str] = ()) -> list[s
     return list(dict.fromkeys([*files, *(path for directory in directories for path in files_in(directory))]))
 
 
-def require_database(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
-    """Make sure that somebody chose the database: a default one would be made wherever the process happens to run.
+def require(conf: cfg.ConfigOpts, files: Sequence[str], section: str, option: str) -> None:
+    """Make sure that somebody set an option, where its default could lead to a database or broker that nobody meant.
 
     :param files: the configuration files that were read.
     :raises ConfigurationError: nobody did; the text says how to.
     """
-    if is_set(conf, "connection", "database"):
+    if is_set(conf, option, _group(section)):
         return
     where = (f"put it into {files[-1]}" if files else
              "there is no configuration file: name one with --config-file, or make /etc/barbtx/barbtx.conf")
-    raise ConfigurationError(f"[database] connection is not set; {where}")
+    raise ConfigurationError(f"[{section}] {option} is not set; {where}")
 
 
 def read(files: Iterable[str], overrides: Iterable[str]) -> Reading:

@@ -189,8 +189,11 @@ def hint(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def is_set(conf: cfg.ConfigOpts, option: str, section: str) -> bool:
-    """Whether an option has another source than its default."""
+def is_set(conf: cfg.ConfigOpts, option: str, section: str | None) -> bool:
+    """Whether an option has another source than its default.
+
+    :param section: None for DEFAULT.
+    """
     location = conf.get_location(option, section)
     return location is not None and location.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
 

@@ -103,6 +103,10 @@ def read_key_file(path: str, *, group_may_read: bool) -> str:
             hint = ("" if mode & ~stat.S_IRGRP else
                     ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it")
             raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
+        # No more than a warning: whoever replaces keys that are in use keeps processes from starting, and no more, and
+        # tools that put keys into a directory of a container leave it open.
+        for problem in write_problems(path):
+            log.warn("{problem}", problem=problem)
         try:
             return file.read()
         except UnicodeDecodeError:

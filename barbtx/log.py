@@ -1,7 +1,7 @@
 """The log: one line for each event, as text or as JSON, with the request and the order that it belongs to.
 
-``[DEFAULT] log_format`` and ``log_level`` say what is written; twistd's own options say where to: ``--logfile``, ``--syslog``,
-otherwise standard output. ``twistd --logger barbtx.log.json_lines …`` does without the two options.
+``[DEFAULT] log_format`` and ``log_level`` say what is written; twistd's own options say where to: ``--logfile``,
+``--syslog``, otherwise standard output. ``twistd --logger barbtx.log.json_lines …`` does without the two options.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _REMEMBERED_OUTAGES = 1000
 _SYSLOG = {LogLevel.debug: syslog.LOG_DEBUG, LogLevel.info: syslog.LOG_INFO, LogLevel.warn: syslog.LOG_WARNING,
            LogLevel.error: syslog.LOG_ERR, LogLevel.critical: syslog.LOG_CRIT}
 
-_NOISY = ("twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol", "twisted.protocols", "twisted.web")
+_NOISY = ("twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol", "twisted.protocols",
+          "twisted.web")
 
 Event = Mapping[str, Any]
 
@@ -108,7 +109,7 @@ def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
 
 
 def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
-    """Where twistd would log to itself; None if it refuses."""
+    """Where twistd would log to itself; None if it refuses. A file that cannot be opened ends the process."""
     path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -120,7 +121,11 @@ def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | 
     if path == "-" or foreground and not path:
         sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
-    return _to_stream(LogFile.fromFullPath(path or "twistd.log"))
+    path = path or "twistd.log"
+    try:
+        return _to_stream(LogFile.fromFullPath(path))
+    except OSError as problem:
+        sys.exit(f"barbtx: --logfile {path}: {problem.strerror}")
 
 
 @implementer(ILogObserver)
@@ -183,8 +188,8 @@ def as_text(event: Event) -> str:
     shown = (event.get("log_format") or "").replace("{request_id}", "").replace("{order_id}", "")
     extra = " ".join(f"{name}={_quoted(value)}" for name, value in _fields(event)
                      if value is not None and value is not False and f"{{{name}" not in shown)
-    line = (f"{formatTime(event['log_time'])} [{event.get('log_namespace') or '-'}#{level}] {_escaped(formatEvent(event))}"
-            + (f" [{extra}]" if extra else ""))
+    source = f"{event.get('log_namespace') or '-'}#{level}"
+    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(event))}" + (f" [{extra}]" if extra else "")
     failure = event.get("log_failure")
     if failure is not None:
         line += "".join(f"\n\t{_escaped(part)}" for part in failure.getTraceback().rstrip().split("\n"))

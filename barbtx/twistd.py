@@ -12,7 +12,7 @@ from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.python import usage
 
-from barbtx.config import load, locate, read, require_database
+from barbtx.config import load, locate, read, require
 from barbtx.diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError
 from barbtx.foundation import Foundation
@@ -59,9 +59,10 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service], p
     try:
         conf = read_again()
         if not files:
-            require_database(conf, files)
+            require(conf, files, "database", "connection")
         logged = Logged(conf, options.parent or {})
         make(reactor, Foundation.from_config(reactor, conf, read=read_again)).setServiceParent(logged)
+        require(conf, files, "database", "connection")
         return logged
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)

@@ -61,12 +61,16 @@ class RetryScheduler(Service):
 
     async def _round(self) -> bool:
         """Send what is due; whether there may be more."""
+        seen: set[str] = set()
         try:
             await self._put_back()
             if not self._client.ready:
                 return False
-            tasks = await self._orders.take_due(self._conf.batch_size, self._conf.republish_seconds)
-        except ServiceUnavailable:
+            tasks = await self._orders.take_due(self._conf.batch_size, self._conf.republish_seconds, seen)
+        except ServiceUnavailable as problem:
+            if problem.outcome_unknown:
+                # They may have been put off although nobody sends them.
+                self._unsent |= seen
             return False
         except CancelledError:
             raise
@@ -74,7 +78,8 @@ class RetryScheduler(Service):
             log.failure("looking for due tasks failed")
             return False
         for task in tasks:
-            activity.run(Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id")), self._send, task)
+            hand = Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id"))
+            activity.run(hand, self._send, task)
         return len(tasks) == self._conf.batch_size
 
     def _send(self, task: Task) -> None:

@@ -1,7 +1,8 @@
 """A client's connection: what it may send before its answers are read, how long it may take, and how it is refused.
 
-What twisted.web would do otherwise: begin the next pipelined request although nobody reads the answers, keep what was
-received meanwhile in memory without a limit, and wait without an end for a client to read the last answer.
+What twisted.web would do otherwise: begin the next pipelined request although nobody reads the answers, answer all of
+them before it looks at any other connection, keep what was received meanwhile in memory without a limit, and wait
+without an end for a client to read the last answer.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Channel(HTTPChannel):
     _early: Any = None
     _lingering = 0
     _write_deadline: Any = None
-    _unread: Request | None = None
+    # A request that has been answered, as long as the next one is not to be begun.
+    _finished: Request | None = None
+    _turn: Any = None
     _read_ahead = 0
 
     def connectionMade(self) -> None:
@@ -139,12 +142,32 @@ class Channel(HTTPChannel):
         self.requests[-1].requestReceived(self._command, self._path, self._version)
 
     def requestDone(self, request: Request) -> None:
-        """Go on to the next request, once the transport has room for its answer."""
-        if self._waitingForTransport and self.persistent:
-            # Until then the channel goes on as if the request were still being answered.
-            self._unread = request
+        """Go on to the next request, once the transport has room for its answer and other connections had their turn.
+
+        Until then the channel goes on as if the request were still being answered.
+        """
+        if self.persistent and self._waitingForTransport:
+            self._finished = request
             self._networkProducer.pauseProducing()
+        elif self.persistent and (self._buffer or any(self._dataBuffer)):
+            # What is answered at once would otherwise keep the reactor for as long as more of it has been received.
+            self._finished = request
+            if self._turn is None:
+                self._turn = self.site.clock.callLater(0, self._take_turn)
+        else:
+            self._go_on(request)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        request, self._finished = self._finished, None
+        if request is None or self.transport.disconnecting:
             return
+        if self._waitingForTransport:
+            self.requestDone(request)
+        else:
+            self._go_on(request)
+
+    def _go_on(self, request: Request) -> None:
         self._read_ahead = 0
         super().requestDone(request)
         if self.persistent and self._deadline is None and not self._handlingRequest:
@@ -159,7 +182,7 @@ class Channel(HTTPChannel):
             self._write_deadline.cancel()
             self._write_deadline = None
         super().resumeProducing()
-        request, self._unread = self._unread, None
+        request, self._finished = self._finished, None
         if request is not None:
             self.requestDone(request)
 
@@ -181,10 +204,10 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:
         self._arrived()
-        for call in (self._early, self._write_deadline):
+        for call in (self._early, self._write_deadline, self._turn):
             if call is not None and call.active():
                 call.cancel()
-        self._unread = None
+        self._finished = None
         self.site.connections.dismiss(self)
         super().connectionLost(reason)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any
+from urllib.parse import parse_qsl
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -80,14 +81,20 @@ class Call:
 
     @cached_property
     def query(self) -> Mapping[str, str]:
-        """Query parameters; of a repeated one the first.
+        """Query parameters; of a repeated one the first. One without an equals sign is there, and empty.
+
+        Only an ampersand separates them: twisted.web's own reading takes a semicolon in a name for another separator.
 
         :raises InvalidQuery: they are not UTF-8.
         """
+        query: dict[str, str] = {}
         try:
-            return {name.decode(): values[0].decode() for name, values in self.request.args.items()}
+            text = self.request.uri.partition(b"?")[2].decode()
+            for name, value in parse_qsl(text, keep_blank_values=True, errors="strict"):
+                query.setdefault(name, value)
         except UnicodeDecodeError:
             raise InvalidQuery from None
+        return query
 
     def header(self, name: str) -> str | None:
         """A request header, if it is there; several of one name are joined as one list."""
@@ -141,6 +148,7 @@ class Operation:
     :ivar media_types: what else the answer may be.
     :ivar query: the query parameters that count.
     :ivar repeatable: whether an Idempotency-Key counts; the handler passes :meth:`Call.use` to what creates.
+    :ivar refers: whether the answer, if it has a body, has a reference in it or beside it.
     """
 
     handler: Callable[..., Awaitable[Answer]]
@@ -153,6 +161,7 @@ class Operation:
     media_types: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
     repeatable: bool = False
+    refers: bool = True
 
     @property
     def negotiates(self) -> bool:
@@ -162,16 +171,17 @@ class Operation:
     @property
     def needs_base(self) -> bool:
         """Whether it needs to know by which name the client knows the service, before it changes anything."""
-        return self.success != (204,)
+        return self.refers and self.success != (204,)
 
 
 def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
               body: Schema | UntypedBody | RawBody | None = None, success: tuple[int, ...] = (200,),
               answer: Mapping[str, Any] | None = None, media_types: tuple[str, ...] = (),
-              query: tuple[str, ...] = (), repeatable: bool = False) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+              query: tuple[str, ...] = (), repeatable: bool = False,
+              refers: bool = True) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
     """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
     return lambda handler: Operation(handler, name, rule, accepts, body, success, answer, media_types, query,
-                                     repeatable)
+                                     repeatable, refers)
 
 
 class Controller:

@@ -125,6 +125,7 @@ class OrderWatch:
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""
         return {"requests that wait for orders": self._count}
+
     def _shares(self, waiter: Waiter) -> dict[tuple[str, str], int]:
         limits = (("project", waiter.project_id, self.project_limit), ("client", waiter.client, self.client_limit))
         return {(kind, name): limit for kind, name, limit in limits if name is not None and limit is not None}

@@ -1,4 +1,4 @@
-"""``barbtx-manage``: the schema, the master key, the policy, the dead letters and the removals of projects."""
+"""``barbtx-manage``: the schema, master keys, the policy, dead letters and the removal of projects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from txamqp.client import Closed
 
 from barbtx.cmd import queue, removals
-from barbtx.config import load, locate, require_database
+from barbtx.config import load, locate, require
 from barbtx.errors import ConfigurationError, NotFound
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_check import find_risks
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__.partition(": ")[2].capitalize())
     parser.add_argument("--config-file", action="append", default=[],
                         help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc")
     parser.add_argument("--config-dir", action="append", default=[],
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _database_url(options: argparse.Namespace) -> str:
     conf = load(options.config_file, options.set)
     if not options.db_url:
-        require_database(conf, options.config_file)
+        require(conf, options.config_file, "database", "connection")
     return options.db_url or conf.database.connection
 
 

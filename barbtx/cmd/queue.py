@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from barbtx.config import load
+from barbtx.config import load, require
 from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
 
 
@@ -47,7 +47,11 @@ def _with_dead_letters(options: argparse.Namespace, use: Callable[[DeadLetters],
     """
     from twisted.internet import reactor
 
-    letters = DeadLetters.from_config(reactor, load(options.config_file, options.set))
+    conf = load(options.config_file, options.set)
+    if not options.config_file:
+        # Without a configuration the default broker may be somebody else's, and "0 dead letters" an error.
+        require(conf, (), "DEFAULT", "transport_url")
+    letters = DeadLetters.from_config(reactor, conf)
     # What went wrong is said once, by whoever called.
     globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)
     outcome: list[Any] = []

@@ -7,10 +7,12 @@ import datetime
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from oslo_config import cfg
 from sqlalchemy.orm import Session
 
-from barbtx.config import load
+from barbtx.config import load, require
 from barbtx.model.database import make_engine
+from barbtx.model.migration import check_schema
 from barbtx.model.records import Removal
 from barbtx.model.repositories.pending_removals import cancel_removal, list_removals, retry_removal
 from barbtx.times import WallClock, utcnow
@@ -46,7 +48,7 @@ def state_of(removal: Removal, now: datetime.datetime, max_attempts: int) -> str
 
 
 def _list(options: argparse.Namespace) -> None:
-    conf = load(options.config_file, options.set)
+    conf = _configuration(options)
     now = utcnow(WallClock())
     shown = [removal for removal in _transact(conf, list_removals)
              if removal.kept_until is None or removal.kept_until > now]
@@ -59,7 +61,7 @@ def _list(options: argparse.Namespace) -> None:
 
 def _cancel(options: argparse.Namespace) -> None:
     now = utcnow(WallClock())
-    conf = load(options.config_file, options.set)
+    conf = _configuration(options)
     removal = _transact(conf, lambda session: cancel_removal(session, options.project))
     if removal.kept_until is not None:
         said = "project {} was removed; it can be added to again"
@@ -72,7 +74,7 @@ def _cancel(options: argparse.Namespace) -> None:
 
 def _retry(options: argparse.Namespace) -> None:
     now = utcnow(WallClock())
-    removal = _transact(load(options.config_file, options.set),
+    removal = _transact(_configuration(options),
                         lambda session: retry_removal(session, options.project, now))
     when = _time(removal.due) if removal.due is not None and removal.due > now else "now"
     print(f"the removal of project {options.project} is tried again {when}")
@@ -82,10 +84,21 @@ def _time(moment: datetime.datetime) -> str:
     return f"{moment.isoformat('T', 'seconds')}Z"
 
 
-def _transact(conf: Any, work: Callable[[Session], T]) -> T:
-    """Run work in one transaction; a command has nothing else to do meanwhile."""
+def _configuration(options: argparse.Namespace) -> cfg.ConfigOpts:
+    conf = load(options.config_file, options.set)
+    require(conf, options.config_file, "database", "connection")
+    return conf
+
+
+def _transact(conf: cfg.ConfigOpts, work: Callable[[Session], T]) -> T:
+    """Run work in one transaction; a command has nothing else to do meanwhile.
+
+    :raises ConfigurationError: the database is not this release's.
+    """
     engine = make_engine(conf.database.connection, 1, conf.database.timeout_seconds)
     try:
+        with Session(engine) as session:
+            check_schema(session)
         with Session(engine, expire_on_commit=False) as session:
             session.connection(execution_options={"barbtx_write": True})
             result = work(session)

@@ -18,7 +18,6 @@ from barbtx.files import write_problems
 log = Logger()
 
 
-
 @attrs.frozen
 class Found:
     """The files that override rules.
@@ -104,6 +103,8 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             if path in found.required:
                 problems.append(f"policy: {path} is empty, although [oslo_policy] names it or its directory; write rules, "
                                 "or {} if there are to be none")
+            else:
+                log.warn("policy: {path} has no rules; write {nothing} if there are to be none", path=path, nothing="{}")
             files[path] = {}
         elif isinstance(rules, dict):
             files[path] = rules

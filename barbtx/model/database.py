@@ -36,13 +36,14 @@ T = TypeVar("T")
 OPTIONS = {
     "database": [
         cfg.StrOpt("connection", default="sqlite:///barbtx.sqlite", secret=True,
-                   help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL)."),
+                   help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL). It must be set: "
+                        "neither processes nor barbtx-manage use the default."),
         cfg.IntOpt("max_pool_size", default=12, min=1, max=256,
                    help="Connections to the database, and threads that use them, per process. One group of tables may "
                         "hold half of them, its lists and its writes a quarter each."),
         cfg.IntOpt("max_waiting", default=1000, min=1,
-                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those of "
-                        "whom the most wait."),
+                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those "
+                        "of whom the most wait."),
         cfg.FloatOpt("timeout_seconds", default=1.8, min=0.1,
                      help="Longest time that one transaction may take, waiting included, before it is given up (503)."),
         cfg.IntOpt("max_retries", default=3, min=0, max=20,
@@ -154,7 +155,8 @@ class Database:
         writers = 1 if engine.dialect.name == "sqlite" else None
         return cls(
             reactor, engine, ThreadPool(0, options.max_pool_size, name="database"),
-            Admission(options.max_pool_size, options.max_waiting, writers), options.timeout_seconds, options.max_retries,
+            Admission(options.max_pool_size, options.max_waiting, writers),
+            options.timeout_seconds, options.max_retries,
         )
 
     def start(self) -> None:
@@ -194,7 +196,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
         if not self.gate.admits():
-            return fail(DatabaseUnavailable(cause="it has not been checked yet"))
+            return fail(_unavailable("it has not been checked yet"))
         ticket = _Ticket()
         kind = Work.WRITE if write else Work.LIST if listing else Work.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -209,10 +211,13 @@ class Database:
                 waiting.errback(CancelledInCommit())
 
         def displaced() -> None:
-            result.errback(DatabaseUnavailable(cause="too many transactions are waiting"))
+            result.errback(_unavailable("too many transactions are waiting"))
 
         def too_late() -> None:
-            result.errback(DatabaseUnavailable(outcome_unknown=give_up(), cause="no answer in time"))
+            # Whether it waited for its turn or the database was silent are different matters to an operator.
+            cause = "no answer in time" if place.running else "no turn in time; others take too long"
+            self._lost.set()
+            result.errback(_unavailable(cause, outcome_unknown=give_up()))
 
         def begin() -> None:
             self.threads.callInThreadWithCallback(
@@ -231,11 +236,11 @@ class Database:
             return outcome
 
         try:
-            place = self.admission.enter(lane, begin, displaced)
+            place = self.admission.enter(lane, begin, activity.carry(displaced))
         except Full:
-            return fail(DatabaseUnavailable(cause="too many transactions are waiting"))
+            return fail(_unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
-        deadline = self.reactor.callLater(self.timeout, too_late)
+        deadline = self.reactor.callLater(self.timeout, activity.carry(too_late))
         return result.addBoth(stop_clock)
 
     def _run(self, work: Callable[[Session], T], write: bool, ticket: _Ticket) -> T:
@@ -258,7 +263,7 @@ class Database:
             except Raced:
                 attempt += 1
                 if attempt > self.max_retries:
-                    raise DatabaseUnavailable(cause="other transactions keep removing what it relies on") from None
+                    raise _unavailable("other transactions keep removing what it relies on") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -267,7 +272,7 @@ class Database:
                         self._lost.set()
                     _raise(problem, error, ticket.committing)
             except exc.TimeoutError:
-                raise DatabaseUnavailable(cause="no free connection") from None
+                raise _unavailable("no free connection") from None
             except (UnicodeEncodeError, OverflowError):
                 # The driver cannot even send it.
                 raise _bad_value() from None
@@ -315,11 +320,16 @@ def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) ->
         log.info("the database does not take a value: {cause}", cause=str(problem))
         raise _bad_value() from None
     if problem.kind in UNAVAILABLE:
-        level = LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn
-        log.emit(level, "database unavailable: {cause}", cause=str(problem), log_outage=True)
-        raise DatabaseUnavailable(outcome_unknown=problem.outcome_unknown(committing), cause=str(problem)) from None
+        raise _unavailable(str(problem), outcome_unknown=problem.outcome_unknown(committing),
+                           level=LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn) from None
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None
+
+
+def _unavailable(cause: str, *, outcome_unknown: bool = False, level: Any = LogLevel.warn) -> DatabaseUnavailable:
+    """The error of a transaction that may succeed later, of which the log is told."""
+    log.emit(level, "database unavailable: {cause}", cause=cause, log_outage=True)
+    return DatabaseUnavailable(outcome_unknown=outcome_unknown, cause=cause)
 
 
 def _bad_value() -> BadRequest:
@@ -340,9 +350,12 @@ def parse_url(url: str) -> URL:
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         # Loads the dialect, and so fails for one that is not there.
         parsed.get_dialect()
-        return parsed
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Each connection would have a database of its own, gone when it is closed.
+        raise ConfigurationError("[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite")
+    return parsed
 
 
 def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
@@ -397,8 +410,8 @@ def _leave_stale_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def leave_read_only(connection: Any, record: Any, _: object) -> None:
-        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what they
-        # are without being asked.
+        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what
+        # they are without being asked.
         status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
         read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
         if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:

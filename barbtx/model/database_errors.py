@@ -62,8 +62,8 @@ _MARIADB_CODES = _table({
                 2026, 2027, 2055, 4031),
     Kind.READ_ONLY: (1290, 1792, 1836),
     Kind.CONFLICT: (1020, 1205, 1213, 1412, 1614, 1615, 3101),
-    Kind.BUSY: (3, 5, 9, 11, 12, 23, 28, 29, 1004, 1015, 1021, 1023, 1026, 1028, 1030, 1037, 1038, 1040, 1041, 1114, 1129,
-                1135, 1197, 1203, 1206, 1223, 1226, 1317, 1637, 1815, 1969, 3024),
+    Kind.BUSY: (3, 5, 9, 11, 12, 23, 28, 29, 1004, 1015, 1021, 1023, 1026, 1028, 1030, 1037, 1038, 1040, 1041, 1114,
+                1129, 1135, 1197, 1203, 1206, 1223, 1226, 1317, 1637, 1815, 1969, 3024),
     Kind.REFUSED: (1016, 1017, 1033, 1034, 1035, 1044, 1045, 1049, 1051, 1054, 1130, 1142, 1143, 1146, 1194, 1195, 1227,
                    1524, 1698, 1712, 1820, 1862, 1877, 1932, 1982, 4151),
     Kind.BAD_VALUE: (1071, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1406, 1411, 1690, 3988),
@@ -105,8 +105,8 @@ class DatabaseProblem:
     def outcome_unknown(self, committing: bool) -> bool:
         """Whether the transaction may have been committed all the same.
 
-        :param committing: whether COMMIT had been sent. A server that answers it with an error has rolled back; one that
-            does not answer may have committed. Class 25 is an answer: the session was ended before the COMMIT.
+        :param committing: whether COMMIT had been sent. A server that answers it with an error has rolled back; one
+            that does not answer may have committed. Class 25 is an answer: the session was ended before the COMMIT.
         """
         return committing and self.kind is Kind.LOST and not (self.code or "").startswith("SQLSTATE 25")
 
@@ -126,7 +126,7 @@ def classify(error: BaseException | None) -> DatabaseProblem:
     number = next(iter(getattr(error, "args", ())), None)
     if isinstance(number, int):
         kind = _MARIADB_CODES.get(number)
-        # PyMySQL puts values into the statements, which the server then quotes. What is about the service itself does not.
+        # PyMySQL puts values into the statements, which the server then quotes. What is about the server does not.
         text = _one_line(str(error.args[-1])) if kind in UNAVAILABLE and len(error.args) > 1 else ""
         return DatabaseProblem(kind or _by_class(error), name, f"error {number}", text)
     return DatabaseProblem(_by_class(error), name)

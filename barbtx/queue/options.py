@@ -44,7 +44,7 @@ OPTIONS = {
                      help="Interval of heartbeats; a broker silent for two of them is taken for dead."),
         cfg.IntOpt("delivery_limit", default=20, min=1, help="Deliveries after which a message is a dead letter."),
         cfg.IntOpt("max_length", default=1000000, min=1, help="Messages in the queue, at most."),
-        cfg.FloatOpt("outage_seconds", default=600.0, min=0, max=1500,
+        cfg.FloatOpt("outage_seconds", default=600.0, min=1, max=1500,
                      help="How long a task waits for a database that is out of reach before its message goes back to "
                           "the end of the queue; less than the broker waits for an acknowledgement (30 minutes)."),
         cfg.FloatOpt("lease_seconds", default=30.0, min=1, max=3600,

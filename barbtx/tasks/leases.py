@@ -68,8 +68,10 @@ class Leases:
                 log.info("the lease of order {order_id} is lost: it was deleted, or another worker took it over",
                          order_id=lease.order.id)
                 return
-            except ServiceUnavailable:
-                log.warn("the lease of order {order_id} could not be renewed; trying again", order_id=lease.order.id)
+            except ServiceUnavailable as problem:
+                log.warn("the lease of order {order_id} could not be renewed; trying again: {cause}",
+                         order_id=lease.order.id, cause=str(problem.debug.get("cause", problem.description)),
+                         log_outage=True)
             except CancelledError:
                 raise
             except Exception:

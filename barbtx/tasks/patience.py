@@ -30,11 +30,13 @@ class Patience:
     _pauses: set[Deferred[None]] = attrs.field(factory=set, init=False)
 
     async def outlast(self, work: Callable[[], Awaitable[T]],
-                      unless: type[Exception] | tuple[type[Exception], ...] = ()) -> T:
-        """Run work until it does not fail with :class:`ServiceUnavailable`.
+                      unless: type[Exception] | tuple[type[Exception], ...] = (),
+                      outage: type[ServiceUnavailable] = ServiceUnavailable) -> T:
+        """Run work until it does not fail with :class:`ServiceUnavailable`, or with a kind of it.
 
         :param work: may have been done although it failed so; must do no harm if it is repeated.
         :param unless: failures of that kind after which it would be of no use to run it again.
+        :param outage: the kind of failure that is an outage to be waited for.
         :raises ServiceUnavailable: the outage lasts too long, or this process stops.
         """
         end = self.clock.seconds() + self.limit
@@ -43,7 +45,7 @@ class Patience:
             return self._stopped or self.clock.seconds() >= end
 
         def is_outage(problem: BaseException) -> bool:
-            return isinstance(problem, ServiceUnavailable) and not isinstance(problem, unless)
+            return isinstance(problem, outage) and not isinstance(problem, unless)
 
         async def attempt() -> T:
             return await work()

@@ -13,9 +13,10 @@ from twisted.logger import Logger
 
 from barbtx import activity
 from barbtx.errors import Fault, LackedHere, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
+from barbtx.model.database import DatabaseUnavailable
 from barbtx.model.records import Lease, Made, NewSecret
 from barbtx.model.repositories.keks import KEKGone
-from barbtx.model.repositories.orders import LeaseLost, OrderRepo, OtherLane
+from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, OtherLane
 from barbtx.plugin import resources
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
@@ -60,7 +61,8 @@ class InOtherLane(NotBegun):
 class BeginTypeOrder(BaseTask[Lease, Outcome]):
     """See the module's text. Delivered twice, it works once: an order in hand, done or gone is left alone.
 
-    An outage of the database is outlasted, before an order is taken in hand as well as when its outcome is stored.
+    An outage of the database is outlasted: before an order is taken in hand, while it is worked on, and when its outcome is
+    stored.
 
     :ivar max_attempts: how often an order is begun before it is given up.
     :ivar retry_seconds: wait before the second attempt; it doubles from there, up to an hour.
@@ -86,11 +88,22 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         :param order_id: the order that this process was sent for; None to take whatever waits, if the database answers.
         :param lane: where projects take turns, so that it may be another order; without one it is that order.
         """
+        claim = Claim()
+
+        async def take() -> Lease | None:
+            return await self._claim(claim, order_id, project_id, lane)
+
         try:
             if order_id is None:
-                lease = await self._claim(order_id, project_id, lane)
+                try:
+                    lease = await take()
+                except ServiceUnavailable as problem:
+                    if not problem.outcome_unknown:
+                        raise
+                    # An order may be in hand.
+                    lease = await self.patience.outlast(take)
             else:
-                lease = await self.patience.outlast(lambda: self._claim(order_id, project_id, lane))
+                lease = await self.patience.outlast(take)
         except NotFound:
             raise NoSuchEntity("there is no such order") from None
         except OtherLane as problem:
@@ -106,10 +119,10 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
                      order_id=order_id)
         return lease
 
-    async def _claim(self, order_id: str | None, project_id: str | None, lane: Lane | None) -> Lease | None:
+    async def _claim(self, claim: Claim, order_id: str | None, project_id: str | None, lane: Lane | None) -> Lease | None:
         if lane is None:
-            return await self.orders.claim(order_id, project_id, self.leases.seconds)
-        return await self.orders.claim_next(lane.name, lane.last, self.leases.seconds, order_id, project_id)
+            return await self.orders.claim(order_id, project_id, self.leases.seconds, claim)
+        return await self.orders.claim_next(lane.name, lane.last, self.leases.seconds, order_id, project_id, claim)
 
     def leave(self, lease: Lease) -> None:
         self.leases.let_go(lease)
@@ -118,7 +131,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         if lease.attempt > self.max_attempts:
             raise TooManyAttempts(f"the order was begun {self.max_attempts} times, and each time the worker died or could "
                                   "not store the outcome; order again")
-        return await self._generator(lease.order.type)(lease)
+        generate = self._generator(lease.order.type)
+        # A store that is out of reach is not waited for here: the order would keep others from their turn.
+        return await self.patience.outlast(lambda: generate(lease), outage=DatabaseUnavailable)
 
     async def handle_error(self, lease: Lease, fault: Fault, exception: Exception, *_: object) -> None:
         if isinstance(exception, ProjectClosed):

@@ -35,7 +35,8 @@ class Administrator:
 
 class OfPostgreSQL(Administrator):
     def read_only(self, value: bool) -> None:
-        self.run(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if value else 'off'}", "SELECT pg_reload_conf()")
+        setting = "on" if value else "off"
+        self.run(f"ALTER SYSTEM SET default_transaction_read_only = {setting}", "SELECT pg_reload_conf()")
 
     def rename(self, old: str, new: str) -> None:
         with psycopg.connect(host="127.0.0.1", port=self.server.port, user="postgres", dbname=self.database,
@@ -51,7 +52,8 @@ class OfMariaDB(Administrator):
         self.run(f"RENAME TABLE `{self.database}`.{old} TO `{self.database}`.{new}")
 
 
-@pytest.fixture(params=[(PostgreSQL, OfPostgreSQL), (MariaDB, OfMariaDB)], ids=["postgresql", "mariadb"], scope="module")
+@pytest.fixture(params=[(PostgreSQL, OfPostgreSQL), (MariaDB, OfMariaDB)], ids=["postgresql", "mariadb"],
+                scope="module")
 def kind(request: pytest.FixtureRequest) -> Iterator[tuple[Server, type[Administrator]]]:
     """A server of each kind for these tests to mistreat."""
     server, administrator = request.param[0](), request.param[1]
@@ -154,7 +156,8 @@ async def test_after_a_failover_the_new_primary_is_found(tmp_path: Path, first: 
         for server in (primary, standby):
             server.start()
             manage(["db", "upgrade", "-d", server.new_database("barbtx")])
-        deployment = Deployment(tmp_path, f"postgresql://postgres@127.0.0.1:{primary.port}/barbtx", **{"database.connection": (
+        first_url = f"postgresql://postgres@127.0.0.1:{primary.port}/barbtx"
+        deployment = Deployment(tmp_path, first_url, **{"database.connection": (
             f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/barbtx"
             "?target_session_attrs=read-write")})
         try:
@@ -183,7 +186,8 @@ class Locks:
         if isinstance(administrator, OfPostgreSQL):
             self._connection = psycopg.connect(host="127.0.0.1", port=server.port, user="postgres",
                                                dbname=administrator.database)
-            self._statements = {"read": "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", "write": "LOCK TABLE {} IN SHARE MODE"}
+            self._statements = {"read": "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+                                "write": "LOCK TABLE {} IN SHARE MODE"}
         else:
             self._connection = server._connect()
             self._connection.select_db(administrator.database)

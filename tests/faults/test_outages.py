@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,19 @@ async def test_messages_outlast_an_outage_of_the_database(tmp_path: Path, rabbit
         refs = [await api.order() for _ in range(20)]
         await in_thread(database.kill)
         worker = await in_thread(deployment.worker)
-        await logged(worker, "database unavailable", 10)
+        await logged(worker, "database unavailable")
         # An outage lasts.
         await pause(12)
-        assert worker.read_log().count("database unavailable") < 400, "a hot loop"
+        # Equal lines are written once in a while, with their number.
+        lines = [line for line in worker.read_log().splitlines() if "database unavailable" in line]
+        tries = len(lines) + sum(int(number) for line in lines for number in re.findall(r"repeated=(\d+)", line))
+        assert tries < 400, "a hot loop"
         await in_thread(database.start)
         back = reactor.seconds()
         for ref in refs:
             assert (await api.finished(ref, 120))["status"] == "ACTIVE"
-        assert reactor.seconds() - back < 30
+        # Without a scheduler and within the lease only the worker itself could have done it.
+        assert reactor.seconds() - back < 60
         assert "a message goes to tasks" not in worker.read_log() and "went to the dead" not in worker.read_log()
         assert "Traceback" not in worker.read_log(), worker.read_log()
         assert (await api.get("/v1/secrets")).json["total"] == len(refs)

@@ -25,11 +25,12 @@ from barbtx.model.repositories.consumers import (
     CONTAINER_CONSUMERS, SECRET_CONSUMERS, ConsumerKind, ConsumerRepo, embedded_consumers,
 )
 from barbtx.model.repositories.containers import ContainerRepo
-from barbtx.model.repositories.project_removal import ProjectRemovalRepo
+from barbtx.model.repositories.pending_removals import RemovalLost
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.model.repositories.user_metadata import UserMetadataRepo
 from tests.functional.conftest import NOW
 from tests.support.exploring import explore
+from tests.support.removals import claim_removal
 from tests.support.service import Api, Deployment
 
 MANY = 20000
@@ -138,20 +139,21 @@ async def test_very_many_consumers_are_deleted_in_bounded_transactions(
 
 @pytest_twisted.ensureDeferred
 async def test_a_project_with_very_many_consumers_is_removed(
-        database: Database, secrets: SecretRepo, containers: ContainerRepo) -> None:
-    removal = ProjectRemovalRepo(database)
+        database: Database, secrets: SecretRepo, containers: ContainerRepo, clock: Clock) -> None:
     secret_ids = [await new_secret(secrets) for _ in range(3)]
     container_id = await new_container(containers)
     for kind, object_id in (*((SECRET_CONSUMERS, secret_id) for secret_id in secret_ids),
                             (CONTAINER_CONSUMERS, container_id)):
         await database.interact(lambda session: register(session, kind, object_id, 4000))
+    removal, claim = await claim_removal(database, clock, "p")
     calls = 1
-    while not await removal.remove_secrets(secret_ids):
+    while not await removal.remove_secrets(claim, secret_ids):
         calls += 1
     assert calls == 3
-    while await removal.remove_rest("p", 100):
+    while await removal.remove_rest(claim, 100):
         pass
-    assert await removal.remove_rest("p", 100) is None
+    with pytest.raises(RemovalLost):
+        await removal.remove_rest(claim, 100)
 
 
 @pytest_twisted.ensureDeferred

@@ -172,13 +172,53 @@ def test_files_that_others_can_read_are_taken_from_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["db", "upgrade"], ["db", "current"], ["--set", "api.bind_port=1", "db", "upgrade"],
-                                       ["--config-file", "empty.conf", "db", "upgrade"]])
+                                       ["--config-file", "empty.conf", "db", "upgrade"],
+                                       ["removals", "list"], ["removals", "cancel", "p"], ["removals", "retry", "p"],
+                                       ["--config-file", "empty.conf", "removals", "list"]])
 def test_without_a_configured_database_none_is_made(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "empty.conf").write_text("")
     done = subprocess.run([BIN / "barbtx-manage", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env={**os.environ, "HOME": str(tmp_path)})
     assert done.returncode == 1 and "[database] connection" in done.stderr and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["empty.conf"]
+
+
+def test_without_any_configuration_no_broker_is_asked(tmp_path: Path) -> None:
+    for action in ("dead-letters", "requeue"):
+        done = subprocess.run([BIN / "barbtx-manage", "queue", action], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=120, env={**os.environ, "HOME": str(tmp_path)})
+        assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+        assert "[DEFAULT] transport_url is not set" in done.stderr
+
+
+def test_a_database_in_the_default_place_is_not_used_by_chance(tmp_path: Path) -> None:
+    manage(["db", "upgrade", "-d", f"sqlite:///{tmp_path}/barbtx.sqlite"])
+    manage(["simple_crypto", "gen_mkek", str(tmp_path / "mkek")])
+    config = tmp_path / "barbtx.conf"
+    config.write_text(f"[simple_crypto_plugin]\nkek_file = {tmp_path}/mkek\n[queue]\nenable = true\n")
+    for plugin in ("barbtx", "barbtx-worker"):
+        done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, "--config-file", config],
+                              cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [f"barbtx: [database] connection is not set; put it into {config}"]
+
+
+def test_removals_of_a_database_without_tables_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for url in (f"sqlite:///{tmp_path}/none.sqlite", f"sqlite:///{tmp_path}/old.sqlite"):
+        if "old" in url:
+            manage(["db", "upgrade", "-d", url, "-v", OLDER[0]])
+        for command in (["list"], ["cancel", "p"], ["retry", "p"]):
+            assert manage(["--set", f"database.connection={url}", "removals", *command]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "run 'barbtx-manage db upgrade'" in line
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
+def test_sqlite_needs_a_file(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert manage(["db", "upgrade", "-d", url]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "SQLite needs a file" in line
 
 
 @pytest.mark.parametrize("plugin", ["barbtx", "barbtx-worker"])

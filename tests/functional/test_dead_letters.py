@@ -16,12 +16,14 @@ from txamqp.content import Content
 from barbtx.config import load
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.copies import dead_letter
-from barbtx.queue.amqp.once import connect_once
-from barbtx.queue.amqp.topology import Topology
+from barbtx.queue.amqp.dead_letters import DeadLetters
+from barbtx.queue.amqp.once import Unusable, connect_once
+from barbtx.queue.amqp.topology import Topology, dead_letter_queues
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
 from tests.functional.test_project_removal import logged
 from tests.support.cluster import in_thread
+from tests.support.proxy import Half, Proxy
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import BIN, Deployment
 
@@ -120,6 +122,39 @@ def test_the_command_says_in_one_line_why_it_cannot_look(
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
             assert done.stderr.startswith("barbtx-manage: ") and said.format(**places) in done.stderr, done.stderr
             assert "wrong" not in done.stderr.replace("wrong version", "")
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["lost", "silent"])
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
+        rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    from twisted.internet import reactor
+
+    conf = load([], [f"queue.topic={unique('tasks.')}"])
+    proxy = Proxy(reactor, rabbitmq.port)
+    brokers = Brokers.from_url(f"rabbit://guest:guest@127.0.0.1:{await proxy.start()}/")
+    letters = DeadLetters(reactor, brokers, Topology.from_config(conf), dead_letter_queues(conf), 2.0)
+    received, left = Half.dataReceived, [0]
+
+    def receive(half: Half, data: bytes) -> None:
+        if left[0] > 0 or left[0] == 0 and not silent:
+            left[0] -= 1
+            received(half, data)
+            if left[0] < 0:
+                proxy.cut()
+
+    assert await letters.list(10) == []
+    monkeypatch.setattr(Half, "dataReceived", receive)
+    # As far as there is something to wait for; both directions count.
+    for chunks in range(1, 24, 2):
+        left[0] = chunks
+        begin = reactor.seconds()
+        with pytest.raises(Unusable) as caught:
+            await letters.list(10)
+        # Either it was not used yet, or it is the connection that was lost, or silent.
+        assert "\n" not in str(caught.value) and "broker" in str(caught.value), chunks
+        assert reactor.seconds() - begin < 30
+    await proxy.stop()
 
 
 @pytest_twisted.ensureDeferred

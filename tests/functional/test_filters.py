@@ -18,6 +18,7 @@ from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.secrets import SecretRepo
+from tests.functional.test_refusals import COMMON, send
 from tests.support.exploring import explore
 from tests.support.service import Api
 
@@ -106,6 +107,23 @@ async def test_links_to_other_pages_keep_odd_filters(api: Api) -> None:
     assert first.json["total"] == 3
     second = await api.get(first.json["next"])
     assert second.json["total"] == 3 and len(second.json["secrets"]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_an_ampersand_separates_parameters(api: Api) -> None:
+    # As they are on the wire: clients need not encode a semicolon.
+    await api.store(name="a;limit=0")
+    found = await send(api, f"GET /v1/secrets?name=a;limit=0&bits HTTP/1.1\n{COMMON}".replace(": p", f": {api.project}"))
+    assert json.loads(found.body)["total"] == 1
+    assert (await api.get("/?build")).json == (await api.get("/?build=")).json
+    assert "build" in (await api.get("/?build")).json
+    assert (await api.get("/v1/secrets?name=%ff")).status == 400
+    first = await api.get("/v1/secrets?sort=name&x=1&limit=1&name=a%25&name=b")
+    assert first.json["total"] == 1
+    for _ in range(2):
+        await api.store(name="ab")
+    page = await api.get("/v1/secrets?sort=name&x=1&limit=1&name=a%25&name=b")
+    assert page.json["total"] == 3 and page.json["next"].endswith("?limit=1&offset=1&sort=name&x=1&name=a%25")
 
 
 @pytest.mark.parametrize("parameter", ["created", "updated"])

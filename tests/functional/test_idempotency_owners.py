@@ -17,7 +17,6 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from barbtx.api.fingerprints import Content
@@ -30,10 +29,10 @@ from barbtx.model.records import Created, NewContainer, NewSecret, Task
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.idempotency import DuplicateKey, FirstUse, IdempotencyRepo, KeyUse
 from barbtx.model.repositories.orders import OrderRepo
-from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from tests.conftest import unique
 from tests.functional.test_idempotency import BODIES, SECRET, keyed
+from tests.support.removals import claim_removal
 from tests.support.service import Api, Deployment, Reply, with_wrapping_store
 
 
@@ -74,14 +73,14 @@ async def test_nobody_learns_from_another_users_key_what_its_body_was(api: Api) 
 @pytest_twisted.ensureDeferred
 async def test_references_follow_the_request_that_is_answered(api: Api, collection: str) -> None:
     key = unique()
-    first = await repeat(api, collection, key, Host="evil.example")
-    assert first.headers["location"].startswith("http://evil.example/v1/")
-    path = first.headers["location"].removeprefix("http://evil.example")
-    for host in ("key-manager.example:9311", None):
+    first = await repeat(api, collection, key, Host="127.0.0.77:1")
+    assert first.headers["location"].startswith("http://127.0.0.77:1/v1/")
+    path = first.headers["location"].removeprefix("http://127.0.0.77:1")
+    for host in ("localhost:9311", None):
         again = await repeat(api, collection, key, **({"Host": host} if host else {}))
         base = f"http://{host}" if host else api.url
         assert again.headers["location"] == base + path == next(iter(again.json.values()))
-        assert "evil" not in str(again.headers) + str(again.json)
+        assert "127.0.0.77" not in str(again.headers) + str(again.json)
 
 
 @pytest_twisted.ensureDeferred
@@ -90,10 +89,10 @@ async def test_the_transport_key_of_the_first_answer_is_named_again(tmp_path: Pa
     deployment = with_wrapping_store(tmp_path, tmp_path / "plugins")
     try:
         api, body = deployment.api(), {"name": "two steps", "transport_key_needed": "true"}
-        first = await repeat(api, "secrets", "key", body=body, Host="evil.example")
+        first = await repeat(api, "secrets", "key", body=body, Host="127.0.0.77:1")
         again = await repeat(api, "secrets", "key", body=body)
         assert first.json.keys() == again.json.keys() == {"secret_ref", "transport_key_ref"}
-        assert {name: ref.replace("http://evil.example", api.url) for name, ref in first.json.items()} == again.json
+        assert {name: ref.replace("http://127.0.0.77:1", api.url) for name, ref in first.json.items()} == again.json
         assert (await api.get(again.json["transport_key_ref"])).status == 200
     finally:
         deployment.stop()
@@ -212,15 +211,15 @@ async def remembered(database: Database) -> list[str]:
 @pytest_twisted.ensureDeferred
 async def test_whatever_deletes_objects_deletes_their_keys(database: Database, clock: Clock) -> None:
     ids = {collection: await create(database, clock, collection) for collection in BODIES}
-    removal = ProjectRemovalRepo(database)
     others = [await create(database, clock, collection) for collection in BODIES]
     await SecretRepo(database, clock).delete(ids["secrets"])
     await ContainerRepo(database, clock, -1).delete(ids["containers"])
     await OrderRepo(database, clock).delete(ids["orders"], "p")
     assert sorted(await remembered(database)) == sorted(others)
-    await removal.remove_secrets([others[0]])
+    removal, claim = await claim_removal(database, clock, "p")
+    await removal.remove_secrets(claim, [others[0]])
     assert others[0] not in await remembered(database)
-    while await removal.remove_rest("p", 1) is not None:
+    while await removal.remove_rest(claim, 1) is not None:
         pass
     assert await remembered(database) == []
 

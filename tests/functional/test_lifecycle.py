@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -317,6 +318,7 @@ def test_sigusr1_logs_a_report_without_anything_secret(process: Process, deploym
     for part in ("versions: pid =", "threads: count =", "database: transactions =", "leases: count = 0",
                  "queue: ", "store Software Only Crypto: records of project keys = 0", "reactor: threads ="):
         assert f"report: {part}" in printed, part
+    assert re.search(r"master keys of Software Only Crypto = [0-9a-f]{32}\n", printed)
     assert "connection = ****" in printed and "transport_url = ****" in printed and "Traceback" not in printed
     key = (deployment.directory / "mkek").read_text().strip()
     assert key not in printed and str(deployment.settings["database.connection"]) not in printed
@@ -365,6 +367,15 @@ async def test_a_daemon_has_a_pid_file_and_handles_signals_as_well(deployment: D
         start(**{"api.bind_port": port})
         logged("cannot listen on")
         wait_until(lambda: not pid_file.exists(), SECONDS, "the pid file is still there")
+
+
+def test_a_log_file_that_cannot_be_opened_refuses_the_start_in_one_line(deployment: Deployment) -> None:
+    path = deployment.directory / "none" / "api.log"
+    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", f"--logfile={path}", "barbtx", "--config-file", DEV_CONFIG,
+                           *(part for key, value in deployment.settings.items() for part in ("--set", f"{key}={value}"))],
+                          capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"barbtx: --logfile {path}: No such file or directory"]
 
 
 def test_a_pid_file_of_a_process_that_was_killed_does_not_hold_up_the_next(deployment: Deployment) -> None:

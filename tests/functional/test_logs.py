@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import psutil
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import capturedLogs, formatEvent
 
+from barbtx.errors import ServiceUnavailable
 from tests.conftest import unique
+from tests.functional.test_keystone_projects import directory
 from tests.support.cluster import pause
 from tests.support.servers import PostgreSQL, RabbitMQ, free_port, wait_until
 from tests.support.service import BIN, DEV_CONFIG, Deployment, Process, with_keystone
+from tests.support.stub_keystone import OWN, StubKeystone
 
 
 def entries(process: Process) -> list[dict]:
@@ -42,7 +47,8 @@ async def test_every_request_has_a_line_with_its_reason_and_what_it_created(depl
     order_ref = await api.order()
     marker = "payload-marker-5150"
     await api.post("/v1/secrets", {"payload": {"x": marker}, "payload_content_type": "text/plain"})
-    await api.request("POST", "/v1/secrets", data=b'{"payload": "payload-marker-5150', headers={"Content-Type": "application/json"})
+    await api.request("POST", "/v1/secrets", data=b'{"payload": "payload-marker-5150',
+                      headers={"Content-Type": "application/json"})
     await api.post("/v1/secrets", {"name": marker * 100, "payload": marker, "payload_content_type": "no/such"})
     await api.delete(ref, roles="observer")
     await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 0}},
@@ -82,7 +88,8 @@ async def test_what_a_client_sends_makes_no_line_of_its_own(tmp_path: Path) -> N
 @pytest_twisted.ensureDeferred
 async def test_an_order_s_lines_carry_its_ids_in_every_process(
         postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), log_format="json")
+    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."),
+                            log_format="json")
     try:
         worker, api = deployment.worker(), deployment.api()
         reply = await api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})
@@ -130,8 +137,9 @@ async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
                 broken = [entry for entry in lines if f"127.0.0.1:{broker.port} cannot be reached" in entry["message"]]
                 assert broken and "refused" in broken[0]["reason"] and len(broken) < 20
                 assert all(len(entry["message"]) < 500 for entry in lines)
-            (first, *more) = [entry for entry in entries(api.process) if entry["message"].startswith("database unavailable")]
-            assert len(more) < 20 and ("refused" in first["cause"] or "server closed" in first["cause"] or "SQLSTATE" in first["cause"])
+            (first, *more) = [entry for entry in entries(api.process)
+                              if entry["message"].startswith("database unavailable")]
+            assert len(more) < 20 and any(text in first["cause"] for text in ("refused", "server closed", "SQLSTATE"))
             assert first["request_id"].startswith("req-") and first["level"] == "warn"
             assert all(entry["cause"] for entry in of_requests(api.process, 503))
         finally:
@@ -168,8 +176,8 @@ def test_twistd_says_where_to_and_the_options_say_how(
     path = tmp_path / "out.log"
     where = ["--logfile", str(path)] if option == "--logfile" else [option]
     with open(tmp_path / "stdout", "wb") as stdout:
-        process = subprocess.Popen([BIN / "twistd", "-n", "--pidfile=", *where, "barbtx", "--config-file", DEV_CONFIG, *sets],
-                                   stdout=stdout, stderr=stdout)
+        command = [BIN / "twistd", "-n", "--pidfile=", *where, "barbtx", "--config-file", DEV_CONFIG, *sets]
+        process = subprocess.Popen(command, stdout=stdout, stderr=stdout)
     written = path if option == "--logfile" else tmp_path / "stdout"
     try:
         if expected is None:
@@ -185,3 +193,51 @@ def test_twistd_says_where_to_and_the_options_say_how(
 
 def _listening(pid: int) -> bool:
     return any(connection.status == psutil.CONN_LISTEN for connection in psutil.Process(pid).net_connections())
+
+
+@pytest_twisted.ensureDeferred
+async def test_keystone_s_silence_and_its_end_are_told_with_their_cause() -> None:
+    stub = StubKeystone()
+    stub.listen()
+    projects = directory(stub.settings)
+    # No connection of before must be left, which would be answered still.
+    await stub.close()
+    with capturedLogs() as events:
+        for _ in range(4):
+            with pytest.raises(ServiceUnavailable) as caught:
+                await projects.exists(OWN)
+            assert caught.value.debug["cause"] == "Keystone does not answer: ConnectionRefusedError"
+        stub.listen()
+        # The circuit lets a try through after a time.
+        await pause(0.2)
+        assert await projects.exists(OWN)
+    told = [formatEvent(event) for event in events if event.get("log_namespace", "").startswith("barbtx")]
+    assert [line.partition(" at ")[0] for line in dict.fromkeys(told)] == ["Keystone", "Keystone"]
+    assert told[-1].endswith("answers again") and sum("again" in line for line in told) == 1
+    await stub.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_is_silent_is_named_by_api_and_worker(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    database = PostgreSQL()
+    try:
+        database.start()
+        deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), log_format="json")
+        try:
+            api, worker = deployment.api(), deployment.worker()
+            await api.finished(await api.order())
+            database.signal(signal.SIGSTOP)
+            # The worker has looked for due tasks, and its scheduler does so all the time.
+            reply = await api.get("/v1/secrets")
+            assert reply.status == 503
+            wait_until(lambda: "database unavailable: no answer in time" in worker.read_log(), 60, "the worker says nothing")
+            database.signal(signal.SIGCONT)
+            (line,) = [entry for entry in entries(api.process) if entry["message"].endswith("no answer in time")
+                       and entry.get("request_id") == reply.headers["x-openstack-request-id"]]
+            assert line["level"] == "warn" and line["project_id"] == api.project
+            await api.finished(await api.order())
+            wait_until(lambda: "answers again" in worker.read_log(), 60, "the worker does not say that it is over")
+        finally:
+            deployment.stop()
+    finally:
+        database.stop()

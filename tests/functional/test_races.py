@@ -20,11 +20,11 @@ from barbtx.errors import Conflict, ConfigurationError, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database, make_engine
 from barbtx.model.migration import alembic_config
-from barbtx.model.records import Entry, KEKMeta, NewContainer, NewSecret
+from barbtx.model.records import Created, Entry, KEKMeta, NewContainer, NewSecret
 from barbtx.model.repositories.acls import AclRepo
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, ConsumerRepo
 from barbtx.model.repositories.containers import ContainerRepo
-from barbtx.model.repositories.idempotency import DuplicateKey, FirstAnswer, KeyUse
+from barbtx.model.repositories.idempotency import DuplicateKey, FirstUse, KeyUse
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.quotas import QuotaRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
@@ -103,8 +103,9 @@ def _add_link(world: World) -> Callable[[], Any]:
 
 
 def _create_under_key(world: World) -> Any:
-    use = KeyUse("d" * 64, FirstAnswer("f"), 60, 10)
-    return SecretRepo(world.database, world.clock).create(NewSecret(str(uuid.uuid4()), "p"), use)
+    secret = NewSecret(str(uuid.uuid4()), "p")
+    use = KeyUse("d" * 64, FirstUse("f", Created("secrets", secret.id)), 60, 10)
+    return SecretRepo(world.database, world.clock).create(secret, use)
 
 
 RACES = [

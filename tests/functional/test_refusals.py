@@ -74,7 +74,7 @@ async def test_nothing_may_be_kept_and_what_depends_on_accept_says_so(api: Api) 
             (ref, "*/*", 200, True), (ref, "text/plain", 200, True), (ref, "image/png", 406, True),
             (f"{ref}/payload", "text/plain", 200, True), (f"{ref}/payload", "image/png", 406, True),
             ("/v1/secrets", "*/*", 200, True), ("/v1/secrets", "text/html", 406, True), ("/v1", "*/*", 200, True),
-            ("/", "*/*", 300, True), ("/healthcheck", "*/*", 200, False)):
+            ("/", "*/*", 300, True), ("/?build", "*/*", 200, True), ("/healthcheck", "*/*", 200, False)):
         answer = await send(api, f"GET {path} HTTP/1.1\n{project}\nAccept: {accept}")
         check(answer, status)
         assert ("accept" in (answer.header("vary") or "").lower().split(", ")) == varies, (path, answer)
@@ -142,6 +142,7 @@ async def test_http_1_0_needs_no_host_where_no_reference_is_given(api: Api) -> N
     ref = (await api.store("a payload")).removeprefix(api.url)
     project = f"X-Project-Id: {api.project}\nX-Roles: admin"
     empty = (await api.post("/v1/secrets", {})).json["secret_ref"].removeprefix(api.url)
+    await api.request("PUT", f"{ref}/metadata", json={"metadata": {"a": "b"}})
     for request, body, status in (
             (f"GET {ref}/payload HTTP/1.0\nAccept: text/plain", b"", 200), ("GET /healthcheck HTTP/1.0", b"", 200),
             (f"GET {ref}/metadata HTTP/1.0", b"", 200), ("GET /v1/quotas HTTP/1.0", b"", 200),
@@ -149,6 +150,8 @@ async def test_http_1_0_needs_no_host_where_no_reference_is_given(api: Api) -> N
             (f"GET {ref} HTTP/1.0", b"", 400), ("GET / HTTP/1.0", b"", 400),
             ("POST /v1/secrets HTTP/1.0\nContent-Type: application/json", b"{}", 400),
             (f"PUT {ref}/metadata HTTP/1.0\nContent-Type: application/json", b'{"metadata": {"a": "b"}}', 400),
+            (f"PUT {ref}/metadata/a HTTP/1.0\nContent-Type: application/json", b'{"key": "a", "value": "b"}', 200),
+            (f"DELETE {ref}/acl HTTP/1.0", b"", 200), ("GET /?build HTTP/1.0", b"", 200),
             (f"DELETE {ref} HTTP/1.0", b"", 204)):
         check(await send(api, f"{request}\n{project}\nContent-Length: {len(body)}", body), status)
     assert (await api.get("/v1/secrets")).json["total"] == 1

@@ -9,12 +9,16 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 
-class _Half(Protocol):
-    """One end of a connection through the proxy."""
+class Half(Protocol):
+    """One end of a connection through the proxy.
 
-    def __init__(self, proxy: Proxy) -> None:
+    :ivar is_client: whether it is the end that was connected to.
+    """
+
+    def __init__(self, proxy: Proxy, is_client: bool) -> None:
         self.proxy = proxy
-        self.peer: _Half | None = None
+        self.is_client = is_client
+        self.peer: Half | None = None
         self._early: list[bytes] = []
 
     def connectionMade(self) -> None:
@@ -28,7 +32,7 @@ class _Half(Protocol):
         else:
             self.peer.transport.write(data)
 
-    def join(self, peer: _Half) -> None:
+    def join(self, peer: Half) -> None:
         self.peer, peer.peer = peer, self
         for data in self._early:
             peer.transport.write(data)
@@ -45,15 +49,15 @@ class _Server(Factory):
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
 
-    def buildProtocol(self, addr: object) -> _Half:
-        half = _Half(self.proxy)
+    def buildProtocol(self, addr: object) -> Half:
+        half = Half(self.proxy, True)
 
-        def joined(other: _Half) -> None:
+        def joined(other: Half) -> None:
             half.join(other)
 
         client = Factory()
         client.noisy = False
-        client.buildProtocol = lambda addr: _Half(self.proxy)
+        client.buildProtocol = lambda addr: Half(self.proxy, False)
         self.proxy.target.connect(client).addCallbacks(joined, lambda failure: half.transport.abortConnection())
         return half
 
@@ -63,7 +67,7 @@ class Proxy:
 
     def __init__(self, reactor: Any, port: int) -> None:
         self.target = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-        self.halves: set[_Half] = set()
+        self.halves: set[Half] = set()
         self.swallows = False
         self._server = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
+from barbtx.api.channel import Channel
 from barbtx.api.http import Site
 from tests.support.listening import Echo
 
@@ -50,9 +53,13 @@ class Connected:
         self.clock, self.echo = Clock(), Echo()
         self.site = Site(self.echo, self.clock, **{"max_body": 1000, "request_timeout": 30, "idle_timeout": 60,
                                                    "write_timeout": 20, "max_connections": 20, **limits})
-        self.transport = Transport()
-        self.channel = self.site.buildProtocol(None)
-        self.channel.makeConnection(self.transport)
+        self.channel, self.transport = self.connect()
+
+    def connect(self) -> tuple[Channel, Transport]:
+        """A connection of the site."""
+        channel, transport = self.site.buildProtocol(None), Transport()
+        channel.makeConnection(transport)
+        return channel, transport
 
 
 def get(path: str) -> bytes:
@@ -84,6 +91,7 @@ def test_requests_are_answered_in_order_and_none_is_taken_from_a_client_that_doe
             request = made.echo.hold.pop()
             request.write(b"/big/0")
             request.finish()
+        made.clock.advance(0)
 
     for action in actions:
         before = made.echo.rendered
@@ -96,6 +104,33 @@ def test_requests_are_answered_in_order_and_none_is_taken_from_a_client_that_doe
     assert made.echo.rendered == len(paths)
     expected = [b"/big/0" if path == "/hold" else path.encode() for path in paths]
     assert ANSWERED.findall(made.transport.value()) == expected
+
+
+@pytest.mark.parametrize("request_", [
+    get("/big/1"), b"POST /big/1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST /big/1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+])
+def test_pipelined_requests_leave_other_connections_their_turn(request_: bytes) -> None:
+    made = Connected()
+    made.channel.dataReceived(request_ * 50)
+    assert made.echo.rendered == 1
+    other, answers = made.connect()
+    other.dataReceived(request_)
+    assert len(ANSWERED.findall(answers.value())) == 1 and made.echo.rendered == 2
+    made.clock.advance(0)
+    assert len(ANSWERED.findall(made.transport.value())) == 50
+
+
+@pytest.mark.parametrize("end", ["lost", "drained"])
+def test_a_connection_that_ends_begins_no_further_request(end: str) -> None:
+    made = Connected()
+    made.channel.dataReceived(get("/big/1") * 3)
+    if end == "lost":
+        made.channel.connectionLost(Failure(ConnectionDone()))
+    else:
+        made.site.drain(0)
+    made.clock.advance(1)
+    assert made.echo.rendered == 1
 
 
 @pytest.mark.parametrize("full", [False, True])

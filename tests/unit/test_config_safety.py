@@ -15,8 +15,9 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from barbtx.config import load, locate
 from barbtx.config_sources import environment_name
 from barbtx.errors import ConfigurationError
+from barbtx.files import read_key_file
 from barbtx.options import list_opts
-from barbtx.plugin.crypto.simple_crypto import from_config
+from barbtx.plugin.crypto.simple_crypto import from_config, generate_master_key
 from barbtx.plugin.manager import PluginContext
 from tests.support.service import BIN, DEV_CONFIG
 
@@ -174,6 +175,18 @@ def test_the_group_may_read_master_keys_only_if_that_is_allowed(
         assert ("allow_group_readable_keys" in str(caught.value)) is (not mode & 0o037)
     else:
         from_config(context)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o700, False), (0o755, False), (0o1777, False), (0o777, True)])
+def test_master_keys_that_others_may_replace_are_warned_of(
+        tmp_path: Path, warnings: list[str], mode: int, warned: bool) -> None:
+    directory = tmp_path / "keys"
+    directory.mkdir()
+    (directory / "mkek").write_text(generate_master_key())
+    (directory / "mkek").chmod(0o600)
+    directory.chmod(mode)
+    read_key_file(str(directory / "mkek"), group_may_read=False)
+    assert any("others may replace" in warning for warning in warnings) is warned
 
 
 def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[str]) -> None:

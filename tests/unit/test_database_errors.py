@@ -34,7 +34,8 @@ def mariadb(number: int, text: str = "text") -> Exception:
     ("08000 08006 08P01 25000 25P03 57P01 57P02 57P03 57P05 40003 0A000 26000 XX000", Kind.LOST),
     ("25006", Kind.READ_ONLY), ("40000 40001 40P01", Kind.CONFLICT),
     ("53000 53100 53200 53300 55P03 55006 57014 58000 58030", Kind.BUSY),
-    ("28000 28P01 3D000 3F000 42501 42P01 42703 XX001 XX002", Kind.REFUSED), ("22001 22P02 22021 54000", Kind.BAD_VALUE),
+    ("28000 28P01 3D000 3F000 42501 42P01 42703 XX001 XX002", Kind.REFUSED),
+    ("22001 22P02 22021 54000", Kind.BAD_VALUE),
     ("23502 23503 23505 23514 44000", Kind.INTEGRITY), ("42601 42804", Kind.UNEXPECTED),
 ])
 def test_postgresql_s_errors_are_told_apart_by_sqlstate(states: str, kind: Kind) -> None:
@@ -52,7 +53,8 @@ def test_mariadb_s_errors_are_told_apart_by_number(numbers: str, kind: Kind) -> 
 
 
 @pytest.mark.parametrize(("code", "kind"), [
-    (sqlite3.SQLITE_IOERR, Kind.LOST), (sqlite3.SQLITE_IOERR | 12 << 8, Kind.LOST), (sqlite3.SQLITE_READONLY, Kind.READ_ONLY),
+    (sqlite3.SQLITE_IOERR, Kind.LOST), (sqlite3.SQLITE_IOERR | 12 << 8, Kind.LOST),
+    (sqlite3.SQLITE_READONLY, Kind.READ_ONLY),
     (sqlite3.SQLITE_FULL, Kind.BUSY), (sqlite3.SQLITE_BUSY, Kind.BUSY), (sqlite3.SQLITE_CORRUPT, Kind.REFUSED),
     (sqlite3.SQLITE_NOTADB, Kind.REFUSED), (sqlite3.SQLITE_CANTOPEN, Kind.REFUSED),
     (sqlite3.SQLITE_CONSTRAINT | 8 << 8, Kind.INTEGRITY), (sqlite3.SQLITE_TOOBIG, Kind.BAD_VALUE),
@@ -65,7 +67,8 @@ def test_sqlite_s_errors_are_told_apart_by_result_code(code: int, kind: Kind) ->
 
 @pytest.mark.parametrize(("error", "kind"), [
     (psycopg.OperationalError("connection failed:\n refused"), Kind.LOST),
-    (psycopg.DataError("cannot contain NUL"), Kind.BAD_VALUE), (psycopg.ProgrammingError("1 placeholder"), Kind.UNEXPECTED),
+    (psycopg.DataError("cannot contain NUL"), Kind.BAD_VALUE),
+    (psycopg.ProgrammingError("1 placeholder"), Kind.UNEXPECTED),
     (pymysql.InterfaceError(0, ""), Kind.LOST), (pymysql.InternalError("Packet sequence number wrong"), Kind.LOST),
     (sqlite3.InterfaceError("closed"), Kind.LOST), (None, Kind.UNEXPECTED), (RuntimeError("x"), Kind.UNEXPECTED),
 ])
@@ -83,13 +86,16 @@ def test_a_text_that_may_quote_a_value_is_not_shown(number: int) -> None:
 def test_a_cause_is_one_short_line() -> None:
     assert str(classify(psycopg.OperationalError("connection failed:\n\trefused" + " x" * 1000))).startswith(
         "connection failed: refused x")
-    assert "\n" not in str(classify(mariadb(1290, "read\nonly"))) and len(str(classify(mariadb(1290, "y" * 5000)))) < 400
+    assert "\n" not in str(classify(mariadb(1290, "read\nonly")))
+    assert len(str(classify(mariadb(1290, "y" * 5000)))) < 400
 
 
 @pytest.mark.parametrize(("kind", "error", "unknown"), [
     ("no answer", psycopg.OperationalError("server closed the connection unexpectedly"), True),
-    ("ended", postgresql("57P01"), True), ("idle", postgresql("25P03"), False), ("read-only", postgresql("25006"), False),
-    ("conflict", postgresql("40001"), False), ("cancelled", postgresql("57014"), False), ("no answer", mariadb(2013), True),
+    ("ended", postgresql("57P01"), True), ("idle", postgresql("25P03"), False),
+    ("read-only", postgresql("25006"), False),
+    ("conflict", postgresql("40001"), False), ("cancelled", postgresql("57014"), False),
+    ("no answer", mariadb(2013), True),
     ("full", postgresql("53100"), False),
 ])
 def test_the_outcome_is_unknown_only_if_a_commit_got_no_answer(kind: str, error: Exception, unknown: bool) -> None:

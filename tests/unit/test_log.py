@@ -52,7 +52,8 @@ def test_a_failure_has_its_traceback_but_no_local_variables() -> None:
 
 
 def test_a_text_line_ends_with_its_ids_and_the_fields_that_its_message_does_not_show() -> None:
-    line = text(lambda log: log.info("order {order_id} is due", order_id="o", request_id="req-1", user_id="a b", n=None))
+    line = text(lambda log: log.info("order {order_id} is due", order_id="o", request_id="req-1", user_id="a b",
+                                     n=None))
     assert re.fullmatch(r'\S+ \[test#info\] order o is due \[order_id=o request_id=req-1 user_id="a b"\]\n', line), line
 
 

@@ -6,7 +6,7 @@ The repository is a double: no real database fails at exactly the moments that t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import attrs
 import pytest
@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from barbtx.errors import ServiceUnavailable
+from barbtx.model.database import DatabaseUnavailable
 from barbtx.model.records import Lease, Made, NewSecret, Order
 from barbtx.model.repositories.orders import LeaseLost
 from barbtx.queue.server import Tasks
@@ -44,7 +45,7 @@ class Orders:
     def _call(self, *_: object) -> Deferred:
         self.calls.append(self.clock.seconds())
         outcome = next(self.outcomes, "done")
-        errors = {"down": ServiceUnavailable("down"), "lost": LeaseLost(), "broken": RuntimeError("x")}
+        errors = {"down": ServiceUnavailable("down"), "database": DatabaseUnavailable(), "lost": LeaseLost(), "broken": RuntimeError("x")}
         return fail(errors[outcome]) if outcome in errors else succeed(self.result)
 
     claim = claim_next = renew = complete = fail = retry = release = _call
@@ -131,6 +132,34 @@ def test_an_outcome_is_stored_when_the_database_is_back(step: str) -> None:
     done = Deferred.fromCoroutine(steps[step]())
     clock.pump([0.1] * 200)
     assert done.called and len(orders.calls) == 6
+
+
+class _Failing(BeginTypeOrder):
+    """Its keys cannot be made before the outage is over."""
+
+    def _generator(self, order_type: str) -> Callable[[Lease], Coroutine]:
+        async def make(lease: Lease) -> Outcome:
+            await self.orders.renew(lease, 30)
+            return Outcome(Made((NewSecret("s", "p"),)))
+
+        return make
+
+
+def test_a_database_that_is_away_while_an_order_is_worked_on_is_waited_for() -> None:
+    clock = Clock()
+    orders = Orders(clock, iter(["database"] * 5))
+    begin = _Failing(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
+    done = Deferred.fromCoroutine(begin.handle_processing(LEASE))
+    clock.pump([0.1] * 200)
+    assert done.result.made.secrets and len(orders.calls) == 6
+
+
+def test_a_store_that_is_away_does_not_keep_others_waiting() -> None:
+    clock = Clock()
+    orders = Orders(clock, iter(["down"]))
+    begin = _Failing(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
+    done = Deferred.fromCoroutine(begin.handle_processing(LEASE))
+    assert done.addErrback(lambda failure: failure.trap(ServiceUnavailable)).called and len(orders.calls) == 1
 
 
 class _Making(BeginTypeOrder):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
@@ -68,6 +69,18 @@ def test_what_the_configuration_names_must_be_there_and_have_rules(
         (tmp_path / "barbtx.conf").write_text(f"[oslo_policy]\n{option} = {value}\n")
         said = refusal(files=(tmp_path / "barbtx.conf",))
     assert "\n" not in said and "polic" in said
+
+
+@pytest.mark.parametrize(("place", "text", "warned"), [
+    ("policy.yaml", "", True), ("policy.yaml", "# no\n", True), ("policy.d/a.yaml", "", True), ("policy.yaml", "{}", False),
+])
+def test_a_file_without_rules_in_a_default_place_is_warned_of(tmp_path: Path, place: str, text: str, warned: bool) -> None:
+    (tmp_path / "barbtx.conf").write_text("")
+    (tmp_path / "policy.d").mkdir()
+    (tmp_path / place).write_text(text)
+    with capturedLogs() as events:
+        policy(files=(tmp_path / "barbtx.conf",))
+    assert any("has no rules" in formatEvent(event) for event in events) is warned
 
 
 def test_that_there_are_no_rules_can_be_said(tmp_path: Path) -> None:

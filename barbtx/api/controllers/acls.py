@@ -57,7 +57,7 @@ def _controller(kind: str, base: type[Controller]) -> type[Controller]:
                 await repo(call).merge(found.object.id, read.get("project-access"), read.get("users"))
             return written(call, found)
 
-        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete", answer=answers.NULL)
+        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete", answer=answers.NULL, refers=False)
         async def on_delete(self, call: Call, found: Found) -> Answer:
             await repo(call).remove(found.object.id)
             return Answer(content=b"null")

@@ -58,7 +58,7 @@ class SecretMetadatumController(OneSecret):
         return Answer(document={"key": key, "value": value})
 
     @operation("Secret metadatum update", "secret_meta:put", accepts=accepts_anything, body=METADATUM,
-               answer=answers.METADATUM)
+               answer=answers.METADATUM, refers=False)
     async def on_put(self, call: Call, found: Found, document: Mapping[str, Any]) -> Answer:
         key, value = document["key"].lower(), document["value"]
         if await call.services.user_metadata.find(found.object.id, call.ids["key"]) is None:

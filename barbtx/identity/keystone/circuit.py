@@ -16,12 +16,14 @@ class Circuit:
 
     :ivar limit: failures.
     :ivar seconds: for which it stays open.
+    :ivar cause: of the latest failure, for the log.
     """
 
     clock: IReactorTime
     name: str
     limit: int
     seconds: float
+    cause: str | None = attrs.field(default=None, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _next_try: float = attrs.field(default=0.0, init=False)
     _opened_since_check: bool = attrs.field(default=False, init=False)
@@ -49,10 +51,11 @@ class Circuit:
     def unavailable(self, seconds: float = 2.0) -> ServiceUnavailable:
         """What to tell clients meanwhile."""
         return ServiceUnavailable(f"{self.name} cannot be reached; try again later.",
-                                  retry_after=max(1, math.ceil(seconds)))
+                                  retry_after=max(1, math.ceil(seconds)), **({"cause": self.cause} if self.cause else {}))
 
     def succeeded(self) -> None:
         self._failures = 0
+        self.cause = None
 
     def failed(self) -> None:
         self._failures += 1

@@ -169,6 +169,7 @@ class KeystoneSession:
     _turns: FairTurns
     _suspects: Suspects
     _answered_at: float = attrs.field(default=float("-inf"), init=False)
+    _silent: bool = attrs.field(default=False, init=False)
     _own: _OwnToken | None = attrs.field(default=None, init=False)
     _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
 
@@ -229,8 +230,9 @@ class KeystoneSession:
             if status != 401:
                 break
         self._circuit.open()
+        self._circuit.cause = f"Keystone does not validate tokens for barbtx: status {status}"
         log.error("Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
-                  "[keystone_authtoken] have a role on its project?", status=status)
+                  "[keystone_authtoken] have a role on its project?", status=status, log_outage=True)
         raise self._circuit.unavailable()
 
     async def get(self, path: str) -> tuple[int, Mapping[str, Any]]:
@@ -271,8 +273,9 @@ class KeystoneSession:
                                   (token.get("project") or {}).get("id"))
         except (ValueError, TypeError, KeyError, AttributeError):
             log.error("Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
-                      "and project of [keystone_authtoken]", status=status)
+                      "and project of [keystone_authtoken]", status=status, log_outage=True)
             self._circuit.open()
+            self._circuit.cause = f"Keystone refuses to authenticate barbtx itself: status {status}"
             raise self._circuit.unavailable() from None
         return self._own
 
@@ -299,8 +302,12 @@ class KeystoneSession:
                     self._circuit.failed()
                 log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem),
                          log_outage=True)
+                self._circuit.cause, self._silent = f"Keystone does not answer: {problem}", True
                 raise self._circuit.unavailable() from None
             self._answered_at = self.reactor.seconds()
+            if self._silent:
+                self._silent = False
+                log.info("Keystone at {url} answers again", url=self.url, log_outage=True)
             self._turns.window.answered()
         self._circuit.succeeded()
         return answer

@@ -6,7 +6,7 @@ import os
 import re
 
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy import Connection, create_engine, exc, inspect
 
 from barbtx.errors import ConfigurationError
 from barbtx.model.database import make_engine, parse_url
@@ -52,7 +52,7 @@ def current_version(url: str, known: tuple[str, ...]) -> str | None:
 
     :param url: a SQLAlchemy URL.
     :param known: see :func:`check_ownership`.
-    :raises ConfigurationError: the database is another program's or a later release's.
+    :raises ConfigurationError: the database is another program's or a later release's, or the file is none.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -65,6 +65,10 @@ def current_version(url: str, known: tuple[str, ...]) -> str | None:
     try:
         with engine.connect() as connection:
             return check_ownership(connection, known)
+    except exc.DatabaseError as problem:
+        if getattr(problem.orig, "sqlite_errorname", None) == "SQLITE_NOTADB":
+            raise ConfigurationError(f"[database] connection: {parsed.database}: {problem.orig}") from None
+        raise
     finally:
         engine.dispose()
 

@@ -75,6 +75,22 @@ def take(session: Session, order_id: str, token: str, now: datetime.datetime, se
     return taken.rowcount == 1
 
 
+def took(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
+    """Whether an order was taken in hand under a token, by a transaction whose outcome was not known; it then stays so.
+
+    It waits until that transaction has come to its end.
+
+    :param seconds: for how long the claim holds from now on.
+    """
+    row = select(_T.lease).where(_T.order_id == order_id).with_for_update()
+    if session.scalar(row) != token:
+        return False
+    until = later(now, seconds)
+    session.execute(update(_T).where(_T.order_id == order_id)
+                    .values(leased_until=until, retry_at=until, waits_in=None, written_at=now))
+    return True
+
+
 def read_lease(session: Session, order: Order, token: str, passphrase: StoredPayload | None) -> Lease:
     """The lease on an order that was taken in hand in this transaction."""
     attempt, kwargs, project = session.execute(

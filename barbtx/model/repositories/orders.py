@@ -41,6 +41,17 @@ _COLUMNS = (
 )
 
 
+@attrs.define(eq=False)
+class Claim:
+    """An attempt to take an order in hand, which can be repeated if its outcome is unknown.
+
+    :ivar taken: id of the order that was taken, if the transaction was committed.
+    """
+
+    token: str = attrs.field(factory=lambda: str(uuid.uuid4()), init=False)
+    taken: str | None = attrs.field(default=None, init=False)
+
+
 @attrs.frozen
 class OrderRepo:
     """:ivar clock: what orders are stamped with.
@@ -138,43 +149,50 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def claim(self, order_id: str, project_id: str, seconds: float) -> Deferred[Lease | None]:
+    def claim(self, order_id: str, project_id: str, seconds: float, claim: Claim | None = None) -> Deferred[Lease | None]:
         """Take an order in hand, unless it is done or in another's hand: then the answer is None.
 
         So it is while the order's project is about to be removed: if that is cancelled, the order goes on.
 
         :param seconds: for how long the claim holds unless it is renewed.
+        :param claim: the same one as before if this is repeated.
         :raises NotFound: there is no such order.
         """
-        token = str(uuid.uuid4())
+        claim = claim or Claim()
 
         def work(session: Session) -> Lease | None:
+            now = self._now(session)
+            if lease := _taken_before(session, claim, now, seconds):
+                return lease
             order = _find(session, order_id, project_id)
             if order is None:
                 raise NotFound("Order not found.")
-            return _taken(session, order_id, token, self._now(session), seconds)
+            return _taken(session, order_id, claim, now, seconds)
 
         return self.database.interact(work)
 
     def claim_next(self, lane: str, after: str, seconds: float, order_id: str | None = None,
-                   project_id: str | None = None) -> Deferred[Lease | None]:
+                   project_id: str | None = None, claim: Claim | None = None) -> Deferred[Lease | None]:
         """Take the order in hand whose turn it is, or none if nothing waits.
 
-        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever was sent for an order takes one such order for it, so that all are taken in the end; but an order that
-        does not wait for its turn (it is tried again before its time, or its row is of the release before) is taken
-        itself.
+        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever
+        was sent for an order takes one such order for it, so that all are taken in the end; but an order that does not
+        wait for its turn (it is tried again before its time, or its row is of the release before) is taken itself.
 
         :param after: internal id of the project whose turn it was last.
         :param seconds: for how long the claim holds unless it is renewed.
         :param order_id: the order that the caller was sent for, if it was sent.
         :param project_id: external id.
+        :param claim: the same one as before if this is repeated.
         :raises OtherLane: that order is to be done in another lane.
         :raises NotFound: there is no such order, and nothing waits.
         """
-        token = str(uuid.uuid4())
+        claim = claim or Claim()
 
         def work(session: Session) -> Lease | None:
             now = self._now(session)
+            if lease := _taken_before(session, claim, now, seconds):
+                return lease
             named = None
             if order_id is not None:
                 named = session.execute(
@@ -184,10 +202,10 @@ class OrderRepo:
             if named is not None and named.order_id is not None:
                 if lane_of(named.type) != lane:
                     raise OtherLane(lane_of(named.type))
-                if named.waits_in is None and (lease := _taken(session, order_id, token, now, seconds)):
+                if named.waits_in is None and (lease := _taken(session, order_id, claim, now, seconds)):
                     return lease
             while (waiting := order_tasks.next_waiting(session, lane, after, now, seconds)) is not None:
-                if lease := _taken(session, waiting, token, now, seconds):
+                if lease := _taken(session, waiting, claim, now, seconds):
                     return lease
             if order_id is not None and named is None:
                 raise NotFound("Order not found.")
@@ -272,16 +290,22 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def take_due(self, limit: int, republish_after: float) -> Deferred[list[Task]]:
+    def take_due(self, limit: int, republish_after: float, seen: set[str] | None = None) -> Deferred[list[Task]]:
         """The tasks that are due, oldest first, each for one caller only; they are due again later.
 
         A task that stays undone comes back after ever longer times, the age it has reached but at most an hour, so
         that a long queue is not filled with its own echoes.
 
         :param republish_after: seconds until it is due again, at least.
+        :param seen: gets the ids of the orders, for the caller to make them due again if the outcome is unknown.
         """
-        return self.database.interact(
-            lambda session: order_tasks.take_due(session, self._now(session), limit, republish_after))
+        def work(session: Session) -> list[Task]:
+            tasks = order_tasks.take_due(session, self._now(session), limit, republish_after)
+            if seen is not None:
+                seen.update(task.order_id for task in tasks)
+            return tasks
+
+        return self.database.interact(work)
 
     def make_due(self, ids: Sequence[str], seconds: float) -> Deferred[None]:
         """Have tasks that were taken as due, but could not be published, become due again.
@@ -339,10 +363,23 @@ def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
     return StoredPayload(plugin, "text/plain", json.loads(metadata), datum)
 
 
-def _taken(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> Lease | None:
+def _taken(session: Session, order_id: str, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
     """The lease on an order, or None if it is done or in another's hand."""
-    if not order_tasks.take(session, order_id, token, now, seconds):
+    if not order_tasks.take(session, order_id, claim.token, now, seconds):
         return None
+    # Whoever repeats the claim must know it although this transaction has no outcome yet.
+    claim.taken = order_id
+    return _lease(session, order_id, claim.token)
+
+
+def _taken_before(session: Session, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
+    """The lease that an earlier transaction of a claim has got after all."""
+    if claim.taken is None or not order_tasks.took(session, claim.taken, claim.token, now, seconds):
+        return None
+    return _lease(session, claim.taken, claim.token)
+
+
+def _lease(session: Session, order_id: str, token: str) -> Lease:
     order = Order(*session.execute(_select().where(_O.id == order_id)).one())
     passphrase = find_passphrase(session, order_id) if lane_of(order.type) == ASYMMETRIC else None
     return order_tasks.read_lease(session, order, token, passphrase)

@@ -162,6 +162,9 @@ class SimpleCrypto:
     def current_master_key_id(self) -> str:
         return self.masters[0].id.hex()
 
+    def master_key_ids(self) -> list[str]:
+        return [master.id.hex() for master in self.masters]
+
     def read_again(self, conf: cfg.ConfigOpts) -> SimpleCrypto:
         return attrs.evolve(self, masters=_configured_keys(conf))
 

@@ -9,6 +9,7 @@ sees the database.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import attrs
 from oslo_config.cfg import ConfigOpts
@@ -131,6 +132,9 @@ class IMasterKeys(Interface):
 
     def current_master_key_id() -> str:
         """The id of the master key that wraps new project keys."""
+
+    def master_key_ids() -> Sequence[str]:
+        """The ids of all master keys, the one that wraps new project keys first."""
 
     def read_again(conf: ConfigOpts) -> ICryptoPlugin:
         """A plugin of the same class with the master keys that there are now; this one stays as it is. It may block.

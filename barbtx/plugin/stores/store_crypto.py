@@ -17,7 +17,8 @@ from barbtx.errors import NotSupported
 from barbtx.model.records import EncryptedDatum, KEKMeta
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, MasterKeyUnavailable, ResponseDTO, SupportType,
+    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys, MasterKeyUnavailable, ResponseDTO,
+    SupportType,
 )
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import (
@@ -173,10 +174,12 @@ class StoreCrypto:
         return use
 
     def gauges(self) -> dict[str, object]:
-        """Sizes of the caches, for the report to an operator."""
+        """Sizes of the caches and the ids of the master keys, for the report to an operator."""
         unwrapped = {f"unwrapped keys of {plugin.get_plugin_name()}": len(plugin.cache)
                      for plugin in self.plugins if hasattr(plugin, "cache")}
-        return {"records of project keys": len(self.cache), **unwrapped}
+        masters = {f"master keys of {plugin.get_plugin_name()}": " ".join(plugin.master_key_ids())
+                   for plugin in self.plugins if IMasterKeys.providedBy(plugin)}
+        return {"records of project keys": len(self.cache), **unwrapped, **masters}
 
 
 def _kept(kek: KEKMeta, made: ResponseDTO) -> Kept:

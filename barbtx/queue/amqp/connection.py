@@ -201,10 +201,9 @@ class _Preparation:
             if isinstance(problem, ChannelClosed) and str(problem).startswith(_PRECONDITION_FAILED):
                 self._mismatch(str(problem))
             else:
-                broker = self.clients.broker
+                broker, reason = self.clients.broker, one_line(problem.args[0] if problem.args else problem)
                 log.warn("{name}: the broker at {host}:{port} cannot be used: {reason}", name=self.name,
-                         host=broker.host, port=broker.port, reason=one_line(problem.args[0] if problem.args else problem),
-                         log_outage=True)
+                         host=broker.host, port=broker.port, reason=reason, log_outage=True)
             raise
         finally:
             if watchdog.active():

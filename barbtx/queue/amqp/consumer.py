@@ -116,7 +116,7 @@ class Consumer(Service):
 
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""
-        return {"connected": self._channel is not None, "messages in hand": self._in_hand}
+        return {"connected": self._session is not None, "messages in hand": self._in_hand}
 
     async def _stop(self) -> None:
         self._stopping = True

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 from oslo_config import cfg
 from twisted.internet.defer import Deferred
-from txamqp.client import ChannelClosed
+from txamqp.client import ChannelClosed, Closed
 from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.copies import ORIGIN, REASON, copy_of, headers_of
 from barbtx.queue.amqp.once import Unusable, connect_once
-from barbtx.queue.amqp.protocol import Channel, Client
+from barbtx.queue.amqp.protocol import Channel, Client, one_line
 from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
+
+T = TypeVar("T")
 
 _NOT_FOUND, _PRECONDITION_FAILED = "404", "406"
 # Seconds in which it must be clear whether there is a broker to ask.
@@ -74,7 +76,7 @@ class DeadLetters:
     async def _each(self, limit: int, again: bool) -> Sequence[DeadLetter]:
         client = await connect_once(self.reactor, self.brokers, "barbtx-manage", _PATIENCE)
         try:
-            await self._ask(self.topology.declare(await client.new_channel()))
+            await self._ask(self._declare(client))
             letters: list[DeadLetter] = []
             for queue in self.queues:
                 letters += await self._of(client, queue, limit - len(letters), again)
@@ -84,42 +86,55 @@ class DeadLetters:
                 raise Unusable("what is declared at the broker is not what the configuration says: "
                                f"{problem}") from None
             raise Unusable(f"the broker does not allow it: {problem}") from None
+        except Closed as problem:
+            raise Unusable("the connection to the broker was lost before it had answered: "
+                           f"{one_line(problem.args[0] if problem.args else problem)}") from None
         finally:
             client.transport.loseConnection()
+            # A silent broker does not end a connection with TLS.
+            abort = self.reactor.callLater(_PATIENCE, client.transport.abortConnection)
             await client.disconnected.wait()
+            if abort.active():
+                abort.cancel()
 
-    async def _ask(self, call: Any) -> Any:
+    async def _declare(self, client: Client) -> None:
+        await self.topology.declare(await client.new_channel())
+
+    async def _ask(self, call: Awaitable[T]) -> T:
         """Wait for an answer, for so long that a slow broker can give it."""
+        async def answer() -> T:
+            return await call
+
         def too_late(*_: object) -> None:
             raise Unusable("the broker does not answer any more")
 
-        return await Deferred.fromCoroutine(call).addTimeout(max(self.patience, _PATIENCE), self.reactor, too_late)
+        return await Deferred.fromCoroutine(answer()).addTimeout(max(self.patience, _PATIENCE), self.reactor, too_late)
 
     async def _of(self, client: Client, queue: DeadLetterQueue, limit: int, again: bool) -> Sequence[DeadLetter]:
-        channel = await client.new_channel()
+        channel = await self._ask(client.new_channel())
         try:
-            there = (await channel.queue_declare(queue=queue.name, passive=True)).message_count
+            there = (await self._ask(channel.queue_declare(queue=queue.name, passive=True))).message_count
         except ChannelClosed as problem:
             if queue.required or not str(problem).startswith(_NOT_FOUND):
                 raise
             return ()
-        confirms = await Confirms.on(channel)
+        confirms = await self._ask(Confirms.on(channel))
         channel.on_closed = lambda reason: confirms.lost()
         letters, held = [], []
         for _ in range(min(limit, there)):
-            message = await channel.basic_get(queue=queue.name)
+            message = await self._ask(channel.basic_get(queue=queue.name))
             if message.method.name != "get-ok":
                 break
             letter = _read(message)
             if again and not message.content.missing:
                 target = letter.queue if letter.queue in queue.origins else queue.origins[0]
-                await confirms.publish(target, copy_of(message.content))
+                await self._ask(confirms.publish(target, copy_of(message.content)))
                 await channel.basic_ack(delivery_tag=message.delivery_tag)
             else:
                 held.append(message.delivery_tag)
             if not again or not message.content.missing:
                 letters.append(letter)
-        await _put_back(channel, queue, held)
+        await self._ask(_put_back(channel, queue, held))
         return letters
 
 

@@ -184,9 +184,10 @@ class Database:
         """Run work in one transaction, in a thread of the database.
 
         Work may be run again from the start, after a deadlock, on a connection that turned out to be dead, or if a
-        constraint fails: other transactions may have made or removed what it had looked for. It must have no effect but
-        through its session. Cancelling the Deferred gives the transaction up; unless its commit is already under way it
-        is rolled back. An error has changed nothing, unless its ``outcome_unknown`` is true.
+        constraint fails: other transactions may have made or removed what it had looked for. It must have no effect
+        but through its session, other than notes that are right however the transaction ends. Cancelling the Deferred
+        gives the transaction up; unless its commit is already under way it is rolled back. An error has changed
+        nothing, unless its ``outcome_unknown`` is true.
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether it may change anything.

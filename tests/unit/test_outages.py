@@ -134,7 +134,7 @@ def test_an_outcome_is_stored_when_the_database_is_back(step: str) -> None:
     assert done.called and len(orders.calls) == 6
 
 
-class _Generating(BeginTypeOrder):
+class _NeedsDatabase(BeginTypeOrder):
     """Its keys cannot be made before the outage is over."""
 
     def _generator(self, order_type: str) -> Callable[[Lease], Coroutine]:
@@ -148,7 +148,7 @@ class _Generating(BeginTypeOrder):
 def test_a_database_that_is_away_while_an_order_is_worked_on_is_waited_for() -> None:
     clock = Clock()
     orders = Orders(clock, iter(["database"] * 5))
-    begin = _Generating(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
+    begin = _NeedsDatabase(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
     done = Deferred.fromCoroutine(begin.handle_processing(LEASE))
     clock.pump([0.1] * 200)
     assert done.result.made.secrets and len(orders.calls) == 6
@@ -157,7 +157,7 @@ def test_a_database_that_is_away_while_an_order_is_worked_on_is_waited_for() -> 
 def test_a_store_that_is_away_does_not_keep_others_waiting() -> None:
     clock = Clock()
     orders = Orders(clock, iter(["down"]))
-    begin = _Generating(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
+    begin = _NeedsDatabase(orders, None, Leases(orders, clock, 30), Patience(clock, 600))
     done = Deferred.fromCoroutine(begin.handle_processing(LEASE))
     assert done.addErrback(lambda failure: failure.trap(ServiceUnavailable)).called and len(orders.calls) == 1
 

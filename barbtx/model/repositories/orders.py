@@ -149,7 +149,8 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def claim(self, order_id: str, project_id: str, seconds: float, claim: Claim | None = None) -> Deferred[Lease | None]:
+    def claim(self, order_id: str, project_id: str, seconds: float,
+              claim: Claim | None = None) -> Deferred[Lease | None]:
         """Take an order in hand, unless it is done or in another's hand: then the answer is None.
 
         So it is while the order's project is about to be removed: if that is cancelled, the order goes on.

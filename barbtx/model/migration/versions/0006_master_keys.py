@@ -23,6 +23,8 @@ _SIMPLE_CRYPTO = "barbtx.plugin.crypto.simple_crypto.SimpleCrypto"
 # The envelope of a wrapped key begins with a version (1 byte) and the id of the master key (16 bytes). These are the
 # base64 characters that depend on nothing else; of the id they hold all but the last 4 bits.
 _PREFIX = 22
+# Both have that form; databases at 0004 and 0005 have keys of the second.
+_VERSIONS = (1, 2)
 
 
 def upgrade() -> None:
@@ -56,7 +58,7 @@ def _name_master_keys(connection: sa.Connection) -> None:
             header = base64.b64decode(example, validate=True)[:17]
         except ValueError:
             continue
-        if len(header) == 17 and header[0] == 1:
+        if len(header) == 17 and header[0] in _VERSIONS:
             connection.execute(table.update().where(ours, prefix == start).values(master_key_id=header[1:].hex()))
 
 

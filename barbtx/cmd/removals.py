@@ -11,7 +11,7 @@ from oslo_config import cfg
 from sqlalchemy.orm import Session
 
 from barbtx.config import load, require
-from barbtx.model.database import make_engine
+from barbtx.model.engine import make_engine
 from barbtx.model.migration import check_schema
 from barbtx.model.records import Removal
 from barbtx.model.repositories.pending_removals import cancel_removal, list_removals, retry_removal

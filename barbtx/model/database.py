@@ -8,14 +8,13 @@ session is gone when it arrives in the reactor.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import attrs
 from oslo_config import cfg
-from sqlalchemy import create_engine, event, exc
-from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -24,11 +23,11 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx import activity
-from barbtx.errors import BadRequest, ConfigurationError, ServiceUnavailable
+from barbtx.errors import BadRequest, ServiceUnavailable
 from barbtx.model.admission import Admission, Full, Lane, Work
-from barbtx.model.database_errors import STALE, UNAVAILABLE, DatabaseProblem, Kind, classify
+from barbtx.model.database_errors import UNAVAILABLE, DatabaseProblem, Kind, classify
+from barbtx.model.engine import make_engine
 from barbtx.model.gate import Gate
-from barbtx.model.sqlite_permissions import keep_private
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
@@ -50,9 +49,6 @@ OPTIONS = {
                    help="How often a transaction is run again after a deadlock or on a connection found dead."),
     ],
 }
-
-# Seconds for which a connection to a server that says it is read-only is kept: another one may be the primary by then.
-_READ_ONLY_SECONDS = 2.0
 
 log = Logger()
 
@@ -335,121 +331,3 @@ def _unavailable(cause: str, *, outcome_unknown: bool = False, level: Any = LogL
 
 def _bad_value() -> BadRequest:
     return BadRequest("A value is too long, too large or has characters that cannot be kept.")
-
-
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg",
-            "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
-
-
-def parse_url(url: str) -> URL:
-    """A database URL with the driver that barbtx uses.
-
-    :raises ConfigurationError: it is no database URL.
-    """
-    try:
-        parsed = make_url(_spread_hosts(url))
-        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        # Loads the dialect, and so fails for one that is not there.
-        parsed.get_dialect()
-    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
-        raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        # Each connection would have a database of its own, gone when it is closed.
-        raise ConfigurationError("[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite")
-    return parsed
-
-
-def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
-    """Make an engine with the settings that durability and fail-over need on each database.
-
-    :param timeout: seconds; longest wait for a connection or a lock.
-    :param bound_statements: whether that is also the longest that a statement may take, where the database sees to it.
-    :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
-    """
-    parsed = parse_url(url)
-    backend = parsed.get_backend_name()
-    try:
-        engine = create_engine(
-            parsed,
-            pool_size=pool_size, max_overflow=1, pool_timeout=timeout, pool_recycle=1800,
-            hide_parameters=True,
-            connect_args=_connect_arguments(backend, timeout, bound_statements),
-            **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
-        )
-    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
-        raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
-    _leave_stale_connections(engine)
-    if backend == "sqlite":
-        keep_private(engine)
-        _make_sqlite_durable(engine)
-    return engine
-
-
-def _spread_hosts(url: str) -> str:
-    """A URL with several hosts as libpq writes them (``host1:port,host2:port``), in the form that SQLAlchemy reads."""
-    scheme, _, rest = url.partition("://")
-    authority, _, path = rest.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    if not scheme.startswith("postgres") or "," not in hosts:
-        return url
-    database, _, query = path.partition("?")
-    query = "&".join(filter(None, [*(f"host={host}" for host in hosts.split(",")), query]))
-    return f"{scheme}://{user}{at}/{database}?{query}"
-
-
-def _leave_stale_connections(engine: Engine) -> None:
-    """Have connections leave the pool that lead to a server which is gone, or is not the primary any more."""
-    @event.listens_for(engine, "handle_error")
-    def judge(context: ExceptionContext) -> None:
-        # SQLAlchemy then closes this connection, and every other that is not younger when it is next asked for.
-        if context.connection is not None and classify(context.original_exception).kind in STALE:
-            context.is_disconnect = True
-
-    @event.listens_for(engine, "connect")
-    def remember_age(connection: Any, record: Any) -> None:
-        record.info["barbtx_since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def leave_read_only(connection: Any, record: Any, _: object) -> None:
-        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what
-        # they are without being asked.
-        status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
-        read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
-        if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:
-            raise exc.InvalidatePoolError("the server is read-only")
-
-
-def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> dict[str, object]:
-    milliseconds = int(timeout * 1000)
-    if backend == "sqlite":
-        return {"timeout": timeout}
-    if backend == "postgresql":
-        return {
-            "connect_timeout": 2, "tcp_user_timeout": milliseconds,
-            "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
-            "options": f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds if bound_statements else 0} "
-                       "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
-        }
-    whole = max(1, round(timeout))
-    # A table's lock is waited for by another clock than a row's. The comment is one to all but MariaDB.
-    bound = f" /*M! , max_statement_time={timeout} */" if bound_statements else ""
-    return {"connect_timeout": whole, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4",
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, lock_wait_timeout={whole}, "
-                            f"time_zone='+00:00'{bound}"}
-
-
-def _make_sqlite_durable(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        # The driver's own idea of when a transaction begins would leave reads outside of one.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        # Its own one knows ASCII only, and lists are filtered without regard to case.
-        connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(),
-                                   deterministic=True)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        write = connection.get_execution_options().get("barbtx_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from barbtx.cmd.manage import main as manage
 from barbtx.errors import ConfigurationError
-from barbtx.model.database import parse_url
+from barbtx.model.engine import parse_url
 from barbtx.model.migration import check_schema, head_revision, known_revisions
 from barbtx.model.migration.lock import schema_lock
 from tests.support.service import BIN, DEV_CONFIG
@@ -152,7 +152,7 @@ def test_the_sqlite_file_is_for_its_owner_only(tmp_path: Path, umask: int) -> No
 
 
 def test_files_that_others_can_read_are_taken_from_them(tmp_path: Path) -> None:
-    from barbtx.model.database import make_engine
+    from barbtx.model.engine import make_engine
 
     url = f"sqlite:///{tmp_path}/x"
     manage(["db", "upgrade", "-d", url])
@@ -241,7 +241,7 @@ def test_the_configuration_in_the_usual_place_is_used(tmp_path: Path) -> None:
 def test_check_schema_names_the_remedy(tmp_path: Path) -> None:
     from sqlalchemy.orm import Session
 
-    from barbtx.model.database import make_engine
+    from barbtx.model.engine import make_engine
 
     for version, said in ((OLDER[0], "run 'barbtx-manage db upgrade'"), (None, None)):
         url = f"sqlite:///{tmp_path}/{version}"

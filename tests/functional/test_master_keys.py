@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 
 from barbtx.cmd.manage import main as manage
 from barbtx.errors import ConfigurationError
-from barbtx.model.database import Database, make_engine
+from barbtx.model.database import Database
+from barbtx.model.engine import make_engine
 from barbtx.model.models import KEK, Project
 from barbtx.model.records import KEKMeta
 from barbtx.model.repositories.keks import KEKRepo

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import Connection, text
 
 from barbtx.cmd.manage import main as manage
-from barbtx.model.database import make_engine
+from barbtx.model.engine import make_engine
 from barbtx.plugin.crypto import simple_crypto
 from tests.conftest import unique
 from tests.support.servers import PostgreSQL

@@ -18,7 +18,8 @@ from twisted.internet.task import Clock
 from barbtx.cmd.manage import main as manage
 from barbtx.errors import Conflict, ConfigurationError, NotFound
 from barbtx.model import models
-from barbtx.model.database import Database, make_engine
+from barbtx.model.database import Database
+from barbtx.model.engine import make_engine
 from barbtx.model.migration import alembic_config
 from barbtx.model.records import Created, Entry, KEKMeta, NewContainer, NewSecret
 from barbtx.model.repositories.acls import AclRepo

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from barbtx.model.database import _spread_hosts
+from barbtx.model.engine import _spread_hosts
 from barbtx.model.database_errors import UNAVAILABLE, Kind, classify
 
 

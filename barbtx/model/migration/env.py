@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from barbtx.model.database import make_engine
+from barbtx.model.engine import make_engine
 from barbtx.model.migration import known_revisions
 from barbtx.model.migration.lock import schema_lock
 from barbtx.model.migration.ownership import check_ownership

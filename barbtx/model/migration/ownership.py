@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, exc, inspect
 
 from barbtx.errors import ConfigurationError
-from barbtx.model.database import make_engine, parse_url
+from barbtx.model.engine import make_engine, parse_url
 
 _NUMBER = re.compile(r"\d{4}")
 _VERSION_TABLE = "alembic_version"

@@ -6,7 +6,7 @@ from alembic import command
 from alembic.util import CommandError
 
 from barbtx.errors import ConfigurationError
-from barbtx.model.database import parse_url
+from barbtx.model.engine import parse_url
 from barbtx.model.migration import alembic_config, known_revisions
 from barbtx.model.migration.ownership import current_version
 

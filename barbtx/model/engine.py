@@ -1,0 +1,132 @@
+"""SQLAlchemy engines: which driver, and the settings that durability, time limits and failover need on each database."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import create_engine, event, exc
+from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
+
+from barbtx.errors import ConfigurationError
+from barbtx.model.database_errors import STALE, classify
+from barbtx.model.sqlite_permissions import keep_private
+
+# Seconds for which a connection to a server that says it is read-only is kept: another one may be the primary by then.
+_READ_ONLY_SECONDS = 2.0
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg",
+            "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+
+
+def parse_url(url: str) -> URL:
+    """A database URL with the driver that barbtx uses.
+
+    :raises ConfigurationError: it is no database URL.
+    """
+    try:
+        parsed = make_url(_spread_hosts(url))
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        # Loads the dialect, and so fails for one that is not there.
+        parsed.get_dialect()
+    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
+        raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Each connection would have a database of its own, gone when it is closed.
+        raise ConfigurationError("[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite")
+    return parsed
+
+
+def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
+    """Make an engine; no connection is made yet.
+
+    :param timeout: seconds; longest wait for a connection or a lock.
+    :param bound_statements: whether that is also the longest that a statement may take, where the database sees to it.
+    :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
+    """
+    parsed = parse_url(url)
+    backend = parsed.get_backend_name()
+    try:
+        engine = create_engine(
+            parsed,
+            pool_size=pool_size, max_overflow=1, pool_timeout=timeout, pool_recycle=1800,
+            hide_parameters=True,
+            connect_args=_connect_arguments(backend, timeout, bound_statements),
+            **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
+        )
+    except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
+        raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    _leave_stale_connections(engine)
+    if backend == "sqlite":
+        keep_private(engine)
+        _make_sqlite_durable(engine)
+    return engine
+
+
+def _spread_hosts(url: str) -> str:
+    """A URL with several hosts as libpq writes them (``host1:port,host2:port``), in the form that SQLAlchemy reads."""
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if not scheme.startswith("postgres") or "," not in hosts:
+        return url
+    database, _, query = path.partition("?")
+    query = "&".join(filter(None, [*(f"host={host}" for host in hosts.split(",")), query]))
+    return f"{scheme}://{user}{at}/{database}?{query}"
+
+
+def _leave_stale_connections(engine: Engine) -> None:
+    """Have connections leave the pool that lead to a server which is gone, or is not the primary any more."""
+    @event.listens_for(engine, "handle_error")
+    def judge(context: ExceptionContext) -> None:
+        # SQLAlchemy then closes this connection, and every other that is not younger when it is next asked for.
+        if context.connection is not None and classify(context.original_exception).kind in STALE:
+            context.is_disconnect = True
+
+    @event.listens_for(engine, "connect")
+    def remember_age(connection: Any, record: Any) -> None:
+        record.info["barbtx_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def leave_read_only(connection: Any, record: Any, _: object) -> None:
+        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what
+        # they are without being asked.
+        status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
+        read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
+        if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:
+            raise exc.InvalidatePoolError("the server is read-only")
+
+
+def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> dict[str, object]:
+    milliseconds = int(timeout * 1000)
+    if backend == "sqlite":
+        return {"timeout": timeout}
+    if backend == "postgresql":
+        return {
+            "connect_timeout": 2, "tcp_user_timeout": milliseconds,
+            "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+            "options": f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds if bound_statements else 0} "
+                       "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
+        }
+    whole = max(1, round(timeout))
+    # A table's lock is waited for by another clock than a row's. The comment is one to all but MariaDB.
+    bound = f" /*M! , max_statement_time={timeout} */" if bound_statements else ""
+    return {"connect_timeout": whole, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4",
+            "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, lock_wait_timeout={whole}, "
+                            f"time_zone='+00:00'{bound}"}
+
+
+def _make_sqlite_durable(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        # The driver's own idea of when a transaction begins would leave reads outside of one.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        # Its own one knows ASCII only, and lists are filtered without regard to case.
+        connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(),
+                                   deterministic=True)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        write = connection.get_execution_options().get("barbtx_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

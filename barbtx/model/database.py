@@ -193,7 +193,8 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down, too slow or has too many waiting.
         """
         if not self.gate.admits():
-            return fail(_unavailable("it has not been checked yet"))
+            # Whoever closed the gate says in the log why.
+            return fail(DatabaseUnavailable(cause="it has not been checked yet"))
         ticket = _Ticket()
         kind = Work.WRITE if write else Work.LIST if listing else Work.READ
         lane = Lane(tables, kind, activity.current().project_id)

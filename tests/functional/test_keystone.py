@@ -256,7 +256,8 @@ async def test_a_wrong_password_of_its_own_is_said_in_the_log_and_nowhere_else(
         reply = await api.by(world.tokens["alice"]).get("/v1/secrets")
         assert reply.status == 503 and "mistaken" not in reply.content.decode()
     log = api.process.read_log()
-    assert log.count("Keystone refuses to authenticate barbtx itself") == 1 and "mistaken" not in log
+    # Each refused request names the cause; what to do about it is said once.
+    assert log.count("Keystone refuses to authenticate barbtx itself: it answers 401") == 1 and "mistaken" not in log
     api.process.stop()
 
 

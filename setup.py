@@ -11,8 +11,7 @@ setup(
         "barbtx.model.migration": ["script.py.mako"],
         "barbtx.queue.amqp": ["amqp0-9-1.xml"],
     },
-    data_files=[("etc/barbtx", ["config/barbtx.conf", "config/barbtx-api-paste.ini",
-                               "config/policy-hardened.yaml"])],
+    data_files=[("etc/barbtx", ["config/barbtx.conf", "config/barbtx-api-paste.ini", "config/policy-hardened.yaml"])],
     install_requires=[
         "alembic",
         "attrs",

@@ -1,7 +1,7 @@
 """On whose behalf the code at hand runs: which request, which order, which project.
 
 It is kept in a context variable, which coroutines carry with them. Threads and plain callbacks do not, and get it by
-:func:`carry`. The log adds it to every line, and the database shares its connections by it.
+:func:`bind`. The log adds it to every line, and the database shares its connections by it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def note(**fields: str | None) -> None:
             setattr(activity, name, value)
 
 
-def carry(function: Callable[P, R]) -> Callable[P, R]:
+def bind(function: Callable[P, R]) -> Callable[P, R]:
     """The function as part of the activity at hand, wherever it will be called: in a thread, by a timer."""
     context = contextvars.copy_context()
     # A context can be entered once at a time; its copy can be entered while it is.

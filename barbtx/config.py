@@ -10,8 +10,17 @@ from oslo_config import cfg
 from twisted.logger import Logger
 
 from barbtx.config_sources import (
-    ConfigFile, Known, Setting, environment_name, environment_problems, files_in, holds_secret, is_set, read_settings,
-    refers, setting_problem,
+    ConfigFile,
+    Known,
+    Setting,
+    environment_name,
+    environment_problems,
+    files_in,
+    holds_secret,
+    is_set,
+    read_settings,
+    refers,
+    setting_problem,
 )
 from barbtx.errors import ConfigurationError
 from barbtx.options import list_opts
@@ -23,7 +32,7 @@ _PROJECT = "barbtx"
 
 
 @attrs.frozen
-class Reading:
+class ConfigReading:
     """A configuration as it was read.
 
     :ivar conf: every option that has a problem has its default.
@@ -73,12 +82,15 @@ def require(conf: cfg.ConfigOpts, files: Sequence[str], section: str, option: st
     """
     if is_set(conf, option, _group(section)):
         return
-    where = (f"put it into {files[-1]}" if files else
-             "there is no configuration file: name one with --config-file, or make /etc/barbtx/barbtx.conf")
+    where = (
+        f"put it into {files[-1]}"
+        if files
+        else "there is no configuration file: name one with --config-file, or make /etc/barbtx/barbtx.conf"
+    )
     raise ConfigurationError(f"[{section}] {option} is not set; {where}")
 
 
-def read(files: Iterable[str], overrides: Iterable[str]) -> Reading:
+def read(files: Iterable[str], overrides: Iterable[str]) -> ConfigReading:
     """Like :func:`load`, but with the problems beside what could be read."""
     sources = [ConfigFile.read(path) for path in files]
     usable = [source.path for source in sources if not source.problems]
@@ -98,7 +110,7 @@ def read(files: Iterable[str], overrides: Iterable[str]) -> Reading:
     settings, wrong = read_settings(overrides)
     problems += wrong
     problems += _Sources(conf, [source for source in sources if not source.problems], settings).apply()
-    return Reading(conf, tuple(dict.fromkeys(problems)), complete)
+    return ConfigReading(conf, tuple(dict.fromkeys(problems)), complete)
 
 
 @attrs.frozen
@@ -146,15 +158,22 @@ class _Sources:
                 continue
             opt = known[setting.section][setting.option]
             if holds_secret(opt, setting.value):
-                log.warn("{label} sets [{section}] {option}, a secret, on the command line, where every user of this "
-                         "machine can read it: put it into a configuration file, or the environment variable {variable}",
-                         label=setting.label, section=setting.section, option=setting.option,
-                         variable=environment_name(setting.section, setting.option))
+                log.warn(
+                    "{label} sets [{section}] {option}, a secret, on the command line, where every user of this "
+                    "machine can read it: put it into a configuration file, or the environment variable {variable}",
+                    label=setting.label,
+                    section=setting.section,
+                    option=setting.option,
+                    variable=environment_name(setting.section, setting.option),
+                )
             if opt.multi:
                 several.setdefault((setting.section, setting.option), []).append(setting.value)
             try:
-                self.conf.set_override(setting.option, several.get((setting.section, setting.option), setting.value),
-                                       group=_group(setting.section))
+                self.conf.set_override(
+                    setting.option,
+                    several.get((setting.section, setting.option), setting.value),
+                    group=_group(setting.section),
+                )
             except ValueError as problem:
                 name = f"{setting.label}: [{setting.section}] {setting.option}"
                 problems.append(f"{name}: {_reason(opt, [setting.value], problem)}")

@@ -105,12 +105,18 @@ class ConfigFile:
             if section not in known:
                 problems.append(f"{self.path}: unknown section [{section}]{hint(section, known)}")
                 continue
-            problems += [f"{self.path}, line {self.lines[section, option]}: {_unknown(option, section, known)}"
-                         for option in options if option.replace("-", "_") not in known[section]]
-        secrets = sorted(f"[{section}] {option}" for section, options in self.sections.items()
-                         for option, values in options.items()
-                         if (opt := known.get(section, {}).get(option.replace("-", "_"))) is not None
-                         and any(holds_secret(opt, value) for value in values))
+            problems += [
+                f"{self.path}, line {self.lines[section, option]}: {_unknown(option, section, known)}"
+                for option in options
+                if option.replace("-", "_") not in known[section]
+            ]
+        secrets = sorted(
+            f"[{section}] {option}"
+            for section, options in self.sections.items()
+            for option, values in options.items()
+            if (opt := known.get(section, {}).get(option.replace("-", "_"))) is not None
+            and any(holds_secret(opt, value) for value in values)
+        )
         if secrets and others_may_read(self.path):
             problems.append(f"{self.path}: others may read the secrets in it ({', '.join(secrets)}); chmod o-rwx it")
         return problems
@@ -129,10 +135,14 @@ def environment_problems(known: Known, environment: Mapping[str, str]) -> list[s
 
     Those of OpenStack's clients, such as ``OS_AUTH_URL``, have no double underscore and do not matter.
     """
-    names = {environment_name(section, option): (section, option)
-             for section, options in known.items() for option in options}
-    return [f"environment: {name} is no option of barbtx{hint(name.upper(), names)}"
-            for name in sorted(environment) if _ENVIRONMENT.fullmatch(name) and name not in names]
+    names = {
+        environment_name(section, option): (section, option) for section, options in known.items() for option in options
+    }
+    return [
+        f"environment: {name} is no option of barbtx{hint(name.upper(), names)}"
+        for name in sorted(environment)
+        if _ENVIRONMENT.fullmatch(name) and name not in names
+    ]
 
 
 def environment_name(section: str, option: str) -> str:

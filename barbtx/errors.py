@@ -53,9 +53,7 @@ class SchemaMismatch(BadRequest):
     """A body that is JSON, but not of the right shape."""
 
     def __init__(self, schema: str, reason: str, prop: str) -> None:
-        super().__init__(
-            f"Provided object does not match schema '{schema}': {reason}. Invalid property: '{prop}'"
-        )
+        super().__init__(f"Provided object does not match schema '{schema}': {reason}. Invalid property: '{prop}'")
 
 
 class SecretInUse(BadRequest):
@@ -66,13 +64,13 @@ class SecretInUse(BadRequest):
         super().__init__("Secret cannot be deleted as it has consumers. Use force=true to delete it anyway.")
 
 
-class Reason(BarbtxError):
+class OperationError(BarbtxError):
     """Base of the errors whose description is only the reason, to be framed with the operation's name."""
 
     is_reason = True
 
 
-class NotSupported(Reason):
+class NotSupported(OperationError):
     """No plugin can do what was asked, or it was asked for in a form that no plugin takes."""
 
     status = 400
@@ -88,14 +86,14 @@ class Forbidden(BarbtxError):
     status = 403
 
 
-class QuotaReached(Reason):
+class QuotaReached(OperationError):
     status = 403
 
     def __init__(self) -> None:
         super().__init__("Creation not allowed because a quota has been reached")
 
 
-class LimitReached(Reason):
+class LimitReached(OperationError):
     """An object has as much below it as it may have.
 
     :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
@@ -115,8 +113,10 @@ class MethodNotAllowed(BarbtxError):
     status = 405
 
     def __init__(self, allow: tuple[str, ...] = ()) -> None:
-        super().__init__("The method is not allowed for this resource.",
-                         headers={"Allow": ", ".join(sorted(allow))} if allow else None)
+        super().__init__(
+            "The method is not allowed for this resource.",
+            headers={"Allow": ", ".join(sorted(allow))} if allow else None,
+        )
 
 
 class NotAcceptable(BarbtxError):
@@ -137,8 +137,10 @@ class ProjectClosed(Conflict):
     """The project was deleted in Keystone; it takes nothing new."""
 
     def __init__(self) -> None:
-        super().__init__("Nothing can be added to this project: it was deleted in Keystone, and what it has here is to "
-                         "be removed. If it shall stay, an operator can cancel the removal.")
+        super().__init__(
+            "Nothing can be added to this project: it was deleted in Keystone, and what it has here is to "
+            "be removed. If it shall stay, an operator can cancel the removal."
+        )
 
 
 class UnprocessableContent(BarbtxError):
@@ -172,7 +174,7 @@ class ServiceUnavailable(BarbtxError):
         super().__init__(description, headers={"Retry-After": str(retry_after)}, **debug)
 
 
-class LackedHere(ServiceUnavailable):
+class NotAvailableHere(ServiceUnavailable):
     """This process has not been given something that is in use; nothing is wrong with what is stored, and another
     process may well have it.
     """
@@ -193,7 +195,7 @@ class ConfigurationError(Exception):
 
 
 @attrs.frozen
-class Fault:
+class ErrorResponse:
     """What a client is told of a failure.
 
     :ivar debug: of the error; for the log only.
@@ -209,17 +211,15 @@ class Fault:
         return TITLES[self.status]
 
 
-def describe(error: BaseException, operation: str) -> Fault:
+def describe(error: BaseException, operation: str) -> ErrorResponse:
     """Put a failure of an operation into words that are safe to show.
 
     :param operation: the operation's name in client-facing texts, such as ``Secret creation``.
     """
     if isinstance(error, Forbidden):
-        text = error.description or (
-            f"{operation} attempt not allowed - please review your user/project privileges"
-        )
-        return Fault(403, text, debug=error.debug)
-    if isinstance(error, BarbtxError) and error.status < 500 or isinstance(error, ServiceUnavailable):
+        text = error.description or (f"{operation} attempt not allowed - please review your user/project privileges")
+        return ErrorResponse(403, text, debug=error.debug)
+    if (isinstance(error, BarbtxError) and error.status < 500) or isinstance(error, ServiceUnavailable):
         text = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
-        return Fault(error.status, text, dict(error.headers), error.debug)
-    return Fault(500, f"{operation} failure seen - please contact site administrator.")
+        return ErrorResponse(error.status, text, dict(error.headers), error.debug)
+    return ErrorResponse(500, f"{operation} failure seen - please contact site administrator.")

@@ -21,9 +21,12 @@ log = Logger()
 
 OPTIONS = {
     "DEFAULT": [
-        cfg.BoolOpt("allow_group_readable_keys", default=False,
-                    help="Whether the group of a master key file may read it, as Kubernetes has it with fsGroup. By "
-                         "default only the owner may."),
+        cfg.BoolOpt(
+            "allow_group_readable_keys",
+            default=False,
+            help="Whether the group of a master key file may read it, as Kubernetes has it with fsGroup. By "
+            "default only the owner may.",
+        ),
     ],
 }
 
@@ -41,8 +44,11 @@ def write_problems(path: str | os.PathLike[str]) -> list[str]:
     if who := _writers(status):
         problems.append(f"{path}: {who} may write it; chmod go-w it")
     if status.st_uid not in (0, os.geteuid()):
-        log.warn("{path} belongs to the user {owner}, who may change it; chown it to root or to this process's user",
-                 path=str(path), owner=_user_name(status.st_uid))
+        log.warn(
+            "{path} belongs to the user {owner}, who may change it; chown it to root or to this process's user",
+            path=str(path),
+            owner=_user_name(status.st_uid),
+        )
     for directory in dict.fromkeys((Path(os.path.abspath(path)).parent, Path(os.path.realpath(path)).parent)):
         status = os.stat(directory)
         if not status.st_mode & stat.S_ISVTX and (who := _writers(status)):
@@ -100,8 +106,11 @@ def read_key_file(path: str, *, group_may_read: bool) -> str:
     with open(path, encoding="utf-8") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
         if mode and not (mode == stat.S_IRGRP and group_may_read):
-            hint = ("" if mode & ~stat.S_IRGRP else
-                    ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it")
+            hint = (
+                ""
+                if mode & ~stat.S_IRGRP
+                else ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it"
+            )
             raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
         # No more than a warning: whoever replaces keys that are in use keeps processes from starting, and no more, and
         # tools that put keys into a directory of a container leave it open.

@@ -13,24 +13,37 @@ from oslo_config import cfg
 from sqlalchemy.exc import DBAPIError
 from twisted.application.service import MultiService, Service
 from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError as DeferredTimeout, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from barbtx.errors import ConfigurationError, ServiceUnavailable
-from barbtx.foundation import Foundation
 from barbtx.model.database import Database
+from barbtx.runtime import Runtime
 
 OPTIONS = {
     "DEFAULT": [
-        cfg.FloatOpt("start_check_seconds", default=30.0, min=1,
-                     help="Longest time for the check of database and keys at a start; then it is tried again."),
-        cfg.FloatOpt("thread_shutdown_seconds", default=5.0, min=0,
-                     help="How long a stopping process waits for threads that are still at work, for instance on a database "
-                          "that does not answer; then it ends without them."),
-        cfg.FloatOpt("graceful_shutdown_timeout", default=60.0, min=1,
-                     help="Longest time that a stop may take in all; then the process ends, whatever is under way."),
+        cfg.FloatOpt(
+            "start_check_seconds",
+            default=30.0,
+            min=1,
+            help="Longest time for the check of database and keys at a start; then it is tried again.",
+        ),
+        cfg.FloatOpt(
+            "thread_shutdown_seconds",
+            default=5.0,
+            min=0,
+            help="How long a stopping process waits for threads that are still at work, for instance on a database "
+            "that does not answer; then it ends without them.",
+        ),
+        cfg.FloatOpt(
+            "graceful_shutdown_timeout",
+            default=60.0,
+            min=1,
+            help="Longest time that a stop may take in all; then the process ends, whatever is under way.",
+        ),
     ],
 }
 
@@ -69,8 +82,13 @@ class ProcessExit(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._limit, self._total,
-                                            "the stop takes too long; ending without what is still under way")
+        self._reactor.addSystemEventTrigger(
+            "before",
+            "shutdown",
+            self._limit,
+            self._total,
+            "the stop takes too long; ending without what is still under way",
+        )
 
     def stopService(self) -> None:
         super().stopService()
@@ -155,8 +173,10 @@ class DatabaseService(Service):
 
     def _stopped(self, in_time: bool) -> None:
         if not in_time:
-            log.warn("the database did not answer within {seconds} s; its transactions under way are given up",
-                     seconds=self._seconds)
+            log.warn(
+                "the database did not answer within {seconds} s; its transactions under way are given up",
+                seconds=self._seconds,
+            )
 
 
 class Stack(MultiService):
@@ -185,8 +205,8 @@ class CheckedStart(Service):
     :param seconds: longest time for one check.
     """
 
-    def __init__(self, foundation: Foundation, service: Service, refuse: Callable[[str], None], seconds: float) -> None:
-        self._foundation = foundation
+    def __init__(self, runtime: Runtime, service: Service, refuse: Callable[[str], None], seconds: float) -> None:
+        self._foundation = runtime
         self._service = service
         self._refuse = refuse
         self._seconds = seconds
@@ -235,8 +255,9 @@ class CheckedStart(Service):
     def _say(self, now: float, reason: str) -> None:
         if self._said is None or self._said[0] != reason or now - self._said[1] >= _SAY_AGAIN_SECONDS:
             self._said = reason, now
-            log.warn("database and keys cannot be checked yet, and nothing is served before that: {reason}",
-                     reason=reason)
+            log.warn(
+                "database and keys cannot be checked yet, and nothing is served before that: {reason}", reason=reason
+            )
 
 
 def _reason(problem: BaseException) -> str:

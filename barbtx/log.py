@@ -19,7 +19,12 @@ import attrs
 from oslo_config import cfg
 from twisted.application.service import MultiService
 from twisted.logger import (
-    FilteringLogObserver, ILogObserver, LogLevel, LogLevelFilterPredicate, formatEvent, formatTime,
+    FilteringLogObserver,
+    ILogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    formatTime,
 )
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
@@ -28,8 +33,12 @@ from barbtx import activity
 
 OPTIONS = {
     "DEFAULT": [
-        cfg.StrOpt("log_level", default="info", choices=["debug", "info", "warn", "error"],
-                   help="The least level of the lines that are logged."),
+        cfg.StrOpt(
+            "log_level",
+            default="info",
+            choices=["debug", "info", "warn", "error"],
+            help="The least level of the lines that are logged.",
+        ),
         cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How lines are written."),
     ],
 }
@@ -41,11 +50,21 @@ _PLAIN = (str, int, float, bool)
 _OUTAGE_SECONDS = 30.0
 _REMEMBERED_OUTAGES = 1000
 
-_SYSLOG = {LogLevel.debug: syslog.LOG_DEBUG, LogLevel.info: syslog.LOG_INFO, LogLevel.warn: syslog.LOG_WARNING,
-           LogLevel.error: syslog.LOG_ERR, LogLevel.critical: syslog.LOG_CRIT}
+_SYSLOG = {
+    LogLevel.debug: syslog.LOG_DEBUG,
+    LogLevel.info: syslog.LOG_INFO,
+    LogLevel.warn: syslog.LOG_WARNING,
+    LogLevel.error: syslog.LOG_ERR,
+    LogLevel.critical: syslog.LOG_CRIT,
+}
 
-_NOISY = ("twisted.application", "twisted.internet.endpoints", "twisted.internet.protocol", "twisted.protocols",
-          "twisted.web")
+_NOISY = (
+    "twisted.application",
+    "twisted.internet.endpoints",
+    "twisted.internet.protocol",
+    "twisted.protocols",
+    "twisted.web",
+)
 
 Event = Mapping[str, Any]
 
@@ -72,7 +91,7 @@ def text_lines(stream: TextIO | None = None) -> ILogObserver:
     return _observer(as_text, _to_stream(stream or sys.stdout), "info")
 
 
-class Logged(MultiService):
+class LoggingService(MultiService):
     """Has a service's application log as the configuration says, to where twistd was told to.
 
     :param twistd: twistd's options.
@@ -114,11 +133,12 @@ def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | 
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
         # A message to syslog is one line.
-        return lambda line, event: syslog.syslog(_SYSLOG.get(event.get("log_level"), syslog.LOG_INFO),
-                                                 line.rstrip("\n").replace("\n", "\\n"))
+        return lambda line, event: syslog.syslog(
+            _SYSLOG.get(event.get("log_level"), syslog.LOG_INFO), line.rstrip("\n").replace("\n", "\\n")
+        )
     if path == "-" and not foreground:
         return None
-    if path == "-" or foreground and not path:
+    if path == "-" or (foreground and not path):
         sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
     path = path or "twistd.log"
@@ -166,15 +186,17 @@ class _Outages:
 
 def as_json(event: Event) -> str:
     """An event as a line of JSON."""
-    moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.timezone.utc)
+    moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.UTC)
     document: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else None,
         "logger": event.get("log_namespace"),
         "message": formatEvent(event),
     }
-    document |= {name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
-                 for name, value in _fields(event)}
+    document |= {
+        name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        for name, value in _fields(event)
+    }
     failure = event.get("log_failure")
     if failure is not None:
         document["traceback"] = failure.getTraceback()
@@ -186,10 +208,15 @@ def as_text(event: Event) -> str:
     level = event["log_level"].name if event.get("log_level") else "-"
     # The message shows some of the fields already; what lines are searched for is always at the same place.
     shown = (event.get("log_format") or "").replace("{request_id}", "").replace("{order_id}", "")
-    extra = " ".join(f"{name}={_quoted(value)}" for name, value in _fields(event)
-                     if value is not None and value is not False and f"{{{name}" not in shown)
+    extra = " ".join(
+        f"{name}={_quoted(value)}"
+        for name, value in _fields(event)
+        if value is not None and value is not False and f"{{{name}" not in shown
+    )
     source = f"{event.get('log_namespace') or '-'}#{level}"
-    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(event))}" + (f" [{extra}]" if extra else "")
+    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(event))}" + (
+        f" [{extra}]" if extra else ""
+    )
     failure = event.get("log_failure")
     if failure is not None:
         line += "".join(f"\n\t{_escaped(part)}" for part in failure.getTraceback().rstrip().split("\n"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from oslo_config import cfg
 
 from barbtx import files, lifecycle, limits, log
-from barbtx.api import cors, fingerprints, idempotency, waiting
+from barbtx.api import cors, fingerprints, idempotency, order_watch
 from barbtx.api import options as api
 from barbtx.identity import options as identity
 from barbtx.identity.keystone import options as keystone
@@ -15,8 +15,24 @@ from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.stores import store_crypto
 from barbtx.queue import options as queue
 
-_MODULES = (files, limits, log, lifecycle, api, cors, idempotency, fingerprints, waiting, identity, keystone, database,
-            manager, simple_crypto, store_crypto, queue)
+_MODULES = (
+    files,
+    limits,
+    log,
+    lifecycle,
+    api,
+    cors,
+    idempotency,
+    fingerprints,
+    order_watch,
+    identity,
+    keystone,
+    database,
+    manager,
+    simple_crypto,
+    store_crypto,
+    queue,
+)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

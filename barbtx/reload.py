@@ -75,8 +75,11 @@ class Reload:
         except ConfigurationError as problem:
             log.error("{part} was refused, and the one before stays in force: {reason}", part=part, reason=str(problem))
         except ServiceUnavailable as problem:
-            log.error("{part} cannot be checked now, and the one before stays in force: {reason}", part=part,
-                      reason=problem.description)
+            log.error(
+                "{part} cannot be checked now, and the one before stays in force: {reason}",
+                part=part,
+                reason=problem.description,
+            )
         except Exception:
             log.failure("{part} could not be read again, and the one before stays in force", part=part)
         return None
@@ -84,8 +87,11 @@ class Reload:
     def _changed(self, conf: cfg.ConfigOpts) -> list[str]:
         """The names, never the values, of options that are not as they were and that nobody takes over."""
         before, now = _values(self.conf), _values(conf)
-        return [name for name in sorted(before.keys() | now.keys())
-                if before.get(name) != now.get(name) and name[1:].partition("]")[0] not in self.reloadable]
+        return [
+            name
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name[1:].partition("]")[0] not in self.reloadable
+        ]
 
 
 def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class WallClock:
 
 def utcnow(clock: Clock) -> datetime.datetime:
     """The clock's time, in UTC, without a zone."""
-    return datetime.datetime.fromtimestamp(clock.seconds(), datetime.timezone.utc).replace(tzinfo=None)
+    return datetime.datetime.fromtimestamp(clock.seconds(), datetime.UTC).replace(tzinfo=None)
 
 
 def whole_second(moment: datetime.datetime) -> datetime.datetime:
@@ -39,7 +39,7 @@ def parse_time(text: str) -> datetime.datetime:
     moment = datetime.datetime.fromisoformat(text)
     if moment.tzinfo is not None:
         try:
-            moment = moment.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+            moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
         except OverflowError:
             raise ValueError("out of range") from None
     return moment

@@ -8,7 +8,12 @@ from typing import Any
 from OpenSSL.crypto import Error as PEMError
 from OpenSSL.SSL import FILETYPE_PEM
 from twisted.internet.ssl import (
-    Certificate, KeyPair, PrivateCertificate, optionsForClientTLS, platformTrust, trustRootFromCertificates,
+    Certificate,
+    KeyPair,
+    PrivateCertificate,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
 )
 from twisted.logger import Logger
 
@@ -20,8 +25,7 @@ log = Logger()
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
-def client_tls(section: str, cafile: str | None, certfile: str | None,
-               keyfile: str | None) -> Callable[[str], Any]:
+def client_tls(section: str, cafile: str | None, certfile: str | None, keyfile: str | None) -> Callable[[str], Any]:
     """What makes the TLS options for connecting to a host; its name is always checked against its certificate.
 
     :param section: the configuration section, for error texts.
@@ -51,8 +55,12 @@ def _read(section: str, option: str, path: str, parse: Callable[[bytes], Any]) -
     try:
         problems = write_problems(path)
         if option == "keyfile" and others_may_read(path):
-            log.warn("[{section}] {option} {path}: others may read the key in it; chmod o-rwx it", section=section,
-                     option=option, path=path)
+            log.warn(
+                "[{section}] {option} {path}: others may read the key in it; chmod o-rwx it",
+                section=section,
+                option=option,
+                path=path,
+            )
         with open(path, "rb") as file:
             parsed = parse(file.read())
     except (OSError, ValueError, PEMError) as problem:

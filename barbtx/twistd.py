@@ -13,10 +13,10 @@ from twisted.application.service import Service
 from twisted.python import usage
 
 from barbtx.config import load, locate, read, require
-from barbtx.diagnosis import Part, find_problems
+from barbtx.config_diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError
-from barbtx.foundation import Foundation
-from barbtx.log import Logged
+from barbtx.log import LoggingService
+from barbtx.runtime import Runtime
 from barbtx.signals import before_start
 
 
@@ -41,7 +41,7 @@ class Options(usage.Options):
         self["set"].append(setting)
 
 
-def make_service(options: Options, make: Callable[[Any, Foundation], Service], parts: Iterable[Part] = ()) -> Service:
+def make_service(options: Options, make: Callable[[Any, Runtime], Service], parts: Iterable[Part] = ()) -> Service:
     """Read the configuration and make a service, or end the process with a clear line for each problem.
 
     :param parts: what else is made from the configuration, for the problems to be complete.
@@ -53,15 +53,15 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service], p
     reactor.seconds = time.monotonic
     files = locate(options["config-file"], options["config-dir"])
 
-    def read_again() -> cfg.ConfigOpts:
+    def load_again() -> cfg.ConfigOpts:
         return load(files, options["set"])
 
     try:
-        conf = read_again()
+        conf = load_again()
         if not files:
             require(conf, files, "database", "connection")
-        logged = Logged(conf, options.parent or {})
-        make(reactor, Foundation.from_config(reactor, conf, read=read_again)).setServiceParent(logged)
+        logged = LoggingService(conf, options.parent or {})
+        make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(logged)
         require(conf, files, "database", "connection")
         return logged
     except ConfigurationError as problem:
@@ -72,8 +72,9 @@ def make_service(options: Options, make: Callable[[Any, Foundation], Service], p
         sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {' '.join(str(problem).split())}")
 
 
-def _all_problems(first: ConfigurationError, reactor: Any, files: list[str], settings: list[str],
-                  parts: Iterable[Part]) -> tuple[str, ...]:
+def _all_problems(
+    first: ConfigurationError, reactor: Any, files: list[str], settings: list[str], parts: Iterable[Part]
+) -> tuple[str, ...]:
     reading = read(files, settings)
     if not files or not reading.complete:
         # What is missing is in a file that could not be read: all else follows from that.

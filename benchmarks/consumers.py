@@ -36,11 +36,23 @@ START = datetime.datetime(2026, 1, 1)
 def fill(session: Session, container_id: str, count: int) -> None:
     project = session.scalar(select(Project.id))
     for start in range(0, count, 1000):
-        session.execute(insert(ContainerConsumer), [
-            {"id": str(uuid.uuid4()), "object_id": container_id, "project_id": project, "digest": uuid.uuid4().hex,
-             "status": "ACTIVE", "created_at": START + datetime.timedelta(seconds=n), "updated_at": START,
-             "name": f"name {n}", "URL": f"http://example.com/{n}"}
-            for n in range(start, min(start + 1000, count))])
+        session.execute(
+            insert(ContainerConsumer),
+            [
+                {
+                    "id": str(uuid.uuid4()),
+                    "object_id": container_id,
+                    "project_id": project,
+                    "digest": uuid.uuid4().hex,
+                    "status": "ACTIVE",
+                    "created_at": START + datetime.timedelta(seconds=n),
+                    "updated_at": START,
+                    "name": f"name {n}",
+                    "URL": f"http://example.com/{n}",
+                }
+                for n in range(start, min(start + 1000, count))
+            ],
+        )
 
 
 async def measure(what: str, call: Callable[[], Deferred[Any]]) -> Any:
@@ -66,9 +78,9 @@ async def run(reactor: Any, url: str, count: int) -> None:
     print(f"two containers with {count} consumers each:")
     for _ in range(3):
         await measure("one container", lambda: containers.get(ids[0], "u"))
-        await measure("list of both", lambda: containers.list("p", [], 10, 0))
-        await measure("first page of consumers", lambda: consumers.list(ids[0], 10, 0))
-        await measure("last page of consumers", lambda: consumers.list(ids[0], 10, count - 10))
+        await measure("list of both", lambda: containers.list_page("p", [], 10, 0))
+        await measure("first page of consumers", lambda: consumers.list_page(ids[0], 10, 0))
+        await measure("last page of consumers", lambda: consumers.list_page(ids[0], 10, count - 10))
         await measure("registration", lambda: consumers.add(ids[0], "p", {"name": "new", "URL": "u"}))
     while not await measure("a transaction of a deletion", lambda: containers.delete(ids[0])):
         pass
@@ -76,5 +88,8 @@ async def run(reactor: Any, url: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    react(lambda reactor: Deferred.fromCoroutine(
-        run(reactor, sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20000)))
+    react(
+        lambda reactor: Deferred.fromCoroutine(
+            run(reactor, sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20000)
+        )
+    )

@@ -38,9 +38,18 @@ def fill(session: Session, project: str, count: int, offset: int) -> None:
     rows = []
     for n in range(count):
         created = START + datetime.timedelta(seconds=offset + n * 7)
-        rows.append({"id": str(uuid.uuid4()), "project_id": key, "name": f"secret {n}", "secret_type": "opaque",
-                     "algorithm": "aes" if n % 2 else None, "status": "ACTIVE", "created_at": created,
-                     "updated_at": created})
+        rows.append(
+            {
+                "id": str(uuid.uuid4()),
+                "project_id": key,
+                "name": f"secret {n}",
+                "secret_type": "opaque",
+                "algorithm": "aes" if n % 2 else None,
+                "status": "ACTIVE",
+                "created_at": created,
+                "updated_at": created,
+            }
+        )
     session.execute(insert(Secret), rows)
 
 
@@ -49,7 +58,7 @@ async def measure(repo: SecretRepo, project: str, conditions=(), sort=(), offset
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        await repo.list(project, conditions, sort, 10, offset)
+        await repo.list_page(project, conditions, sort, 10, offset)
         times.append((time.perf_counter() - start) * 1000)
     return statistics.median(times)
 
@@ -77,18 +86,19 @@ async def run(reactor: Any, url: str) -> None:
     print(f"then {PROJECTS * EACH} more secrets in {PROJECTS} other projects:")
     named = (Condition("name", "like", "secret 7"),)
     for what, project, arguments in (
-            ("the same page", "project 0", {}),
-            ("of 1000", "project 77", {}),
-            ("of 1000, offset 900", "project 77", {"offset": 900}),
-            ("of 1000, by name", "project 77", {"conditions": named}),
-            ("of 1000, sorted by name", "project 77", {"sort": (("name", False),)})):
+        ("the same page", "project 0", {}),
+        ("of 1000", "project 77", {}),
+        ("of 1000, offset 900", "project 77", {"offset": 900}),
+        ("of 1000, by name", "project 77", {"conditions": named}),
+        ("of 1000, sorted by name", "project 77", {"sort": (("name", False),)}),
+    ):
         took = await measure(repo, project, **arguments)
         print(f"    {what}: {took:.2f} ms ({took / alone:.2f} times)")
     if database.engine.dialect.name == "postgresql":
         seen: list[tuple[str, Any]] = []
         listener = lambda conn, cursor, statement, parameters, context, many: seen.append((statement, parameters))
         event.listen(database.engine, "before_cursor_execute", listener)
-        await repo.list("project 77", (), (), 10, 0)
+        await repo.list_page("project 77", (), (), 10, 0)
         event.remove(database.engine, "before_cursor_execute", listener)
         plans(database, [(statement, parameters) for statement, parameters in seen if statement.startswith("SELECT")])
     database.stop()

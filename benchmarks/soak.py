@@ -49,8 +49,10 @@ async def soak(reactor: Any, orders: int, seed: int) -> bool:
             leaks = cluster.leaks(before)
             minutes = (reactor.seconds() - begin) / 60
             print(f"faults: {', '.join(f'{count} {name}' for name, count in sorted(happened.items()))}")
-            print(f"soak (seed {seed}, {sum(happened.values())} faults, {minutes:.1f} minutes): {figures}; "
-                  f"{'; '.join(leaks) or 'no leaks'}")
+            print(
+                f"soak (seed {seed}, {sum(happened.values())} faults, {minutes:.1f} minutes): {figures}; "
+                f"{'; '.join(leaks) or 'no leaks'}"
+            )
             return figures.flawless and not leaks
         finally:
             await cluster.stop()

@@ -36,17 +36,28 @@ class _Waiter(Protocol):
 async def measure(reactor: Any, waiters: int) -> None:
     """Run and print."""
     with tempfile.TemporaryDirectory(prefix="barbtx-waiting-") as directory:
-        deployment = Deployment(Path(directory), f"sqlite:///{directory}/barbtx.sqlite", "rabbit://127.0.0.1:1/", "tasks", **{
-            "api.max_connections": waiters + 100, "api.max_connections_per_client": 0, "api.max_waiters": waiters,
-            "api.max_waiters_per_project": waiters, "api.max_waiters_per_client": waiters,
-            "api.max_wait_seconds": 600})
+        deployment = Deployment(
+            Path(directory),
+            f"sqlite:///{directory}/barbtx.sqlite",
+            "rabbit://127.0.0.1:1/",
+            "tasks",
+            **{
+                "api.max_connections": waiters + 100,
+                "api.max_connections_per_client": 0,
+                "api.max_waiters": waiters,
+                "api.max_waiters_per_project": waiters,
+                "api.max_waiters_per_client": waiters,
+                "api.max_wait_seconds": 600,
+            },
+        )
         try:
             api = deployment.api()
             path = (await api.order()).removeprefix(api.url)
             factory = Factory.forProtocol(_Waiter)
             factory.noisy, factory.answers = False, 0
-            factory.request = (f"GET {path} HTTP/1.1\r\nHost: h\r\nX-Project-Id: {api.project}\r\n"
-                               "Prefer: wait=600\r\n\r\n").encode()
+            factory.request = (
+                f"GET {path} HTTP/1.1\r\nHost: h\r\nX-Project-Id: {api.project}\r\nPrefer: wait=600\r\n\r\n"
+            ).encode()
             node = psutil.Process(api.process.process.pid)
             before = node.memory_info().rss
             endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", int(api.url.rpartition(":")[2]))
@@ -59,8 +70,10 @@ async def measure(reactor: Any, waiters: int) -> None:
             after = node.cpu_times()
             busy = (after.user + after.system - times.user - times.system) / _SECONDS
             reply = await api.get("/v1/orders?limit=1")
-            print(f"{waiters} waiters: {(memory - before) / waiters / 1024:.1f} KiB each, {busy:.1%} of a processor; "
-                  f"answered early: {factory.answers}; another request meanwhile: {reply.status}")
+            print(
+                f"{waiters} waiters: {(memory - before) / waiters / 1024:.1f} KiB each, {busy:.1%} of a processor; "
+                f"answered early: {factory.answers}; another request meanwhile: {reply.status}"
+            )
         finally:
             deployment.stop()
 

@@ -53,6 +53,7 @@ def identity(keystone: Keystone) -> Identity:
 @pytest.fixture(scope="session")
 def service_user(identity: Identity) -> None:
     """barbtx's own user at the Keystone, as ``with_keystone`` configures it."""
+
     async def make() -> None:
         await identity.user("barbtx", await identity.project("service"), "service")
 

@@ -24,7 +24,7 @@ from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel
 from barbtx.queue.amqp.topology import notifications_dead_queue, task_queue_arguments
-from barbtx.queue.transport import BadMessage, is_text
+from barbtx.queue.transport import InvalidMessage, is_text
 
 log = Logger()
 
@@ -61,14 +61,18 @@ class NotificationSource:
 
         :raises ChannelClosed: Keystone's exchange or queue is not there (yet), or ours is of another kind.
         """
-        await channel.queue_declare(queue=self.dead_queue, durable=True, arguments={
-            "x-queue-type": "quorum", "x-max-length": self.max_length})
+        await channel.queue_declare(
+            queue=self.dead_queue, durable=True, arguments={"x-queue-type": "quorum", "x-max-length": self.max_length}
+        )
         if self.pool is None:
             await channel.queue_declare(queue=self.routing_key, passive=True)
             return
         await channel.exchange_declare(exchange=self.exchange, type="topic", passive=True)
-        await channel.queue_declare(queue=self.pool, durable=True, arguments=task_queue_arguments(
-            self.delivery_limit, self.max_length, "", self.dead_queue))
+        await channel.queue_declare(
+            queue=self.pool,
+            durable=True,
+            arguments=task_queue_arguments(self.delivery_limit, self.max_length, "", self.dead_queue),
+        )
         await channel.queue_bind(queue=self.pool, exchange=self.exchange, routing_key=self.routing_key)
 
 
@@ -82,14 +86,14 @@ def deleted_project(body: bytes) -> str | None:
         version = event["oslo.version"]
         major, _, minor = version.partition(".") if isinstance(version, str) else ("", "", "")
         if major != "2" or minor not in ("", "0"):
-            raise BadMessage("an envelope of another version")
+            raise InvalidMessage("an envelope of another version")
         inner = event.get("oslo.message")
         if not isinstance(inner, str):
-            raise BadMessage("an envelope without a message")
+            raise InvalidMessage("an envelope without a message")
         event = _load(inner)
     kind, payload = event.get("event_type"), event.get("payload")
     if not isinstance(kind, str):
-        raise BadMessage("no event type")
+        raise InvalidMessage("no event type")
     parts = kind.lower().split(".")
     if len(parts) < 3 or parts[-2:] != ["project", "deleted"] or not isinstance(payload, dict):
         return None
@@ -98,7 +102,7 @@ def deleted_project(body: bytes) -> str | None:
         return None
     # MariaDB takes an id with spaces at its end for the one without, which Keystone would not have been asked about.
     if not is_text(project_id) or not project_id.isprintable() or " " in project_id or project_id in (".", ".."):
-        raise BadMessage("a project id that cannot be one")
+        raise InvalidMessage("a project id that cannot be one")
     return project_id
 
 
@@ -106,20 +110,22 @@ def _load(text: bytes | str) -> Mapping[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise BadMessage("not JSON") from None
+        raise InvalidMessage("not JSON") from None
     if not isinstance(document, dict):
-        raise BadMessage("not an object")
+        raise InvalidMessage("not an object")
     return document
 
 
-def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Callable[[], None], attempts: int,
-                         longest_wait: float) -> Callable[[bytes], Awaitable[None]]:
+def notification_handler(
+    reactor: Any, removals: PendingRemovalRepo, wake: Callable[[], None], attempts: int, longest_wait: float
+) -> Callable[[bytes], Awaitable[None]]:
     """What handles a notification: notes the project whose deletion it tells of; then the message is done with.
 
     :param wake: called when something was noted.
     :param attempts: how often that may fail; that the database was out of reach is no failure.
     :param longest_wait: seconds between two tries, at most.
     """
+
     async def handle(body: bytes) -> None:
         project_id = deleted_project(body)
         if project_id is None:
@@ -136,15 +142,21 @@ def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Calla
             sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
             before_sleep=lambda state: log.warn(
                 "the deletion of project {project_id} could not be noted and is tried again: {reason}",
-                project_id=project_id, reason=type(state.outcome.exception()).__name__), reraise=True)
+                project_id=project_id,
+                reason=type(state.outcome.exception()).__name__,
+            ),
+            reraise=True,
+        )
         try:
             removal = await retrying(note)
         except Exception:
             log.failure("the deletion of project {project_id} could not be noted", project_id=project_id)
-            raise BadMessage("the project's removal could not be noted") from None
+            raise InvalidMessage("the project's removal could not be noted") from None
         if removal.kept_until is not None:
-            log.info("a notification says again that project {project_id} was deleted; it is removed already",
-                     project_id=project_id)
+            log.info(
+                "a notification says again that project {project_id} was deleted; it is removed already",
+                project_id=project_id,
+            )
             return
         log.info("a notification says that project {project_id} was deleted", project_id=project_id)
         wake()
@@ -152,15 +164,33 @@ def notification_handler(reactor: Any, removals: PendingRemovalRepo, wake: Calla
     return handle
 
 
-def make_notification_consumer(reactor: Any, conf: cfg.ConfigOpts, removals: PendingRemovalRepo,
-                               wake: Callable[[], None], refuse: Callable[[str], None]) -> Consumer:
+def make_notification_consumer(
+    reactor: Any,
+    conf: cfg.ConfigOpts,
+    removals: PendingRemovalRepo,
+    wake: Callable[[], None],
+    refuse: Callable[[str], None],
+) -> Consumer:
     """The consumer, as ``[keystone_notifications]`` wants it.
 
     :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
     """
     options = conf.keystone_notifications
-    source = NotificationSource(options.control_exchange, f"{options.topic}.info", options.pool_name or None,
-                                conf.queue.delivery_limit, conf.queue.max_length)
+    source = NotificationSource(
+        options.control_exchange,
+        f"{options.topic}.info",
+        options.pool_name or None,
+        conf.queue.delivery_limit,
+        conf.queue.max_length,
+    )
     handle = notification_handler(reactor, removals, wake, options.max_attempts, options.retry_seconds_max)
-    return Consumer(reactor, Brokers.from_config(conf), source, handle, conf.queue.heartbeat_seconds,
-                    options.concurrency, conf.queue.shutdown_seconds, refuse)
+    return Consumer(
+        reactor,
+        Brokers.from_config(conf),
+        source,
+        handle,
+        conf.queue.heartbeat_seconds,
+        options.concurrency,
+        conf.queue.shutdown_seconds,
+        refuse,
+    )

@@ -11,10 +11,10 @@ from twisted.application.service import MultiService
 
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC
 from barbtx.queue.amqp.connection import Brokers
-from barbtx.queue.amqp.consumer import Consumer, SendOn
+from barbtx.queue.amqp.consumer import Consumer, Requeue
 from barbtx.queue.amqp.topology import LaneSource, Topology
 from barbtx.queue.server import Tasks
-from barbtx.queue.transport import NotNow, OtherLane, decode
+from barbtx.queue.transport import RetryLater, WrongLane, decode
 from barbtx.tasks.lanes import Lane
 
 
@@ -32,13 +32,24 @@ class OrderConsumers(MultiService):
         for name, concurrency in ((SYMMETRIC, queue.asynchronous_workers), (ASYMMETRIC, queue.asymmetric_workers)):
             lane = Lane(name)
             handle = partial(self._handle, conf, topology, lane)
-            Consumer(reactor, Brokers.from_config(conf), LaneSource(topology, name), handle, queue.heartbeat_seconds,
-                     concurrency, queue.shutdown_seconds, refuse, tasks.give_back,
-                     partial(tasks.serve, lane)).setServiceParent(self)
+            Consumer(
+                reactor,
+                Brokers.from_config(conf),
+                LaneSource(topology, name),
+                handle,
+                queue.heartbeat_seconds,
+                concurrency,
+                queue.shutdown_seconds,
+                refuse,
+                tasks.release_orders,
+                partial(tasks.serve, lane),
+            ).setServiceParent(self)
 
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""
-        return {f"{consumer.source.name} {name}": value for consumer in self for name, value in consumer.gauges().items()}
+        return {
+            f"{consumer.source.name} {name}": value for consumer in self for name, value in consumer.gauges().items()
+        }
 
     @property
     def abandoned(self) -> bool:
@@ -58,7 +69,7 @@ class OrderConsumers(MultiService):
         message = decode(body, conf.queue.namespace, conf.queue.version)
         try:
             await self._tasks.dispatch(message, lane)
-        except OtherLane as other:
-            raise SendOn(topology.queue_of(other.lane), "it is of another lane") from None
-        except NotNow as problem:
-            raise SendOn(topology.queue_of(lane.name), str(problem)) from None
+        except WrongLane as other:
+            raise Requeue(topology.queue_of(other.lane), "it is of another lane") from None
+        except RetryLater as problem:
+            raise Requeue(topology.queue_of(lane.name), str(problem)) from None

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
-from barbtx.tasks.project_removal import StepRemoval
+from barbtx.tasks.project_removal import AdvanceRemoval
 
 log = Logger()
 
@@ -26,7 +26,7 @@ class ProjectRemover(Service):
     :param interval: seconds between two looks for what is due.
     """
 
-    def __init__(self, reactor: Any, step: StepRemoval, concurrency: int, interval: float) -> None:
+    def __init__(self, reactor: Any, step: AdvanceRemoval, concurrency: int, interval: float) -> None:
         self._reactor = reactor
         self._step = step
         self._concurrency = concurrency
@@ -97,7 +97,7 @@ class ProjectRemover(Service):
                 call.cancel()
 
 
-def make_project_remover(reactor: Any, conf: cfg.ConfigOpts, step: StepRemoval) -> ProjectRemover:
+def make_project_remover(reactor: Any, conf: cfg.ConfigOpts, step: AdvanceRemoval) -> ProjectRemover:
     """The remover, as ``[keystone_notifications]`` wants it."""
     options = conf.keystone_notifications
     return ProjectRemover(reactor, step, options.concurrency, options.interval_seconds)

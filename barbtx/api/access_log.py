@@ -22,13 +22,22 @@ def log_request(request: Any, seconds: float, disconnected: bool) -> None:
     log.emit(
         LogLevel.debug if request.probe and request.code == 200 else LogLevel.info,
         "{method} {path} {status} {milliseconds:.1f} ms",
-        **(debug | {
-            "method": request.method.decode("ascii", "replace"),
-            "path": request.path.decode("ascii", "backslashreplace"), "status": request.code,
-            "milliseconds": seconds * 1000, "request_id": request.request_id,
-            "project_id": context and context.project_id, "user_id": context and context.user_id,
-            "client": str(request.sender),
-            "object_id": _created(request), "reason": fault and fault.description, "disconnected": disconnected}),
+        **(
+            debug
+            | {
+                "method": request.method.decode("ascii", "replace"),
+                "path": request.path.decode("ascii", "backslashreplace"),
+                "status": request.code,
+                "milliseconds": seconds * 1000,
+                "request_id": request.request_id,
+                "project_id": context and context.project_id,
+                "user_id": context and context.user_id,
+                "client": str(request.sender),
+                "object_id": _created(request),
+                "reason": fault and fault.description,
+                "disconnected": disconnected,
+            }
+        ),
     )
 
 

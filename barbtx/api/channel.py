@@ -14,8 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from barbtx.api.answers import ALWAYS, render_fault
-from barbtx.errors import TITLES, Fault
+from barbtx.api.responses import ALWAYS, render_error
+from barbtx.errors import TITLES, ErrorResponse
 from barbtx.networks import Address, parse_address
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Channel(HTTPChannel):
             self.persistent = False
             self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
             if self.length != 0:
-                self.answer_early()
+                self.respond_early()
 
     def _send100Continue(self) -> None:
         if not self._lingering:
@@ -125,7 +125,7 @@ class Channel(HTTPChannel):
 
     # Answers
 
-    def answer_early(self) -> None:
+    def respond_early(self) -> None:
         """Process the request now, with the part of its body that is there, and close the connection after it."""
         if self._lingering:
             return
@@ -197,7 +197,7 @@ class Channel(HTTPChannel):
         getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)()
         self._start_write_deadline(_LINGER_SECONDS)
 
-    def give_way(self) -> None:
+    def make_room(self) -> None:
         """Close; the place of this connection is taken by another one."""
         self._start_write_deadline(_GIVE_WAY_SECONDS)
         super().loseConnection()
@@ -229,8 +229,9 @@ class Channel(HTTPChannel):
         if self._deadline is None and not self._handlingRequest:
             self.site.connections.busy(self)
             seconds = self.site.request_timeout
-            self._deadline = self.site.clock.callLater(min(seconds, _RESERVE_SECONDS) if self.reserved else seconds,
-                                                       self._too_slow)
+            self._deadline = self.site.clock.callLater(
+                min(seconds, _RESERVE_SECONDS) if self.reserved else seconds, self._too_slow
+            )
 
     def _arrived(self) -> None:
         if self._deadline is not None and self._deadline.active():
@@ -256,11 +257,21 @@ class Channel(HTTPChannel):
         if self._lingering:
             return
         request_id = new_request_id()
-        log.info("refused what the client at {client} sent: {status} {description}", client=self.client,
-                 status=status, description=description, request_id=request_id)
-        body = render_fault(Fault(status, description))
-        headers = {"Connection": "close", "Content-Type": "application/json", "Content-Length": str(len(body)),
-                   "X-Openstack-Request-Id": request_id, **ALWAYS}
+        log.info(
+            "refused what the client at {client} sent: {status} {description}",
+            client=self.client,
+            status=status,
+            description=description,
+            request_id=request_id,
+        )
+        body = render_error(ErrorResponse(status, description))
+        headers = {
+            "Connection": "close",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "X-Openstack-Request-Id": request_id,
+            **ALWAYS,
+        }
         head = [f"HTTP/1.1 {status} {TITLES[status]}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         self.transport.write("\r\n".join(head).encode() + body)
         self._arrived()

@@ -36,7 +36,7 @@ class Connection(Protocol):
     address: Address | None
     reserved: bool
 
-    def give_way(self) -> None:
+    def make_room(self) -> None:
         """Close, soon."""
 
 
@@ -131,11 +131,15 @@ class Connections:
         if oldest is None or candidates[oldest] > self.clock.seconds() - grace:
             return False
         self.dismiss(oldest)
-        oldest.give_way()
+        oldest.make_room()
         return True
 
     def _report(self, group: str, what: str) -> None:
         if group not in self._reported:
             self._reported.add(group)
-            log.warn("{what}: {count}", what=what, count=self._counts[group] if group else len(self._groups),
-                     client=group or None)
+            log.warn(
+                "{what}: {count}",
+                what=what,
+                count=self._counts[group] if group else len(self._groups),
+                client=group or None,
+            )

@@ -10,20 +10,34 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
-from barbtx.api.answers import add_vary
+from barbtx.api.responses import add_vary
 
-_HEADERS = ["X-Auth-Token", "X-Openstack-Request-Id", "X-Project-Id", "X-Identity-Status", "X-User-Id",
-            "X-Storage-Token", "X-Domain-Id", "X-User-Domain-Id", "X-Project-Domain-Id", "X-Roles"]
+_HEADERS = [
+    "X-Auth-Token",
+    "X-Openstack-Request-Id",
+    "X-Project-Id",
+    "X-Identity-Status",
+    "X-User-Id",
+    "X-Storage-Token",
+    "X-Domain-Id",
+    "X-User-Domain-Id",
+    "X-Project-Domain-Id",
+    "X-Roles",
+]
 
 OPTIONS = {
     "cors": [
-        cfg.ListOpt("allowed_origin", default=[],
-                    help="Origins whose pages may use the API, such as https://dashboard.example; * for all."),
+        cfg.ListOpt(
+            "allowed_origin",
+            default=[],
+            help="Origins whose pages may use the API, such as https://dashboard.example; * for all.",
+        ),
         cfg.BoolOpt("allow_credentials", default=True, help="Whether pages may send credentials."),
         cfg.ListOpt("expose_headers", default=_HEADERS, help="Headers of answers that pages may read."),
         cfg.ListOpt("allow_headers", default=_HEADERS, help="Headers that pages may send."),
-        cfg.ListOpt("allow_methods", default=["GET", "PUT", "POST", "DELETE", "PATCH"],
-                    help="Methods that pages may use."),
+        cfg.ListOpt(
+            "allow_methods", default=["GET", "PUT", "POST", "DELETE", "PATCH"], help="Methods that pages may use."
+        ),
         cfg.IntOpt("max_age", default=3600, min=0, help="Seconds for which browsers may remember these permissions."),
     ],
 }

@@ -18,18 +18,23 @@ from twisted.python.failure import Failure
 
 from barbtx import activity
 from barbtx.api import hrefs
-from barbtx.api.answers import Answer, add_vary, apply_answer, apply_fault
-from barbtx.api.bodies import Schema, read_json
-from barbtx.api.idempotency import Repeatable
+from barbtx.api.dependencies import Dependencies
+from barbtx.api.idempotency import IdempotentRequest
 from barbtx.api.middleware.microversion import Version
 from barbtx.api.negotiation import JSON, accepts_anything, accepts_json
-from barbtx.api.services import Services
+from barbtx.api.responses import Response, add_vary, write_error, write_response
+from barbtx.api.validation import Schema, read_json
 from barbtx.errors import (
-    Forbidden, InvalidQuery, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe,
+    Forbidden,
+    InvalidQuery,
+    MethodNotAllowed,
+    NotAcceptable,
+    UnsupportedMediaType,
+    describe,
 )
 from barbtx.identity.context import RequestContext
 from barbtx.model.records import Created
-from barbtx.model.repositories.idempotency import KeyUse
+from barbtx.model.repositories.idempotency import IdempotencyRecord
 
 log = Logger()
 
@@ -46,13 +51,13 @@ class Call:
     """
 
     request: Any
-    services: Services
+    dependencies: Dependencies
     ids: Mapping[str, str]
-    repeatable: Repeatable | None = None
+    repeatable: IdempotentRequest | None = None
 
-    def use(self, created: Created) -> KeyUse | None:
+    def use(self, created: Created) -> IdempotencyRecord | None:
         """What to remember with what the request creates, so that its repetition gets the same answer."""
-        return self.repeatable and self.repeatable.use(created, self.services.conf)
+        return self.repeatable and self.repeatable.use(created, self.dependencies.conf)
 
     @property
     def context(self) -> RequestContext:
@@ -77,7 +82,7 @@ class Call:
     @cached_property
     def base(self) -> str:
         """Where references in the answer start."""
-        return hrefs.base_of(self.request, self.services.conf)
+        return hrefs.base_url(self.request, self.dependencies.conf)
 
     @cached_property
     def query(self) -> Mapping[str, str]:
@@ -111,7 +116,7 @@ class Call:
 
 
 @attrs.frozen
-class Found:
+class ResolvedResource:
     """What a path leads to.
 
     :ivar target: what policy may know of it.
@@ -151,7 +156,7 @@ class Operation:
     :ivar refers: whether the answer, if it has a body, has a reference in it or beside it.
     """
 
-    handler: Callable[..., Awaitable[Answer]]
+    handler: Callable[..., Awaitable[Response]]
     name: str
     rule: str | None
     accepts: Callable[[str | None], bool] = accepts_json
@@ -174,14 +179,23 @@ class Operation:
         return self.refers and self.success != (204,)
 
 
-def operation(name: str, rule: str | None, *, accepts: Callable[[str | None], bool] = accepts_json,
-              body: Schema | UntypedBody | RawBody | None = None, success: tuple[int, ...] = (200,),
-              answer: Mapping[str, Any] | None = None, media_types: tuple[str, ...] = (),
-              query: tuple[str, ...] = (), repeatable: bool = False,
-              refers: bool = True) -> Callable[[Callable[..., Awaitable[Answer]]], Operation]:
+def operation(
+    name: str,
+    rule: str | None,
+    *,
+    accepts: Callable[[str | None], bool] = accepts_json,
+    body: Schema | UntypedBody | RawBody | None = None,
+    success: tuple[int, ...] = (200,),
+    answer: Mapping[str, Any] | None = None,
+    media_types: tuple[str, ...] = (),
+    query: tuple[str, ...] = (),
+    repeatable: bool = False,
+    refers: bool = True,
+) -> Callable[[Callable[..., Awaitable[Response]]], Operation]:
     """Make a handler an :class:`Operation`; it is called with the call, what was found and, if JSON, the body."""
-    return lambda handler: Operation(handler, name, rule, accepts, body, success, answer, media_types, query,
-                                     repeatable, refers)
+    return lambda handler: Operation(
+        handler, name, rule, accepts, body, success, answer, media_types, query, repeatable, refers
+    )
 
 
 class Controller:
@@ -194,12 +208,12 @@ class Controller:
     name = "Request"
     on_other: Operation | None = None
 
-    async def find(self, call: Call) -> Found:
+    async def find(self, call: Call) -> ResolvedResource:
         """What the path leads to.
 
         :raises NotFound: nothing.
         """
-        return Found()
+        return ResolvedResource()
 
     def operation_for(self, call: Call) -> Operation | None:
         known = getattr(self, f"on_{call.method.lower()}", None) if call.method in METHODS else None
@@ -215,7 +229,7 @@ class Endpoint:
     """What Klein calls: a controller with everything around it."""
 
     controller: Controller
-    services: Services
+    dependencies: Dependencies
 
     def __call__(self, request: Any, **ids: str) -> Deferred[bytes]:
         """Answer a request.
@@ -231,26 +245,26 @@ class Endpoint:
         return answer
 
     async def _answer(self, request: Any, ids: Mapping[str, str]) -> bytes:
-        call = Call(request, self.services, ids)
+        call = Call(request, self.dependencies, ids)
         operation = self.controller.operation_for(call)
         if operation is not None and operation.negotiates:
             add_vary(request, "Accept")
         try:
-            return apply_answer(request, await self._perform(call, operation))
+            return write_response(request, await self._perform(call, operation))
         except CancelledError:
             return b""
         except Exception as problem:
             name = operation.name if operation else self.controller.name
             return _fail(request, problem, name)
 
-    async def _perform(self, call: Call, operation: Operation | None) -> Answer:
+    async def _perform(self, call: Call, operation: Operation | None) -> Response:
         found = await self.controller.find(call)
         if operation is None:
             raise MethodNotAllowed(self.controller.allow)
         if not operation.accepts(call.header("accept")):
             raise NotAcceptable("There is no representation of this resource that the Accept header admits.")
         if operation.rule is not None:
-            if not self.services.policy.allows(operation.rule, call.context, found.target):
+            if not self.dependencies.policy.allows(operation.rule, call.context, found.target):
                 raise Forbidden(rule=operation.rule)
         if isinstance(operation.body, RawBody):
             if call.content_type not in operation.body.media_types:
@@ -261,16 +275,17 @@ class Endpoint:
                 schema = schema.schema
             elif call.content_type != JSON:
                 raise UnsupportedMediaType((JSON,))
-            limit = self.services.conf.max_allowed_request_size_in_bytes
+            limit = self.dependencies.conf.max_allowed_request_size_in_bytes
             document = read_json(call.body, call.body_too_large, limit)
             schema.check(document)
             if operation.repeatable:
-                call.repeatable = Repeatable.of(call)
+                call.repeatable = IdempotentRequest.of(call)
             if operation.needs_base:
                 call.base  # noqa: B018
             if call.repeatable is not None:
                 return await call.repeatable.answer(
-                    call, lambda: operation.handler(self.controller, call, found, document))
+                    call, lambda: operation.handler(self.controller, call, found, document)
+                )
             return await operation.handler(self.controller, call, found, document)
         if call.method not in READS and operation.needs_base:
             call.base  # noqa: B018
@@ -280,6 +295,5 @@ class Endpoint:
 def _fail(request: Any, problem: Exception, operation: str) -> bytes:
     fault = describe(problem, operation)
     if fault.status == 500:
-        log.failure("{operation} failed", failure=Failure(problem), operation=operation,
-                    request_id=request.request_id)
-    return apply_fault(request, fault)
+        log.failure("{operation} failed", failure=Failure(problem), operation=operation, request_id=request.request_id)
+    return write_error(request, fault)

@@ -25,10 +25,14 @@ from barbtx.plugin.manager import StoreManager
 
 OPTIONS = {
     "idempotency": [
-        cfg.MultiStrOpt("fingerprint_key", default=[], secret=True,
-                        help="Keys for comparing repeated requests, each a random text of at least 32 characters. The "
-                             "first one makes fingerprints, all verify them. Only needed where no enabled secret store "
-                             "or crypto plugin derives such keys from its master keys, as simple_crypto does."),
+        cfg.MultiStrOpt(
+            "fingerprint_key",
+            default=[],
+            secret=True,
+            help="Keys for comparing repeated requests, each a random text of at least 32 characters. The "
+            "first one makes fingerprints, all verify them. Only needed where no enabled secret store "
+            "or crypto plugin derives such keys from its master keys, as simple_crypto does.",
+        ),
     ],
 }
 
@@ -65,8 +69,9 @@ class Fingerprints:
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts, stores: StoreManager) -> Fingerprints:
         """:raises ConfigurationError: a key is too short."""
-        return cls(stores, tuple(_configured(number, text)
-                                 for number, text in enumerate(conf.idempotency.fingerprint_key, 1)))
+        return cls(
+            stores, tuple(_configured(number, text) for number, text in enumerate(conf.idempotency.fingerprint_key, 1))
+        )
 
     async def make(self, content: Content) -> str:
         """The fingerprint under the current key."""
@@ -75,8 +80,10 @@ class Fingerprints:
             return f"{keys[0].id}:{_mac(keys[0], content)}"
         if not self._warned:
             self._warned = True
-            log.warn("no secret store or crypto plugin derives keys: repeated requests are recognized without their "
-                     "bodies; set [idempotency] fingerprint_key")
+            log.warn(
+                "no secret store or crypto plugin derives keys: repeated requests are recognized without their "
+                "bodies; set [idempotency] fingerprint_key"
+            )
         return f"{_NO_KEY}:{_digest_of_head(content)}"
 
     async def matches(self, fingerprint: str, content: Content) -> bool:
@@ -90,10 +97,14 @@ class Fingerprints:
         for key in await self._keys():
             if key.id == key_id:
                 return hmac.compare_digest(known, _mac(key, content))
-        log.warn("a repeated request cannot be compared: its fingerprint is under the key {key_id}, which this process "
-                 "does not know", key_id=key_id)
-        raise ServiceUnavailable("The first request with this Idempotency-Key cannot be compared at the moment; "
-                                 "please try again.")
+        log.warn(
+            "a repeated request cannot be compared: its fingerprint is under the key {key_id}, which this process "
+            "does not know",
+            key_id=key_id,
+        )
+        raise ServiceUnavailable(
+            "The first request with this Idempotency-Key cannot be compared at the moment; please try again."
+        )
 
     async def _keys(self) -> tuple[DerivedKey, ...]:
         return self.configured + await self.stores.derive_keys(PURPOSE)
@@ -102,10 +113,13 @@ class Fingerprints:
 def _configured(number: int, text: str) -> DerivedKey:
     if len(text) < _SHORTEST_KEY:
         raise ConfigurationError(
-            f"[idempotency] fingerprint_key number {number} is shorter than {_SHORTEST_KEY} characters")
+            f"[idempotency] fingerprint_key number {number} is shorter than {_SHORTEST_KEY} characters"
+        )
     key = text.encode()
-    return DerivedKey(hashlib.sha256(b"barbtx fingerprint key id\0" + key).hexdigest()[:32],
-                      hmac.digest(key, PURPOSE.encode(), "sha256"))
+    return DerivedKey(
+        hashlib.sha256(b"barbtx fingerprint key id\0" + key).hexdigest()[:32],
+        hmac.digest(key, PURPOSE.encode(), "sha256"),
+    )
 
 
 def _framed(parts: tuple[bytes, ...]) -> bytes:

@@ -6,12 +6,12 @@ from typing import Any
 
 from oslo_config import cfg
 
-from barbtx.api.targets import is_authority
+from barbtx.api.request_target import is_authority
 from barbtx.errors import BadRequest
 from barbtx.networks import is_within, parse_address
 
 
-def base_of(request: Any, conf: cfg.ConfigOpts) -> str:
+def base_url(request: Any, conf: cfg.ConfigOpts) -> str:
     """Where all references start: ``[DEFAULT] host_href``, else scheme and host as the client wrote them.
 
     What a proxy says about that counts only from one that is trusted, and only what the nearest one says.

@@ -16,16 +16,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
-from twisted.web.server import Request as TwistedRequest, Site as TwistedSite
+from twisted.web.server import Request as TwistedRequest
+from twisted.web.server import Site as TwistedSite
 
 from barbtx import activity
 from barbtx.activity import Activity
 from barbtx.api.access_log import log_request
-from barbtx.api.answers import ALWAYS, apply_fault
 from barbtx.api.channel import Channel, new_request_id
 from barbtx.api.connections import HEALTH_CHECK, Connections
-from barbtx.api.targets import is_authority, read_target
-from barbtx.errors import Fault, MethodNotAllowed, ServiceUnavailable, describe
+from barbtx.api.request_target import is_authority, parse_request_target
+from barbtx.api.responses import ALWAYS, write_error
+from barbtx.errors import ErrorResponse, MethodNotAllowed, ServiceUnavailable, describe
 from barbtx.networks import Address, Network, client_group, is_within, reported_client
 
 log = Logger()
@@ -71,9 +72,9 @@ class Request(TwistedRequest):
     target_scheme: bytes | None = None
     context: Any = None
     microversion: Any = None
-    fault: Fault | None = None
+    fault: ErrorResponse | None = None
     probe = False
-    _refused: Fault | None = None
+    _refused: ErrorResponse | None = None
 
     def __init__(self, channel: Channel, *arguments: Any) -> None:
         super().__init__(channel, *arguments)
@@ -94,19 +95,19 @@ class Request(TwistedRequest):
 
     def _refuse_body(self) -> None:
         self.too_large = True
-        self.channel.answer_early()
+        self.channel.respond_early()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Read the target, whose host counts instead of the ``Host`` header if it has one (RFC 9112, section 3.2.2)."""
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
         try:
-            if len(hosts) > 1 or not hosts and version == b"HTTP/1.1":
+            if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
                 raise ValueError("The request needs one Host header.")
             if hosts and hosts[0] and not is_authority(hosts[0]):
                 raise ValueError("The Host header must be a host name or address, and perhaps a port.")
-            target = read_target(command, path)
+            target = parse_request_target(command, path)
         except ValueError as problem:
-            self._refused = Fault(400, str(problem))
+            self._refused = ErrorResponse(400, str(problem))
             # It goes to the log, and may have a password in it.
             path = path if path.startswith(b"/") else b"*"
         else:
@@ -135,7 +136,7 @@ class Request(TwistedRequest):
         self.prepath, self.postpath = [], []
         fault = self._refused or self._misdirected()
         if fault is not None:
-            self.write(apply_fault(self, fault))
+            self.write(write_error(self, fault))
             self.finish()
             return
         try:
@@ -143,16 +144,20 @@ class Request(TwistedRequest):
         except Exception:
             self.processingFailed(Failure())
 
-    def _misdirected(self) -> Fault | None:
+    def _misdirected(self) -> ErrorResponse | None:
         """Why the request goes no further, whatever it asks for."""
         if self.method == b"CONNECT":
             return describe(MethodNotAllowed((_METHODS,)), "Request")
         if self.channel.reserved and self.path.rstrip(b"/").decode("latin-1") != HEALTH_CHECK:
-            return describe(ServiceUnavailable("Too many connections are open; close some, or try again later."),
-                            "Request")
-        if self.target_scheme == b"https" and not self.isSecure() and not is_within(
-                self.channel.address, self.site.connections.trusted):
-            return Fault(421, "An https resource cannot be had over a connection without TLS.")
+            return describe(
+                ServiceUnavailable("Too many connections are open; close some, or try again later."), "Request"
+            )
+        if (
+            self.target_scheme == b"https"
+            and not self.isSecure()
+            and not is_within(self.channel.address, self.site.connections.trusted)
+        ):
+            return ErrorResponse(421, "An https resource cannot be had over a connection without TLS.")
         return None
 
     def processingFailed(self, reason: Failure) -> None:
@@ -161,7 +166,7 @@ class Request(TwistedRequest):
         if self.startedWriting:
             self.channel.forceAbortClient()
             return
-        self.write(apply_fault(self, Fault(500, None)))
+        self.write(write_error(self, ErrorResponse(500, None)))
         self.finish()
 
 
@@ -182,9 +187,20 @@ class Site(TwistedSite):
     displayTracebacks = False
     noisy = False
 
-    def __init__(self, resource: IResource, clock: IReactorTime, *, max_body: int, request_timeout: float,
-                 idle_timeout: float, max_connections: int, write_timeout: float = 60.0,
-                 max_connections_per_client: int = 0, reserve: int = 10, trusted: Iterable[Network] = ()) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        clock: IReactorTime,
+        *,
+        max_body: int,
+        request_timeout: float,
+        idle_timeout: float,
+        max_connections: int,
+        write_timeout: float = 60.0,
+        max_connections_per_client: int = 0,
+        reserve: int = 10,
+        trusted: Iterable[Network] = (),
+    ) -> None:
         super().__init__(resource, timeout=idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.clock = clock
         self.max_body = max_body

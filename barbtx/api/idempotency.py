@@ -18,17 +18,21 @@ from typing import Any
 import attrs
 from oslo_config import cfg
 
-from barbtx.api.answers import Answer
 from barbtx.api.fingerprints import Content
+from barbtx.api.responses import Response
 from barbtx.errors import BadRequest, ServiceUnavailable, UnprocessableContent
 from barbtx.model.records import Created
-from barbtx.model.repositories.idempotency import DuplicateKey, FirstUse, KeyUse
+from barbtx.model.repositories.idempotency import DuplicateKey, IdempotencyRecord, StoredRequest
 
 OPTIONS = {
     "idempotency": [
         cfg.FloatOpt("life_seconds", default=86400.0, min=1, help="How long an Idempotency-Key is remembered."),
-        cfg.IntOpt("max_keys", default=10000, min=1,
-                   help="Keys of a project that are remembered, at most; requests with further ones are refused."),
+        cfg.IntOpt(
+            "max_keys",
+            default=10000,
+            min=1,
+            help="Keys of a project that are remembered, at most; requests with further ones are refused.",
+        ),
     ],
 }
 
@@ -41,18 +45,18 @@ _ATTEMPTS = 3
 _ANSWERS = {"secrets": (201, "secret_ref"), "containers": (201, "container_ref"), "orders": (202, "order_ref")}
 
 
-def creation_answer(call: Any, created: Created) -> Answer:
+def creation_response(call: Any, created: Created) -> Response:
     """The answer to a request that created something, the first time and when it is repeated."""
     status, name = _ANSWERS[created.collection]
     ref = call.ref(created.collection, created.id)
     document = {name: ref}
     if created.transport_key_id is not None:
         document["transport_key_ref"] = call.ref("transport_keys", created.transport_key_id)
-    return Answer(status, document, headers={"Location": ref})
+    return Response(status, document, headers={"Location": ref})
 
 
 @attrs.define
-class Repeatable:
+class IdempotentRequest:
     """A request under a key.
 
     :ivar digest: of the key and the user who sent it.
@@ -64,7 +68,7 @@ class Repeatable:
     _fingerprint: str = ""
 
     @classmethod
-    def of(cls, call: Any) -> Repeatable | None:
+    def of(cls, call: Any) -> IdempotentRequest | None:
         """The key that a request has, if it has one.
 
         :raises BadRequest: it cannot be one.
@@ -80,31 +84,40 @@ class Repeatable:
         digest = hashlib.sha256(owned.encode()).hexdigest()
         # Whose key it is belongs to the content too: the same body has another fingerprint with everybody else, so that
         # nobody who has the database can try bodies of their own and compare.
-        head = (call.context.project_id.encode(), digest.encode(), call.request.method,
-                b"/".join(call.request.postpath), call.content_type.encode())
+        head = (
+            call.context.project_id.encode(),
+            digest.encode(),
+            call.request.method,
+            b"/".join(call.request.postpath),
+            call.content_type.encode(),
+        )
         return cls(digest, Content(head, call.body))
 
-    async def answer(self, call: Any, create: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def answer(self, call: Any, create: Callable[[], Awaitable[Response]]) -> Response:
         """The first answer, if there was one; else that of ``create``, which asks :meth:`use` for what to remember.
 
         :raises UnprocessableContent: the caller used the key for another request.
         :raises ServiceUnavailable: it cannot be told at the moment.
         """
-        services, project_id = call.services, call.context.project_id
+        dependencies, project_id = call.dependencies, call.context.project_id
         for _ in range(_ATTEMPTS):
-            first = await services.idempotency.find(project_id, self.digest)
+            first = await dependencies.repositories.idempotency.find(project_id, self.digest)
             if first is not None:
-                if not await services.fingerprints.matches(first.fingerprint, self.content):
+                if not await dependencies.fingerprints.matches(first.fingerprint, self.content):
                     raise UnprocessableContent("This Idempotency-Key was used for another request; take a new one.")
-                return creation_answer(call, first.created)
-            self._fingerprint = await services.fingerprints.make(self.content)
+                return creation_response(call, first.created)
+            self._fingerprint = await dependencies.fingerprints.make(self.content)
             try:
                 return await create()
             except DuplicateKey:
                 continue
         raise ServiceUnavailable("Other requests use the same Idempotency-Key at the moment; please try again.")
 
-    def use(self, created: Created, conf: cfg.ConfigOpts) -> KeyUse:
+    def use(self, created: Created, conf: cfg.ConfigOpts) -> IdempotencyRecord:
         """What to remember in the transaction that creates something."""
-        return KeyUse(self.digest, FirstUse(self._fingerprint, created), conf.idempotency.life_seconds,
-                      conf.idempotency.max_keys)
+        return IdempotencyRecord(
+            self.digest,
+            StoredRequest(self._fingerprint, created),
+            conf.idempotency.life_seconds,
+            conf.idempotency.max_keys,
+        )

@@ -16,7 +16,7 @@ def accepts_json(accept: str | None) -> bool:
 
 def accepts_json_alone(accept: str | None) -> bool:
     """Whether an Accept header asks for JSON, or for nothing in particular; a list does not."""
-    return not accept or media_type(accept) in _JSON_RANGES and "," not in accept
+    return not accept or (media_type(accept) in _JSON_RANGES and "," not in accept)
 
 
 def accepts_version_document(accept: str | None) -> bool:

@@ -10,13 +10,13 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from barbtx import __version__
-from barbtx.api import documents
-from barbtx.api.answers import Answer, apply_answer, apply_fault
-from barbtx.api.app import ROOT_ROUTES, V1_ROUTES
+from barbtx.api import json_documents
 from barbtx.api.dispatch import Controller, Operation, RawBody, UntypedBody
-from barbtx.api.front import Builder
 from barbtx.api.negotiation import JSON
-from barbtx.api.schemas.answers import FAULT
+from barbtx.api.responses import Response, write_error, write_response
+from barbtx.api.root import Builder
+from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
+from barbtx.api.schemas.responses import ERROR_BODY
 from barbtx.errors import MethodNotAllowed, NotFound, describe
 
 _PLACEHOLDER = re.compile(r"<(?:path:)?(\w+)>")
@@ -26,20 +26,23 @@ _TEXT = {"type": "string"}
 
 def describe_service() -> dict[str, Any]:
     """The OpenAPI document."""
-    paths = {_PLACEHOLDER.sub(r"{\1}", route): _describe_path(route, controller)
-             for route, controller in {**ROOT_ROUTES, **V1_ROUTES}.items()}
+    paths = {
+        _PLACEHOLDER.sub(r"{\1}", route): _describe_path(route, controller)
+        for route, controller in {**ROOT_ROUTES, **V1_ROUTES}.items()
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "barbtx: OpenStack Key Manager API", "version": __version__},
         "paths": paths,
-        "components": {"schemas": {"Fault": FAULT}},
+        "components": {"schemas": {"Fault": ERROR_BODY}},
     }
 
 
 def _describe_path(route: str, controller: type[Controller]) -> dict[str, Any]:
     described: dict[str, Any] = {}
-    if parameters := [{"name": name, "in": "path", "required": True, "schema": _TEXT}
-                      for name in _PLACEHOLDER.findall(route)]:
+    if parameters := [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT} for name in _PLACEHOLDER.findall(route)
+    ]:
         described["parameters"] = parameters
     for method in _METHODS:
         operation = getattr(controller, f"on_{method}", None)
@@ -56,8 +59,9 @@ def _describe_operation(operation: Operation, method: str, route: str) -> dict[s
     }
     parameters = [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
     if operation.repeatable:
-        parameters.append({"name": "Idempotency-Key", "in": "header",
-                           "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}})
+        parameters.append(
+            {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+        )
     if parameters:
         described["parameters"] = parameters
     body = operation.body
@@ -85,8 +89,10 @@ def _describe_answers(operation: Operation) -> dict[str, Any]:
                 content[JSON] = {"schema": operation.answer}
             answer["content"] = content
         answers[str(status)] = answer
-    unavailable = {"description": "Something that the service needs is down; nothing was changed.",
-                   "content": {JSON: fault}}
+    unavailable = {
+        "description": "Something that the service needs is down; nothing was changed.",
+        "content": {JSON: fault},
+    }
     return {**answers, "4XX": refused, "503": unavailable}
 
 
@@ -95,16 +101,16 @@ class Description(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self._document = documents.write(describe_service()).encode()
+        self._document = json_documents.write(describe_service()).encode()
 
     def render(self, request: IRequest) -> bytes:
         if len(request.postpath) > 1:
-            return apply_fault(request, describe(NotFound("There is nothing below /openapi.json."), "Description"))
+            return write_error(request, describe(NotFound("There is nothing below /openapi.json."), "Description"))
         if request.method not in (b"GET", b"HEAD"):
-            return apply_fault(request, describe(MethodNotAllowed(("GET", "HEAD")), "Description"))
-        return apply_answer(request, Answer(content=self._document))
+            return write_error(request, describe(MethodNotAllowed(("GET", "HEAD")), "Description"))
+        return write_response(request, Response(content=self._document))
 
 
 def app_factory(global_conf: Mapping[str, str]) -> Builder:
     """PasteDeploy application factory."""
-    return lambda services: Description()
+    return lambda dependencies: Description()

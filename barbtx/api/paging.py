@@ -29,8 +29,9 @@ class Paging:
         offset = _integer(query.get("offset"))
         return cls(limit, offset if offset is not None and 0 <= offset <= _LARGEST_OFFSET else 0)
 
-    def document(self, name: str, items: list[Any], page: Page, collection: str,
-                 query: Mapping[str, str]) -> dict[str, Any]:
+    def document(
+        self, name: str, items: list[Any], page: Page, collection: str, query: Mapping[str, str]
+    ) -> dict[str, Any]:
         """A list answer, with links to the pages before and after.
 
         :param collection: the list's own reference.

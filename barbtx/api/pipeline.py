@@ -9,17 +9,17 @@ from oslo_config import cfg
 from paste.deploy.loadwsgi import ConfigLoader
 from twisted.web.resource import IResource
 
-from barbtx.api.services import Services
+from barbtx.api.dependencies import Dependencies
 from barbtx.errors import ConfigurationError
 from barbtx.files import write_problems
 
 
-def load_pipeline(services: Services) -> IResource:
+def load_pipeline(dependencies: Dependencies) -> IResource:
     """The resource that ``[DEFAULT] api_paste_config`` describes under the name of ``[api] auth_strategy``.
 
     :raises ConfigurationError: the file is missing, can be written by others, or does not describe one.
     """
-    conf: cfg.ConfigOpts = services.conf
+    conf: cfg.ConfigOpts = dependencies.conf
     path = conf.find_file(conf.api_paste_config)
     if path is None:
         raise ConfigurationError(f"api_paste_config: there is no file {conf.api_paste_config}")
@@ -34,4 +34,4 @@ def load_pipeline(services: Services) -> IResource:
         build = loader.get_app(conf.api.auth_strategy)
     except (LookupError, ImportError, ValueError, TypeError, OSError, configparser.Error) as problem:
         raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
-    return build(services)
+    return build(dependencies)

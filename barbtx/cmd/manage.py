@@ -14,13 +14,13 @@ from barbtx.cmd import queue, removals
 from barbtx.config import load, locate, require
 from barbtx.errors import ConfigurationError, NotFound
 from barbtx.identity.policy import Policy
-from barbtx.identity.policy_check import find_risks
+from barbtx.identity.policy_audit import find_risks
 from barbtx.model.migration import head_revision, known_revisions
 from barbtx.model.migration.ownership import current_version
 from barbtx.model.migration.upgrade import upgrade
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
-from barbtx.queue.amqp.once import Unusable
-from barbtx.queue.transport import Refused
+from barbtx.queue.amqp.one_shot import NoUsableBroker
+from barbtx.queue.transport import PublishRefused
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in problem.problems:
             print(f"barbtx-manage: {line}", file=sys.stderr)
         return 1
-    except (NotFound, OSError, exc.DBAPIError, Unusable, Refused, Closed) as problem:
+    except (NotFound, OSError, exc.DBAPIError, NoUsableBroker, PublishRefused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
         print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
@@ -41,20 +41,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__.partition(": ")[2].capitalize())
-    parser.add_argument("--config-file", action="append", default=[],
-                        help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc")
-    parser.add_argument("--config-dir", action="append", default=[],
-                        help="a directory whose *.conf files count after the configuration files")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.OPTION=VALUE",
-                        help="an option; it wins over the files")
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        default=[],
+        help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc",
+    )
+    parser.add_argument(
+        "--config-dir",
+        action="append",
+        default=[],
+        help="a directory whose *.conf files count after the configuration files",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="an option; it wins over the files"
+    )
     categories = parser.add_subparsers(required=True, metavar="category")
 
     database = categories.add_parser("db", help="the database schema").add_subparsers(required=True, metavar="action")
     action = database.add_parser("upgrade", help="bring the schema to a version")
     action.add_argument("-v", "--version", default="head", help="the version (default: this release's)")
     action.add_argument("-d", "--db-url", help="the database, instead of the configured one")
-    action.add_argument("--wait", type=float, default=600.0, metavar="SECONDS",
-                        help="how long to wait for another upgrade of the same database (default: 600)")
+    action.add_argument(
+        "--wait",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to wait for another upgrade of the same database (default: 600)",
+    )
     action.set_defaults(run=_upgrade)
     current = database.add_parser("current", help="show the schema's version")
     current.add_argument("-d", "--db-url", help="the database, instead of the configured one")
@@ -69,8 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     queue.add_commands(categories)
 
     policy = categories.add_parser("policy", help="who may do what").add_subparsers(required=True, metavar="action")
-    check = policy.add_parser("check", help="name what the rules allow beyond a project or into what is private; "
-                                            "exit status 3 if there is any, 1 if the rules have an error")
+    check = policy.add_parser(
+        "check",
+        help="name what the rules allow beyond a project or into what is private; "
+        "exit status 3 if there is any, 1 if the rules have an error",
+    )
     check.set_defaults(run=_check_policy)
 
     removals.add_commands(categories)

@@ -17,15 +17,17 @@ from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
 def add_commands(categories: Any) -> None:
     """Add the commands of this category to a parser's categories."""
     queue = categories.add_parser("queue", help="the task queue").add_subparsers(required=True, metavar="action")
-    for name, run, help in (("dead-letters", _list, "show messages that could not be processed, oldest first"),
-                            ("requeue", _requeue, "send them to the queues that they came from")):
+    for name, run, help in (
+        ("dead-letters", _list, "show messages that could not be processed, oldest first"),
+        ("requeue", _requeue, "send them to the queues that they came from"),
+    ):
         action = queue.add_parser(name, help=help)
         action.add_argument("--limit", type=int, default=100, help="how many, at most (default: 100)")
         action.set_defaults(run=run)
 
 
 def _list(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.list(options.limit)), "dead letters")
+    _show(_with_dead_letters(options, lambda letters: letters.peek(options.limit)), "dead letters")
 
 
 def _requeue(options: argparse.Namespace) -> None:

@@ -27,8 +27,9 @@ def add_commands(categories: Any) -> None:
     show = actions.add_parser("list", help="show them: project, state, when it is due, what keeps it")
     show.set_defaults(run=_list)
     for name, run, help in (
-            ("cancel", _cancel, "forget a removal: what the project still has stays, and it can be added to again"),
-            ("retry", _retry, "try a removal again at once that failed or waits for something; it is not due earlier")):
+        ("cancel", _cancel, "forget a removal: what the project still has stays, and it can be added to again"),
+        ("retry", _retry, "try a removal again at once that failed or waits for something; it is not due earlier"),
+    ):
         action = actions.add_parser(name, help=help)
         action.add_argument("project", help="Keystone's id of the project")
         action.set_defaults(run=run)
@@ -50,8 +51,9 @@ def state_of(removal: Removal, now: datetime.datetime, max_attempts: int) -> str
 def _list(options: argparse.Namespace) -> None:
     conf = _configuration(options)
     now = utcnow(WallClock())
-    shown = [removal for removal in _transact(conf, list_removals)
-             if removal.kept_until is None or removal.kept_until > now]
+    shown = [
+        removal for removal in _transact(conf, list_removals) if removal.kept_until is None or removal.kept_until > now
+    ]
     for removal in shown:
         state = state_of(removal, now, conf.keystone_notifications.max_attempts)
         until = removal.kept_until or removal.due
@@ -74,8 +76,7 @@ def _cancel(options: argparse.Namespace) -> None:
 
 def _retry(options: argparse.Namespace) -> None:
     now = utcnow(WallClock())
-    removal = _transact(_configuration(options),
-                        lambda session: retry_removal(session, options.project, now))
+    removal = _transact(_configuration(options), lambda session: retry_removal(session, options.project, now))
     when = _time(removal.due) if removal.due is not None and removal.due > now else "now"
     print(f"the removal of project {options.project} is tried again {when}")
 

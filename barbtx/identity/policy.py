@@ -15,7 +15,7 @@ from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy_errors import find_errors
 from barbtx.identity.policy_files import read_policy_files
-from barbtx.identity.predicates import Credentials, Predicate, Target, compile_rules
+from barbtx.identity.predicates import Credentials, Predicate, RequestTarget, compile_rules
 
 
 def list_rules() -> list[oslo_policy.RuleDefault]:
@@ -24,11 +24,12 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
     rules = [oslo_policy.RuleDefault(name, check) for name, check in source["helpers"].items()]
     for name, rule in source["rules"].items():
         deprecated = oslo_policy.DeprecatedRule(
-            name, rule["deprecated"], deprecated_since="0.1",
+            name,
+            rule["deprecated"],
+            deprecated_since="0.1",
             deprecated_reason="The roles reader, member and admin take the place of the service's own roles.",
         )
-        rules.append(oslo_policy.RuleDefault(name, rule["check"], scope_types=["project"],
-                                             deprecated_rule=deprecated))
+        rules.append(oslo_policy.RuleDefault(name, rule["check"], scope_types=["project"], deprecated_rule=deprecated))
     return rules
 
 
@@ -103,11 +104,13 @@ class Policy:
         overridden = _overridden(enforcer)
         lost = sorted(self._overridden - overridden)
         if lost:
-            raise ConfigurationError(f"policy: the files do not override {', '.join(lost)} any more; restart the "
-                                     "process if the shipped rules are to take their place")
+            raise ConfigurationError(
+                f"policy: the files do not override {', '.join(lost)} any more; restart the "
+                "process if the shipped rules are to take their place"
+            )
         self._predicates, self._overridden = compile_rules(enforcer), overridden
 
-    def allows(self, rule: str, context: RequestContext, target: Target) -> bool:
+    def allows(self, rule: str, context: RequestContext, target: RequestTarget) -> bool:
         """Whether the caller may do what a rule is about.
 
         :param target: what policy may know of the object; made by the service alone, never from a request.
@@ -125,10 +128,16 @@ def _overridden(enforcer: oslo_policy.Enforcer) -> frozenset[str]:
 def credentials_of(context: RequestContext) -> Credentials:
     """A caller in the words of rules: oslo.context's attributes."""
     return {
-        "user_id": context.user_id, "project_id": context.project_id, "roles": list(context.roles),
-        "domain_id": context.domain_id, "user_domain_id": context.user_domain_id,
-        "project_domain_id": context.project_domain_id, "system_scope": None, "is_admin_project": context.is_admin_project,
-        "service_user_id": context.service_user_id, "service_project_id": context.service_project_id,
+        "user_id": context.user_id,
+        "project_id": context.project_id,
+        "roles": list(context.roles),
+        "domain_id": context.domain_id,
+        "user_domain_id": context.user_domain_id,
+        "project_domain_id": context.project_domain_id,
+        "system_scope": None,
+        "is_admin_project": context.is_admin_project,
+        "service_user_id": context.service_user_id,
+        "service_project_id": context.service_project_id,
         "service_roles": list(context.service_roles),
         "service_user_domain_id": context.service_user_domain_id,
         "service_project_domain_id": context.service_project_domain_id,

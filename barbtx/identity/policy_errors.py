@@ -11,8 +11,8 @@ from oslo_policy import _external
 from oslo_policy import policy as oslo_policy
 
 from barbtx.config_sources import hint
+from barbtx.identity.policy_targets import TARGET_KEYS, keys_for
 from barbtx.identity.predicates import literal_of
-from barbtx.identity.targets import TARGET_KEYS, keys_for
 
 _KEY = re.compile(r"%\(([^)]*)\)s")
 
@@ -71,7 +71,7 @@ def _cycles(named: Mapping[str, set[str]]) -> Iterator[str]:
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
         if name in path:
-            circle = path[path.index(name):]
+            circle = path[path.index(name) :]
             if circle[0] == min(circle):
                 yield f"the rules {' -> '.join((*circle, name))} use each other in a circle"
         elif name not in done:

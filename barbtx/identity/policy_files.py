@@ -19,7 +19,7 @@ log = Logger()
 
 
 @attrs.frozen
-class Found:
+class PolicyFiles:
     """The files that override rules.
 
     :ivar paths: in the order in which they count.
@@ -34,9 +34,9 @@ class Found:
     warnings: list[str] = attrs.field(factory=list)
 
 
-def find_policy_files(conf: cfg.ConfigOpts) -> Found:
+def find_policy_files(conf: cfg.ConfigOpts) -> PolicyFiles:
     """Look for the files that override rules: what the configuration names must be there, the default ones need not."""
-    found = Found()
+    found = PolicyFiles()
     options = conf.oslo_policy
     named = is_set(conf, "policy_file", "oslo_policy")
     main = options.policy_file and conf.find_file(options.policy_file)
@@ -45,39 +45,51 @@ def find_policy_files(conf: cfg.ConfigOpts) -> Found:
         if named:
             found.required.add(Path(main))
     elif named or main:
-        found.problems.append(f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
-                              "exists, or remove the option to use the shipped rules")
+        found.problems.append(
+            f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
+            "exists, or remove the option to use the shipped rules"
+        )
     elif obsolete := conf.find_file("policy.json"):
-        found.warnings.append(f"{obsolete} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in "
-                              "[oslo_policy] policy_file")
+        found.warnings.append(
+            f"{obsolete} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in "
+            "[oslo_policy] policy_file"
+        )
     named = is_set(conf, "policy_dirs", "oslo_policy")
     for name in options.policy_dirs:
         directory = name and conf.find_file(name)
         if directory and Path(directory).is_dir():
             _look_into(Path(directory), named, found)
         elif named or directory:
-            found.problems.append(f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
-                                  "or remove the option to use the shipped rules")
+            found.problems.append(
+                f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
+                "or remove the option to use the shipped rules"
+            )
     return found
 
 
-def _look_into(directory: Path, named: bool, found: Found) -> None:
+def _look_into(directory: Path, named: bool, found: PolicyFiles) -> None:
     try:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
         files = [path for path in paths if path.is_file()]
         found.paths.extend(files)
-        found.warnings.extend(f"{path} is a directory within policy_dirs: what is in it is not read"
-                              for path in paths if path.is_dir())
-        found.problems.extend(f"policy: {path} cannot be read: it is neither a file nor a link to one"
-                              for path in paths if not path.is_file() and not path.is_dir())
+        found.warnings.extend(
+            f"{path} is a directory within policy_dirs: what is in it is not read" for path in paths if path.is_dir()
+        )
+        found.problems.extend(
+            f"policy: {path} cannot be read: it is neither a file nor a link to one"
+            for path in paths
+            if not path.is_file() and not path.is_dir()
+        )
     except OSError as problem:
         found.problems.append(f"policy: {directory}: {problem.strerror}")
         return
     if named:
         found.required.update(files)
     if named and all(path.is_dir() for path in paths):
-        found.problems.append(f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} "
-                              "if there are to be no rules, or remove the option to use the shipped rules")
+        found.problems.append(
+            f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} "
+            "if there are to be no rules, or remove the option to use the shipped rules"
+        )
 
 
 def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
@@ -101,10 +113,14 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             continue
         if rules is None:
             if path in found.required:
-                problems.append(f"policy: {path} is empty, although [oslo_policy] names it or its directory; write rules, "
-                                "or {} if there are to be none")
+                problems.append(
+                    f"policy: {path} is empty, although [oslo_policy] names it or its directory; write rules, "
+                    "or {} if there are to be none"
+                )
             else:
-                log.warn("policy: {path} has no rules; write {nothing} if there are to be none", path=path, nothing="{}")
+                log.warn(
+                    "policy: {path} has no rules; write {nothing} if there are to be none", path=path, nothing="{}"
+                )
             files[path] = {}
         elif isinstance(rules, dict):
             files[path] = rules
@@ -117,9 +133,12 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
 
 
 def _wrong_texts(path: Path, rules: dict[Any, Any]) -> list[str]:
-    return [f"policy: {path}: the rule '{name}' has no check string; write \"@\" for always and \"!\" for never, with "
-            "the quotes" for name, check in rules.items()
-            if not isinstance(name, str) or not isinstance(check, str) or not check.strip()]
+    return [
+        f'policy: {path}: the rule \'{name}\' has no check string; write "@" for always and "!" for never, with '
+        "the quotes"
+        for name, check in rules.items()
+        if not isinstance(name, str) or not isinstance(check, str) or not check.strip()
+    ]
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,8 +149,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the rule '{key}' is there twice",
-                                                        key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the rule '{key}' is there twice", key_node.start_mark
+                )
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)

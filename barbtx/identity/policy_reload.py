@@ -80,8 +80,9 @@ class PolicyReloader(Service):
     def _refused(self, failure: Failure) -> None:
         if not failure.check(ConfigurationError):
             log.failure("the policy could not be read", failure=failure)
-        log.error("the policy was refused, and the one before stays in force: {reason}",
-                  reason=failure.getErrorMessage())
+        log.error(
+            "the policy was refused, and the one before stays in force: {reason}", reason=failure.getErrorMessage()
+        )
 
     def _idle(self, outcome: object) -> object:
         self._busy = False

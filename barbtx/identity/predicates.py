@@ -14,9 +14,9 @@ from typing import Any
 from oslo_policy import _checks as checks
 from oslo_policy import policy as oslo_policy
 
-Target = Mapping[str, object]
+RequestTarget = Mapping[str, object]
 Credentials = Mapping[str, object]
-Predicate = Callable[[Target, Credentials], bool]
+Predicate = Callable[[RequestTarget, Credentials], bool]
 
 
 def compile_rules(enforcer: oslo_policy.Enforcer) -> dict[str, Predicate]:
@@ -66,7 +66,7 @@ def _compile_role(template: str) -> Predicate:
         return lambda target, creds: any(role == held.lower() for held in creds["roles"])
     read = _reader(template, nulls=False)
 
-    def holds(target: Target, creds: Credentials) -> bool:
+    def holds(target: RequestTarget, creds: Credentials) -> bool:
         wanted = read(target)
         return wanted is not None and any(wanted.lower() == held.lower() for held in creds["roles"])
 
@@ -80,14 +80,14 @@ def _compile_generic(check: checks.GenericCheck) -> Predicate:
         return lambda target, creds: read_any(target) == literal
     read, path = _reader(check.match, nulls=False), check.kind.split(".")
 
-    def matches(target: Target, creds: Credentials) -> bool:
+    def matches(target: RequestTarget, creds: Credentials) -> bool:
         wanted = read(target)
         return wanted is not None and _has(creds, path, wanted)
 
     return matches
 
 
-def _reader(template: str, *, nulls: bool) -> Callable[[Target], str | None]:
+def _reader(template: str, *, nulls: bool) -> Callable[[RequestTarget], str | None]:
     """What makes the right side of a check from a target.
 
     :param nulls: whether a null value counts as the text "None", as a literal may ask for; if not, nothing is equal to
@@ -95,13 +95,14 @@ def _reader(template: str, *, nulls: bool) -> Callable[[Target], str | None]:
     """
     key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
 
-    def read(target: Target) -> str | None:
+    def read(target: RequestTarget) -> str | None:
         try:
             if key is not None:
                 value = target[key]
                 return None if value is None and not nulls else str(value)
-            return template % (target if nulls else {name: value for name, value in target.items()
-                                                     if value is not None})
+            return template % (
+                target if nulls else {name: value for name, value in target.items() if value is not None}
+            )
         except (KeyError, TypeError, ValueError):
             # A key that the target does not have, or a template that it does not fit.
             return None

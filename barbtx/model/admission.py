@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 import attrs
 
 
-class Work(enum.Enum):
+class Workload(enum.Enum):
     """What a transaction does. A list reads rows of which there may be many."""
 
     READ = "read"
@@ -29,16 +29,16 @@ class Lane:
     """
 
     tables: str
-    work: Work
+    work: Workload
     project: str | None = None
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """Too many transactions are waiting."""
 
 
 @attrs.define(eq=False)
-class Place:
+class AdmissionTicket:
     """A transaction that waits or runs.
 
     :ivar begin: called when it may begin.
@@ -70,7 +70,7 @@ class Admission:
     _held: Counter[Hashable] = attrs.field(factory=Counter, init=False)
     _running: int = attrs.field(default=0, init=False)
     _waiting: int = attrs.field(default=0, init=False)
-    _lanes: OrderedDict[Lane, deque[Place]] = attrs.field(factory=OrderedDict, init=False)
+    _lanes: OrderedDict[Lane, deque[AdmissionTicket]] = attrs.field(factory=OrderedDict, init=False)
 
     @property
     def running(self) -> int:
@@ -80,20 +80,20 @@ class Admission:
     def waiting(self) -> int:
         return self._waiting
 
-    def enter(self, lane: Lane, begin: Callable[[], None], displaced: Callable[[], None]) -> Place:
+    def enter(self, lane: Lane, begin: Callable[[], None], displaced: Callable[[], None]) -> AdmissionTicket:
         """Take a transaction, and begin it as soon as it may.
 
         :raises Full: there is no room.
         """
         if self._running + self._waiting >= self.limit:
             self._make_room(lane)
-        place = Place(lane, begin, displaced)
+        place = AdmissionTicket(lane, begin, displaced)
         self._lanes.setdefault(lane, deque()).append(place)
         self._waiting += 1
         self._advance()
         return place
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: AdmissionTicket) -> None:
         """A transaction that began has ended."""
         self._running -= 1
         for share, _ in self._shares(place.lane):
@@ -102,12 +102,12 @@ class Admission:
                 del self._held[share]
         self._advance()
 
-    def withdraw(self, place: Place) -> None:
+    def withdraw(self, place: AdmissionTicket) -> None:
         """Nobody waits any longer for a transaction; if it has begun, it still has to :meth:`leave`."""
         if not place.running and place in self._lanes.get(place.lane, ()):
             self._take_out(place)
 
-    def _take_out(self, place: Place) -> None:
+    def _take_out(self, place: AdmissionTicket) -> None:
         places = self._lanes[place.lane]
         places.remove(place)
         if not places:
@@ -117,7 +117,7 @@ class Admission:
     def _make_room(self, lane: Lane) -> None:
         longest = max(self._lanes.values(), key=len, default=())
         if len(longest) <= len(self._lanes.get(lane, ())) + 1:
-            raise Full
+            raise QueueFull
         place = longest[-1]
         self._take_out(place)
         place.displaced()
@@ -144,9 +144,9 @@ class Admission:
         half = max(1, self.size // 2)
         of_lane = half
         yield lane.tables, half
-        if lane.work is not Work.READ:
+        if lane.work is not Workload.READ:
             of_lane = max(1, self.size // 4)
-            yield lane.work, half if lane.work is Work.LIST or self.writers is None else min(half, self.writers)
+            yield lane.work, half if lane.work is Workload.LIST or self.writers is None else min(half, self.writers)
             yield (lane.tables, lane.work), of_lane
         if lane.project is not None:
             yield lane, (of_lane + 1) // 2

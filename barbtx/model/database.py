@@ -24,29 +24,51 @@ from twisted.python.threadpool import ThreadPool
 
 from barbtx import activity
 from barbtx.errors import BadRequest, ServiceUnavailable
-from barbtx.model.admission import Admission, Full, Lane, Work
-from barbtx.model.database_errors import UNAVAILABLE, DatabaseProblem, Kind, classify
+from barbtx.model.access_gate import AccessGate
+from barbtx.model.admission import Admission, Lane, QueueFull, Workload
+from barbtx.model.database_errors import UNAVAILABLE, DatabaseProblem, ErrorKind, classify
 from barbtx.model.engine import make_engine
-from barbtx.model.gate import Gate
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
 
 OPTIONS = {
     "database": [
-        cfg.StrOpt("connection", default="sqlite:///barbtx.sqlite", secret=True,
-                   help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL). It must be set: "
-                        "neither processes nor barbtx-manage use the default."),
-        cfg.IntOpt("max_pool_size", default=12, min=1, max=256,
-                   help="Connections to the database, and threads that use them, per process. One group of tables may "
-                        "hold half of them, its lists and its writes a quarter each."),
-        cfg.IntOpt("max_waiting", default=1000, min=1,
-                   help="Transactions that may run or wait for a thread; further ones are refused (503), first those "
-                        "of whom the most wait."),
-        cfg.FloatOpt("timeout_seconds", default=1.8, min=0.1,
-                     help="Longest time that one transaction may take, waiting included, before it is given up (503)."),
-        cfg.IntOpt("max_retries", default=3, min=0, max=20,
-                   help="How often a transaction is run again after a deadlock or on a connection found dead."),
+        cfg.StrOpt(
+            "connection",
+            default="sqlite:///barbtx.sqlite",
+            secret=True,
+            help="SQLAlchemy URL: sqlite:///file, postgresql://… (psycopg 3) or mysql://… (PyMySQL). It must be set: "
+            "neither processes nor barbtx-manage use the default.",
+        ),
+        cfg.IntOpt(
+            "max_pool_size",
+            default=12,
+            min=1,
+            max=256,
+            help="Connections to the database, and threads that use them, per process. One group of tables may "
+            "hold half of them, its lists and its writes a quarter each.",
+        ),
+        cfg.IntOpt(
+            "max_waiting",
+            default=1000,
+            min=1,
+            help="Transactions that may run or wait for a thread; further ones are refused (503), first those "
+            "of whom the most wait.",
+        ),
+        cfg.FloatOpt(
+            "timeout_seconds",
+            default=1.8,
+            min=0.1,
+            help="Longest time that one transaction may take, waiting included, before it is given up (503).",
+        ),
+        cfg.IntOpt(
+            "max_retries",
+            default=3,
+            min=0,
+            max=20,
+            help="How often a transaction is run again after a deadlock or on a connection found dead.",
+        ),
     ],
 }
 
@@ -99,7 +121,7 @@ class _Ticket:
         """
         with self._lock:
             if self.abandoned:
-                raise Abandoned
+                raise TransactionAbandoned
             self.committing = True
 
     def begin(self) -> None:
@@ -109,15 +131,15 @@ class _Ticket:
         """
         with self._lock:
             if self.abandoned:
-                raise Abandoned
+                raise TransactionAbandoned
             self.committing = False
 
 
-class Raced(Exception):
+class ConcurrentChange(Exception):
     """Another transaction removed what this one relies on; work that raises it is run again from the start."""
 
 
-class Abandoned(Exception):
+class TransactionAbandoned(Exception):
     """Nobody waits for this transaction any more; it was rolled back."""
 
 
@@ -137,7 +159,7 @@ class Database:
     admission: Admission
     timeout: float
     max_retries: int
-    gate: Gate = attrs.field(factory=Gate, init=False, repr=False)
+    gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @classmethod
@@ -150,9 +172,12 @@ class Database:
         engine = make_engine(options.connection, options.max_pool_size, options.timeout_seconds)
         writers = 1 if engine.dialect.name == "sqlite" else None
         return cls(
-            reactor, engine, ThreadPool(0, options.max_pool_size, name="database"),
+            reactor,
+            engine,
+            ThreadPool(0, options.max_pool_size, name="database"),
             Admission(options.max_pool_size, options.max_waiting, writers),
-            options.timeout_seconds, options.max_retries,
+            options.timeout_seconds,
+            options.max_retries,
         )
 
     def start(self) -> None:
@@ -171,12 +196,15 @@ class Database:
 
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""
-        return {"transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
-                "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
-                "connections": self.engine.pool.status()}
+        return {
+            "transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
+            "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
+            "connections": self.engine.pool.status(),
+        }
 
-    def interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False,
-                 tables: str = "general") -> Deferred[T]:
+    def interact(
+        self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False, tables: str = "general"
+    ) -> Deferred[T]:
         """Run work in one transaction, in a thread of the database.
 
         Work may be run again from the start, after a deadlock, on a connection that turned out to be dead, or if a
@@ -196,9 +224,9 @@ class Database:
             # Whoever closed the gate says in the log why.
             return fail(DatabaseUnavailable(cause="it has not been checked yet"))
         ticket = _Ticket()
-        kind = Work.WRITE if write else Work.LIST if listing else Work.READ
+        kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
         lane = Lane(tables, kind, activity.current().project_id)
-        run = activity.carry(self._run)
+        run = activity.bind(self._run)
 
         def give_up() -> bool:
             self.admission.withdraw(place)
@@ -220,7 +248,11 @@ class Database:
         def begin() -> None:
             self.threads.callInThreadWithCallback(
                 lambda succeeded, outcome: self.reactor.callFromThread(done, succeeded, outcome),
-                run, work, write, ticket)
+                run,
+                work,
+                write,
+                ticket,
+            )
 
         def done(succeeded: bool, outcome: T | Failure) -> None:
             self.admission.leave(place)
@@ -234,11 +266,11 @@ class Database:
             return outcome
 
         try:
-            place = self.admission.enter(lane, begin, activity.carry(displaced))
-        except Full:
+            place = self.admission.enter(lane, begin, activity.bind(displaced))
+        except QueueFull:
             return fail(_unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
-        deadline = self.reactor.callLater(self.timeout, activity.carry(too_late))
+        deadline = self.reactor.callLater(self.timeout, activity.bind(too_late))
         return result.addBoth(stop_clock)
 
     def _run(self, work: Callable[[Session], T], write: bool, ticket: _Ticket) -> T:
@@ -258,7 +290,7 @@ class Database:
                     self._lost.clear()
                     log.info("the database answers again", log_outage=True)
                 return result
-            except Raced:
+            except ConcurrentChange:
                 attempt += 1
                 if attempt > self.max_retries:
                     raise _unavailable("other transactions keep removing what it relies on") from None
@@ -266,7 +298,7 @@ class Database:
                 problem = classify(error.orig)
                 attempt += 1
                 if attempt > self._tries_again(problem, error.connection_invalidated, ticket.committing):
-                    if problem.kind is Kind.LOST:
+                    if problem.kind is ErrorKind.LOST:
                         self._lost.set()
                     _raise(problem, error, ticket.committing)
             except exc.TimeoutError:
@@ -282,12 +314,12 @@ class Database:
 
     def _tries_again(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
         """How often a transaction is run again after a problem."""
-        if problem.kind in (Kind.CONFLICT, Kind.INTEGRITY):
+        if problem.kind in (ErrorKind.CONFLICT, ErrorKind.INTEGRITY):
             return self.max_retries
         if not invalidated or problem.outcome_unknown(committing):
             return 0
         # A new connection to the same read-only server does not help; one that leads to another server does at once.
-        return min(self.max_retries, 1) if problem.kind is Kind.READ_ONLY else self.max_retries
+        return min(self.max_retries, 1) if problem.kind is ErrorKind.READ_ONLY else self.max_retries
 
 
 @attrs.frozen
@@ -314,12 +346,15 @@ def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) ->
     :raises DatabaseUnavailable: the transaction may succeed later.
     :raises DBAPIError: anything else, of the class of the original, without what the driver said of values.
     """
-    if problem.kind is Kind.BAD_VALUE:
+    if problem.kind is ErrorKind.BAD_VALUE:
         log.info("the database does not take a value: {cause}", cause=str(problem))
         raise _bad_value() from None
     if problem.kind in UNAVAILABLE:
-        raise _unavailable(str(problem), outcome_unknown=problem.outcome_unknown(committing),
-                           level=LogLevel.error if problem.kind is Kind.REFUSED else LogLevel.warn) from None
+        raise _unavailable(
+            str(problem),
+            outcome_unknown=problem.outcome_unknown(committing),
+            level=LogLevel.error if problem.kind is ErrorKind.REFUSED else LogLevel.warn,
+        ) from None
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None
 

@@ -14,8 +14,12 @@ from barbtx.model.sqlite_permissions import keep_private
 
 # Seconds for which a connection to a server that says it is read-only is kept: another one may be the primary by then.
 _READ_ONLY_SECONDS = 2.0
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg",
-            "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
 
 
 def parse_url(url: str) -> URL:
@@ -32,7 +36,9 @@ def parse_url(url: str) -> URL:
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         # Each connection would have a database of its own, gone when it is closed.
-        raise ConfigurationError("[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite")
+        raise ConfigurationError(
+            "[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite"
+        )
     return parsed
 
 
@@ -48,7 +54,10 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
     try:
         engine = create_engine(
             parsed,
-            pool_size=pool_size, max_overflow=1, pool_timeout=timeout, pool_recycle=1800,
+            pool_size=pool_size,
+            max_overflow=1,
+            pool_timeout=timeout,
+            pool_recycle=1800,
             hide_parameters=True,
             connect_args=_connect_arguments(backend, timeout, bound_statements),
             **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
@@ -76,6 +85,7 @@ def _spread_hosts(url: str) -> str:
 
 def _leave_stale_connections(engine: Engine) -> None:
     """Have connections leave the pool that lead to a server which is gone, or is not the primary any more."""
+
     @event.listens_for(engine, "handle_error")
     def judge(context: ExceptionContext) -> None:
         # SQLAlchemy then closes this connection, and every other that is not younger when it is next asked for.
@@ -102,17 +112,25 @@ def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> 
         return {"timeout": timeout}
     if backend == "postgresql":
         return {
-            "connect_timeout": 2, "tcp_user_timeout": milliseconds,
-            "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+            "connect_timeout": 2,
+            "tcp_user_timeout": milliseconds,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
             "options": f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds if bound_statements else 0} "
-                       "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
+            "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
         }
     whole = max(1, round(timeout))
     # A table's lock is waited for by another clock than a row's. The comment is one to all but MariaDB.
     bound = f" /*M! , max_statement_time={timeout} */" if bound_statements else ""
-    return {"connect_timeout": whole, "read_timeout": 60, "write_timeout": 60, "charset": "utf8mb4",
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, lock_wait_timeout={whole}, "
-                            f"time_zone='+00:00'{bound}"}
+    return {
+        "connect_timeout": whole,
+        "read_timeout": 60,
+        "write_timeout": 60,
+        "charset": "utf8mb4",
+        "init_command": f"SET SESSION innodb_lock_wait_timeout={whole}, lock_wait_timeout={whole}, "
+        f"time_zone='+00:00'{bound}",
+    }
 
 
 def _make_sqlite_durable(engine: Engine) -> None:
@@ -123,8 +141,9 @@ def _make_sqlite_durable(engine: Engine) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
         # Its own one knows ASCII only, and lists are filtered without regard to case.
-        connection.create_function("lower", 1, lambda text: text if text is None else str(text).lower(),
-                                   deterministic=True)
+        connection.create_function(
+            "lower", 1, lambda text: text if text is None else str(text).lower(), deterministic=True
+        )
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:

@@ -8,7 +8,16 @@ from __future__ import annotations
 import datetime
 
 from sqlalchemy import (
-    Boolean, DateTime, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, TypeDecorator,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
@@ -31,7 +40,7 @@ class _FreeText(TypeDecorator[str]):
     _ESCAPE, _NUL, _SELF = "\uf8fe", "\uf8fe0", "\uf8fe1"
 
     def process_bind_param(self, value: str | None, dialect: object) -> str | None:
-        if value is None or value.isascii() and "\0" not in value:
+        if value is None or (value.isascii() and "\0" not in value):
             return value
         return value.replace(self._ESCAPE, self._SELF).replace("\0", self._NUL)
 
@@ -42,12 +51,14 @@ class _FreeText(TypeDecorator[str]):
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    })
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
     __table_args__: tuple = ({"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"},)
 
 
@@ -369,8 +380,11 @@ class TransportKey(Base):
     """
 
     __tablename__ = "transport_keys"
-    __table_args__ = (Index("ix_transport_keys_created_at_id", "created_at", "id"),
-                      Index("ix_transport_keys_digest", "digest", unique=True), _MYSQL)
+    __table_args__ = (
+        Index("ix_transport_keys_created_at_id", "created_at", "id"),
+        Index("ix_transport_keys_digest", "digest", unique=True),
+        _MYSQL,
+    )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     plugin_name: Mapped[str] = mapped_column(Text)
@@ -389,7 +403,9 @@ class SecretStore(Base):
 
     __tablename__ = "secret_stores"
     __table_args__ = (
-        Index("ix_secret_stores_store_plugin_crypto_plugin", "store_plugin", "crypto_plugin", unique=True), _MYSQL)
+        Index("ix_secret_stores_store_plugin_crypto_plugin", "store_plugin", "crypto_plugin", unique=True),
+        _MYSQL,
+    )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     store_plugin: Mapped[str] = mapped_column(String(255))

@@ -224,7 +224,7 @@ class Created:
 
 
 @attrs.frozen
-class Made:
+class GeneratedObjects:
     """What an order made: one secret or, with a container, several."""
 
     secrets: tuple[NewSecret, ...]

@@ -26,7 +26,8 @@ def check_file(url: URL) -> None:
             raise ConfigurationError(f"[database] connection: there is no directory {path.parent}")
         if not path.exists():
             raise ConfigurationError(
-                f"[database] connection: there is no file {path}: run 'barbtx-manage db upgrade' to make it")
+                f"[database] connection: there is no file {path}: run 'barbtx-manage db upgrade' to make it"
+            )
         if not path.is_file():
             raise ConfigurationError(f"[database] connection: {path} is not a file")
         # The database's directory too, for the write-ahead log beside it.

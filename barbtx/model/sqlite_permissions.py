@@ -61,5 +61,6 @@ def _tighten(path: str) -> None:
         except FileNotFoundError:
             continue
         except OSError as problem:
-            log.warn("{path} can be read by others, and that cannot be changed: {reason}", path=name,
-                     reason=problem.strerror)
+            log.warn(
+                "{path} can be read by others, and that cannot be changed: {reason}", path=name, reason=problem.strerror
+            )

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
-from barbtx.errors import ConfigurationError, LackedHere, NotSupported
+from barbtx.errors import ConfigurationError, NotAvailableHere, NotSupported
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
@@ -22,15 +22,24 @@ from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec
 
 OPTIONS = {
     "secretstore": [
-        cfg.ListOpt("enabled_secretstore_plugins", default=["store_crypto"],
-                    help="Secret stores, in the order in which they are asked."),
-        cfg.BoolOpt("enable_multiple_secret_stores", default=False,
-                    help="Whether projects may choose among the stores of [secretstore:<suffix>] sections instead."),
+        cfg.ListOpt(
+            "enabled_secretstore_plugins",
+            default=["store_crypto"],
+            help="Secret stores, in the order in which they are asked.",
+        ),
+        cfg.BoolOpt(
+            "enable_multiple_secret_stores",
+            default=False,
+            help="Whether projects may choose among the stores of [secretstore:<suffix>] sections instead.",
+        ),
         cfg.ListOpt("stores_lookup_suffix", default=[], help="The suffixes of those sections."),
     ],
     "crypto": [
-        cfg.ListOpt("enabled_crypto_plugins", default=["simple_crypto"],
-                    help="Crypto plugins of store_crypto, in the order in which they are asked."),
+        cfg.ListOpt(
+            "enabled_crypto_plugins",
+            default=["simple_crypto"],
+            help="Crypto plugins of store_crypto, in the order in which they are asked.",
+        ),
     ],
 }
 
@@ -38,8 +47,11 @@ OPTIONS = {
 BACKEND_OPTIONS = [
     cfg.StrOpt("secret_store_plugin", help="The secret store plugin."),
     cfg.StrOpt("crypto_plugin", help="The crypto plugin that it encrypts with, if it needs one."),
-    cfg.BoolOpt("global_default", default=False,
-                help="Whether this is the store of projects that have not chosen; exactly one must be."),
+    cfg.BoolOpt(
+        "global_default",
+        default=False,
+        help="Whether this is the store of projects that have not chosen; exactly one must be.",
+    ),
 ]
 
 log = Logger()
@@ -48,24 +60,25 @@ STORES = "barbtx.secretstore"
 CRYPTO = "barbtx.crypto"
 
 
-class NotEnabled(LackedHere, LookupError):
+class PluginNotEnabled(NotAvailableHere, LookupError):
     """A plugin that has something is not enabled in this process.
 
     :param plugin: names it, for the log.
     """
 
     def __init__(self, plugin: str) -> None:
-        super().__init__("A secret store that is needed for this is not available at the moment; please try again",
-                         plugin=plugin)
+        super().__init__(
+            "A secret store that is needed for this is not available at the moment; please try again", plugin=plugin
+        )
 
     def __str__(self) -> str:
         return f"{self.debug['plugin']} is not enabled"
 
 
-def not_enabled(plugin: str) -> NotEnabled:
+def not_enabled(plugin: str) -> PluginNotEnabled:
     """The error to raise for lack of a plugin, which the operator is told of."""
     log.error("{plugin} is not enabled: what it has is answered with 503, and orders wait", plugin=plugin)
-    return NotEnabled(plugin)
+    return PluginNotEnabled(plugin)
 
 
 @attrs.frozen
@@ -104,8 +117,9 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
             raise
         except Exception as problem:
             # A plugin is somebody else's code, and each mistake in it another exception.
-            raise ConfigurationError(f"{group} plugin '{name}' does not load: {type(problem).__name__}: "
-                                     f"{' '.join(str(problem).split())}") from None
+            raise ConfigurationError(
+                f"{group} plugin '{name}' does not load: {type(problem).__name__}: {' '.join(str(problem).split())}"
+            ) from None
         plugins.append(plugin)
     return tuple(plugins)
 
@@ -163,16 +177,18 @@ class StoreManager:
 
         :raises NotSupported: none does.
         """
-        return await self._choose(project_id, lambda store: store.store_secret_supports(key_spec),
-                                  "Secret store supported plugin not found")
+        return await self._choose(
+            project_id, lambda store: store.store_secret_supports(key_spec), "Secret store supported plugin not found"
+        )
 
     async def to_generate(self, project_id: str, key_spec: KeySpec) -> Any:
         """The store for a new key, chosen likewise.
 
         :raises NotSupported: none makes such keys.
         """
-        return await self._choose(project_id, lambda store: store.generate_supports(key_spec),
-                                  "Secret generate supported plugin not found")
+        return await self._choose(
+            project_id, lambda store: store.generate_supports(key_spec), "Secret generate supported plugin not found"
+        )
 
     def by_name(self, name: str) -> Any:
         """The store of a full class name.
@@ -210,13 +226,19 @@ class StoreManager:
         preferred = await self.choices.preferred(project_id)
         for backend in self.backends:
             configured = backend.configured
-            if configured.global_default if preferred is None else (
+            if (
+                configured.global_default
+                if preferred is None
+                else (
                     (configured.store_plugin, configured.crypto_plugin)
-                    == (preferred.store_plugin, preferred.crypto_plugin)):
+                    == (preferred.store_plugin, preferred.crypto_plugin)
+                )
+            ):
                 return backend.store
         # Another process may know it already.
-        raise not_enabled(f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project "
-                          "prefers,")
+        raise not_enabled(
+            f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project prefers,"
+        )
 
 
 def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
@@ -232,15 +254,21 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
         own = section.crypto_plugin
         # Every store can read what the others' crypto plugins wrote; its own one comes first and writes.
         plugins = tuple(dict.fromkeys((own, *crypto))) if own else None
-        (store,) = load(STORES, [section.secret_store_plugin], ISecretStore,
-                        attrs.evolve(context, crypto_plugins=plugins))
-        backends.append(Backend(store, ConfiguredStore(section.secret_store_plugin, own, section.global_default,
-                                                       store.get_plugin_name())))
+        (store,) = load(
+            STORES, [section.secret_store_plugin], ISecretStore, attrs.evolve(context, crypto_plugins=plugins)
+        )
+        backends.append(
+            Backend(
+                store,
+                ConfiguredStore(section.secret_store_plugin, own, section.global_default, store.get_plugin_name()),
+            )
+        )
     kinds = [(backend.configured.store_plugin, backend.configured.crypto_plugin) for backend in backends]
     for store, crypto_plugin in kinds:
         if kinds.count((store, crypto_plugin)) > 1:
-            raise ConfigurationError(f"several [secretstore:…] sections have the same plugins, {store} and "
-                                     f"{crypto_plugin}")
+            raise ConfigurationError(
+                f"several [secretstore:…] sections have the same plugins, {store} and {crypto_plugin}"
+            )
     if sum(backend.configured.global_default for backend in backends) != 1:
         raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")
     return tuple(backends)

@@ -12,11 +12,11 @@ from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
-from barbtx.model.records import Entry, Made, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
+from barbtx.model.records import Entry, GeneratedObjects, NewContainer, NewSecret, Secret, StoredPayload, TransportKey
 from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin.interface.domains import Domain
-from barbtx.plugin.interface.secret_store import Kept, KeySpec, PairIds, SecretDTO, Wrapping
+from barbtx.plugin.interface.secret_store import KeySpec, PairIds, SecretDTO, StorageReceipt, Wrapping
 from barbtx.plugin.manager import StoreManager, full_name
 
 log = Logger()
@@ -37,9 +37,14 @@ async def with_current_key(stores: StoreManager, project_id: str, write: Callabl
         return await write()
 
 
-async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload: bytes, content_type: str,
-                       transport_key: TransportKey | None = None,
-                       domain: Domain = Domain.PAYLOAD) -> StoredPayload:
+async def store_secret(
+    stores: StoreManager,
+    secret: NewSecret | Secret,
+    payload: bytes,
+    content_type: str,
+    transport_key: TransportKey | None = None,
+    domain: Domain = Domain.PAYLOAD,
+) -> StoredPayload:
     """Have a payload kept for a secret, whose row the caller writes afterwards, in :func:`forgotten_if_refused`.
 
     :param content_type: media type, without parameters.
@@ -52,13 +57,22 @@ async def store_secret(stores: StoreManager, secret: NewSecret | Secret, payload
         store = await stores.to_store(secret.project_id, spec)
     else:
         store = await _unwrapping_store(stores, transport_key)
-    dto = SecretDTO(secret.id, secret.project_id, secret.secret_type, payload, spec, content_type,
-                    transport_key and transport_key.transport_key, domain)
+    dto = SecretDTO(
+        secret.id,
+        secret.project_id,
+        secret.secret_type,
+        payload,
+        spec,
+        content_type,
+        transport_key and transport_key.transport_key,
+        domain,
+    )
     return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
 
 
-async def get_secret(stores: StoreManager, secret: Secret, session_key: str | None = None,
-                     transport_key: TransportKey | None = None) -> bytes:
+async def get_secret(
+    stores: StoreManager, secret: Secret, session_key: str | None = None, transport_key: TransportKey | None = None
+) -> bytes:
     """A secret's payload, decrypted. The secret must have been read with its payload.
 
     :param session_key: under which the store shall wrap it, itself wrapped for the transport key.
@@ -67,7 +81,7 @@ async def get_secret(stores: StoreManager, secret: Secret, session_key: str | No
     """
     payload = secret.payload
     store = stores.by_name(payload.plugin)
-    kept = Kept(payload.metadata, payload.datum)
+    kept = StorageReceipt(payload.metadata, payload.datum)
     if transport_key is None:
         return await maybeDeferred(store.get_secret, secret.id, secret.project_id, kept)
     if await _unwrapping_store(stores, transport_key) is not store:
@@ -109,7 +123,7 @@ async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> Non
 
 async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
     """Have the store forget a payload."""
-    await maybeDeferred(stores.by_name(payload.plugin).delete_secret, Kept(payload.metadata, payload.datum))
+    await maybeDeferred(stores.by_name(payload.plugin).delete_secret, StorageReceipt(payload.metadata, payload.datum))
 
 
 async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
@@ -123,8 +137,11 @@ async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload
         try:
             await delete_payload(stores, payload)
         except Exception:
-            log.failure("a payload that nothing refers to could not be deleted from {store}: {metadata}",
-                        store=payload.plugin, metadata=dict(payload.metadata))
+            log.failure(
+                "a payload that nothing refers to could not be deleted from {store}: {metadata}",
+                store=payload.plugin,
+                metadata=dict(payload.metadata),
+            )
 
 
 @asynccontextmanager
@@ -147,8 +164,11 @@ async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | 
 
 def _is_same(one: StoredPayload | None, other: StoredPayload | None) -> bool:
     """Whether two payloads are the same in their store."""
-    return (one is not None and other is not None
-            and (one.plugin, dict(one.metadata)) == (other.plugin, dict(other.metadata)))
+    return (
+        one is not None
+        and other is not None
+        and (one.plugin, dict(one.metadata)) == (other.plugin, dict(other.metadata))
+    )
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:
@@ -162,8 +182,9 @@ async def generate_secret(stores: StoreManager, secret: NewSecret, content_type:
     return attrs.evolve(secret, payload=_receipt(store, content_type, kept))
 
 
-async def generate_asymmetric_secret(stores: StoreManager, wanted: NewSecret, passphrase: str | None,
-                                     content_type: str) -> Made:
+async def generate_asymmetric_secret(
+    stores: StoreManager, wanted: NewSecret, passphrase: str | None, content_type: str
+) -> GeneratedObjects:
     """Have a key pair made; the caller writes its secrets and the container that holds them.
 
     :param wanted: what the secrets have in common; its id is the container's.
@@ -178,25 +199,27 @@ async def generate_asymmetric_secret(stores: StoreManager, wanted: NewSecret, pa
         parts.append(("private_key_passphrase", "passphrase", ids.passphrase, kept.passphrase))
     secrets = tuple(
         attrs.evolve(wanted, id=secret_id, secret_type=kind, payload=_receipt(store, content_type, part))
-        for _, kind, secret_id, part in parts)
+        for _, kind, secret_id, part in parts
+    )
     entries = tuple(Entry(name, secret_id) for name, _, secret_id, _ in parts)
-    container = NewContainer(wanted.id, wanted.project_id, wanted.algorithm.lower(), wanted.name, wanted.creator_id,
-                             entries)
-    return Made(secrets, container)
+    container = NewContainer(
+        wanted.id, wanted.project_id, wanted.algorithm.lower(), wanted.name, wanted.creator_id, entries
+    )
+    return GeneratedObjects(secrets, container)
 
 
-async def keep_passphrase(stores: StoreManager, order_id: str, project_id: str, passphrase: str) -> StoredPayload:
+async def store_passphrase(stores: StoreManager, order_id: str, project_id: str, passphrase: str) -> StoredPayload:
     """Have the passphrase of an order kept until the order is done."""
     owner = NewSecret(order_id, project_id, secret_type="passphrase")
     return await store_secret(stores, owner, passphrase.encode(), "text/plain", domain=Domain.ORDER_PASSPHRASE)
 
 
 async def get_passphrase(stores: StoreManager, order_id: str, project_id: str, payload: StoredPayload) -> str:
-    """The passphrase that :func:`keep_passphrase` had kept."""
+    """The passphrase that :func:`store_passphrase` had kept."""
     store = stores.by_name(payload.plugin)
-    kept = Kept(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
+    kept = StorageReceipt(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
     return (await maybeDeferred(store.get_secret, order_id, project_id, kept)).decode()
 
 
-def _receipt(store: Any, content_type: str, kept: Kept) -> StoredPayload:
+def _receipt(store: Any, content_type: str, kept: StorageReceipt) -> StoredPayload:
     return StoredPayload(full_name(store), content_type, kept.metadata, kept.datum)

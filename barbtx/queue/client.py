@@ -25,15 +25,16 @@ class TaskClient:
     """
 
     transport: Any = attrs.field(validator=_is_transport)
-    patience: float = 0.0
+    timeout: float = 0.0
 
     @property
     def ready(self) -> bool:
         """Whether a task would be taken now."""
         return self.transport.ready
 
-    def process_type_order(self, order_id: str, project_id: str, request_id: str | None,
-                           lane: str = SYMMETRIC) -> Deferred[None]:
+    def process_type_order(
+        self, order_id: str, project_id: str, request_id: str | None, lane: str = SYMMETRIC
+    ) -> Deferred[None]:
         """Have an order processed.
 
         :param project_id: external id.
@@ -41,8 +42,14 @@ class TaskClient:
         :param lane: the one of the order's type; see :func:`barbtx.model.records.lane_of`.
         :raises Refused: (asynchronously) the message was not taken.
         """
-        return self.send(Task(order_id, "process_type_order",
-                              {"order_id": order_id, "project_id": project_id, "request_id": request_id}, lane))
+        return self.send(
+            Task(
+                order_id,
+                "process_type_order",
+                {"order_id": order_id, "project_id": project_id, "request_id": request_id},
+                lane,
+            )
+        )
 
     def send(self, task: Task) -> Deferred[None]:
         """Have a stored task run.

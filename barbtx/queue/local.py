@@ -12,9 +12,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC
-from barbtx.queue.fair import FairQueue
+from barbtx.queue.fair_queue import FairQueue
 from barbtx.queue.server import Tasks
-from barbtx.queue.transport import ITransport, NotNow, Refused, TaskMessage
+from barbtx.queue.transport import ITransport, PublishRefused, RetryLater, TaskMessage
 
 log = Logger()
 
@@ -56,7 +56,7 @@ class LocalTransport:
 
     def send(self, message: TaskMessage) -> Deferred[None]:
         if not self.ready:
-            return fail(Refused("no room"))
+            return fail(PublishRefused("no room"))
         answer: Deferred[None] = Deferred(lambda _: None)
         self._pending.add(answer)
         self._put(message, answer)
@@ -82,7 +82,7 @@ class LocalTransport:
     async def _run(self, message: TaskMessage, answer: Deferred[None]) -> None:
         try:
             await self.tasks.dispatch(message)
-        except NotNow:
+        except RetryLater:
             # Nothing forgets it here, so that it can wait for another outage like the one that it has outlasted.
             if not self._stopped:
                 self._put(message, answer)
@@ -115,7 +115,7 @@ class LocalTransport:
         in_time = await ended.addCallback(lambda _: True).addTimeout(grace, reactor, lambda *_: False)
         if not in_time:
             log.warn("{count} tasks were not finished in time and wait in the database", count=len(self._running))
-            await self.tasks.give_back()
+            await self.tasks.release_orders()
         return in_time
 
 
@@ -125,8 +125,9 @@ class LocalService(Service):
     :param stopping: called when the service begins to stop.
     """
 
-    def __init__(self, reactor: Any, transport: LocalTransport, grace: float,
-                 stopping: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, reactor: Any, transport: LocalTransport, grace: float, stopping: Callable[[], None] = lambda: None
+    ) -> None:
         self._reactor = reactor
         self._transport = transport
         self._grace = grace

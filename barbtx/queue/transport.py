@@ -15,19 +15,19 @@ from barbtx.model.records import SYMMETRIC
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-class Refused(Exception):
+class PublishRefused(Exception):
     """The message was not taken: no broker, no room, no queue. Its task's row will bring it back."""
 
 
-class BadMessage(Exception):
+class InvalidMessage(Exception):
     """The message can never be processed; the text says why, without quoting it."""
 
 
-class NotNow(Exception):
+class RetryLater(Exception):
     """The message cannot be processed now, and nothing was begun: it is to come again."""
 
 
-class OtherLane(Exception):
+class WrongLane(Exception):
     """The message is to be processed in another lane.
 
     :ivar lane: its name.
@@ -65,8 +65,10 @@ class ITransport(Interface):
 
 def encode(message: TaskMessage, namespace: str, version: str) -> bytes:
     """The message as it travels: JSON in ASCII."""
-    return json.dumps({"version": version, "namespace": namespace, "method": message.method,
-                       "args": dict(message.args)}, separators=(",", ":")).encode("ascii")
+    return json.dumps(
+        {"version": version, "namespace": namespace, "method": message.method, "args": dict(message.args)},
+        separators=(",", ":"),
+    ).encode("ascii")
 
 
 def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
@@ -77,19 +79,19 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
     try:
         document = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise BadMessage("not JSON") from None
+        raise InvalidMessage("not JSON") from None
     if not isinstance(document, dict):
-        raise BadMessage("not an object")
+        raise InvalidMessage("not an object")
     if document.get("namespace") != namespace:
-        raise BadMessage("another namespace")
+        raise InvalidMessage("another namespace")
     theirs = document.get("version")
     if not isinstance(theirs, str) or theirs.partition(".")[0] != version.partition(".")[0]:
-        raise BadMessage("another major version")
+        raise InvalidMessage("another major version")
     method, args = document.get("method"), document.get("args")
     if not isinstance(method, str) or not isinstance(args, dict):
-        raise BadMessage("no method or no arguments")
+        raise InvalidMessage("no method or no arguments")
     if not all(value is None or isinstance(value, str) for value in args.values()):
-        raise BadMessage("an argument is no text")
+        raise InvalidMessage("an argument is no text")
     return TaskMessage(method, args)
 
 
@@ -97,8 +99,11 @@ def is_text(value: object, longest: int = 255) -> bool:
     """Whether a value from outside is a text that every database takes: not empty, without NUL and lone surrogates, of
     so many characters at most.
     """
-    return (isinstance(value, str) and 0 < len(value) <= longest
-            and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value))
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= longest
+        and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
+    )
 
 
 def is_id(value: object) -> bool:

@@ -7,22 +7,22 @@ from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
-from barbtx.errors import BarbtxError, Fault, ServiceUnavailable, describe
+from barbtx.errors import BarbtxError, ErrorResponse, ServiceUnavailable, describe
 
 
-class NotBegun(Exception):
+class TaskNotStarted(Exception):
     """The task did nothing, and there is nothing to record that on."""
 
 
-class NoSuchEntity(NotBegun):
+class NoSuchEntity(TaskNotStarted):
     """What the task is to work on does not exist, or not any more: it may have been deleted."""
 
 
-class OutOfReach(NotBegun):
+class DependencyUnavailable(TaskNotStarted):
     """Something that the task needs to begin is out of reach; it can be run again later."""
 
 
-class Overtaken(Exception):
+class TaskSuperseded(Exception):
     """The entity was deleted, or somebody else took it over, while the task worked on it. What it made is dropped.
 
     That is an ordinary outcome.
@@ -54,7 +54,9 @@ class BaseTask(ABC, Generic[E, R]):
         """The work. It changes nothing that would need to be undone if it fails."""
 
     @abstractmethod
-    async def handle_error(self, entity: E, fault: Fault, exception: Exception, *args: Any, **kwargs: Any) -> None:
+    async def handle_error(
+        self, entity: E, fault: ErrorResponse, exception: Exception, *args: Any, **kwargs: Any
+    ) -> None:
         """Record a failure."""
 
     @abstractmethod
@@ -73,10 +75,10 @@ class BaseTask(ABC, Generic[E, R]):
         name = self.get_name()
         try:
             entity = await self.retrieve_entity(*args, **kwargs)
-        except NotBegun:
+        except TaskNotStarted:
             raise
         except ServiceUnavailable as problem:
-            raise OutOfReach(problem.description) from None
+            raise DependencyUnavailable(problem.description) from None
         except Exception as problem:
             _log(problem, "{task}: could not retrieve the entity", name)
             raise
@@ -84,7 +86,7 @@ class BaseTask(ABC, Generic[E, R]):
             return None
         try:
             return await self._work(entity, *args, **kwargs)
-        except Overtaken as problem:
+        except TaskSuperseded as problem:
             log.info("{task}: nothing is recorded: {reason}", task=name, reason=str(problem))
             return None
         finally:
@@ -98,7 +100,7 @@ class BaseTask(ABC, Generic[E, R]):
             fault = describe(problem, name)
             try:
                 await self.handle_error(entity, fault, problem, *args, **kwargs)
-            except Overtaken:
+            except TaskSuperseded:
                 # Most likely the reason why the work failed.
                 raise
             except Exception as unrecorded:
@@ -107,7 +109,7 @@ class BaseTask(ABC, Generic[E, R]):
             raise
         try:
             await self.handle_success(entity, result, *args, **kwargs)
-        except Overtaken:
+        except TaskSuperseded:
             raise
         except Exception as problem:
             _log(problem, "{task}: could not record the success", name)
@@ -121,7 +123,7 @@ class BaseTask(ABC, Generic[E, R]):
         """
         try:
             return await self.process(*args, **kwargs)
-        except NotBegun:
+        except TaskNotStarted:
             raise
         except Exception:
             return None
@@ -130,7 +132,12 @@ class BaseTask(ABC, Generic[E, R]):
 def _log(problem: Exception, what: str, name: str) -> None:
     """Log what went wrong, at the level that it deserves: only a mistake in barbtx, or in a plugin, has a traceback."""
     if isinstance(problem, BarbtxError) and problem.status != 500:
-        log.warn(what + " with status {status}: {reason}", task=name, status=problem.status, reason=problem.description,
-                 **{key: str(value) for key, value in problem.debug.items() if key not in ("task", "status", "reason")})
+        log.warn(
+            what + " with status {status}: {reason}",
+            task=name,
+            status=problem.status,
+            reason=problem.description,
+            **{key: str(value) for key, value in problem.debug.items() if key not in ("task", "status", "reason")},
+        )
     else:
         log.failure(what, task=name)

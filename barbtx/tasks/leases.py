@@ -36,7 +36,7 @@ class Leases:
         renewing.addErrback(lambda failure: failure.trap(CancelledError))
         self._held[lease.token] = (lease, renewing)
 
-    def let_go(self, lease: Lease) -> None:
+    def drop(self, lease: Lease) -> None:
         """Renew a lease no longer."""
         _, renewing = self._held.pop(lease.token, (None, None))
         if renewing is not None:
@@ -49,12 +49,15 @@ class Leases:
     async def release_all(self) -> None:
         """Let go of all orders, so that others need not wait for the leases to end; the attempts do not count."""
         for lease, _ in list(self._held.values()):
-            self.let_go(lease)
+            self.drop(lease)
             try:
                 await self.orders.release(lease)
             except ServiceUnavailable:
-                log.warn("order {order_id} could not be released; its lease ends in {seconds} seconds at the latest",
-                         order_id=lease.order.id, seconds=self.seconds)
+                log.warn(
+                    "order {order_id} could not be released; its lease ends in {seconds} seconds at the latest",
+                    order_id=lease.order.id,
+                    seconds=self.seconds,
+                )
 
     async def _renew(self, lease: Lease) -> None:
         wait = self.seconds / 3
@@ -65,13 +68,18 @@ class Leases:
                 await self.orders.renew(lease, self.seconds)
                 wait = self.seconds / 3
             except LeaseLost:
-                log.info("the lease of order {order_id} is lost: it was deleted, or another worker took it over",
-                         order_id=lease.order.id)
+                log.info(
+                    "the lease of order {order_id} is lost: it was deleted, or another worker took it over",
+                    order_id=lease.order.id,
+                )
                 return
             except ServiceUnavailable as problem:
-                log.warn("the lease of order {order_id} could not be renewed; trying again: {cause}",
-                         order_id=lease.order.id, cause=str(problem.debug.get("cause", problem.description)),
-                         log_outage=True)
+                log.warn(
+                    "the lease of order {order_id} could not be renewed; trying again: {cause}",
+                    order_id=lease.order.id,
+                    cause=str(problem.debug.get("cause", problem.description)),
+                    log_outage=True,
+                )
             except CancelledError:
                 raise
             except Exception:

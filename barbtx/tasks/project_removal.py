@@ -16,7 +16,7 @@ from barbtx.model.records import RemovalClaim, StoredPayload
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo, RemovalLost
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.plugin import resources
-from barbtx.plugin.manager import NotEnabled, StoreManager
+from barbtx.plugin.manager import PluginNotEnabled, StoreManager
 
 log = Logger()
 
@@ -24,7 +24,7 @@ log = Logger()
 _STALLED = 10
 
 
-class NotRemoved(Exception):
+class RemovalIncomplete(Exception):
     """Something is left; the text says of what kind."""
 
 
@@ -57,7 +57,7 @@ class RemoveProject:
                 return removed
             # Something came to it in the meantime.
             stalled += 1
-        raise NotRemoved("it is still in use")
+        raise RemovalIncomplete("it is still in use")
 
     async def _remove_secrets(self, claim: RemovalClaim) -> int:
         removed, failed, after = 0, 0, ""
@@ -72,7 +72,7 @@ class RemoveProject:
                 pass
             removed, failed = removed + len(gone), failed + len(secrets) - len(gone)
         if failed:
-            raise NotRemoved(f"{failed} secrets could not be deleted from their stores")
+            raise RemovalIncomplete(f"{failed} secrets could not be deleted from their stores")
         return removed
 
     async def _forget_passphrases(self, claim: RemovalClaim) -> None:
@@ -81,7 +81,7 @@ class RemoveProject:
             after = kept[-1][0]
             await self.projects.check(claim)
             if len(await self._forget(kept)) < len(kept):
-                raise NotRemoved("passphrases of orders could not be deleted from their stores")
+                raise RemovalIncomplete("passphrases of orders could not be deleted from their stores")
 
     async def _forget(self, payloads: Sequence[tuple[str, StoredPayload | None]]) -> list[str]:
         """Have stores forget payloads; the ids of those that they did."""
@@ -91,7 +91,7 @@ class RemoveProject:
                 if payload is not None:
                     await resources.delete_payload(self.stores, payload)
             except (ServiceUnavailable, CancelledError) as problem:
-                if not isinstance(problem, NotEnabled):
+                if not isinstance(problem, PluginNotEnabled):
                     raise
                 log.error("the payload of {id} stays in its store: {reason}", id=id, reason=str(problem))
             except Exception:
@@ -102,7 +102,7 @@ class RemoveProject:
 
 
 @attrs.frozen
-class StepRemoval:
+class AdvanceRemoval:
     """Does the next step of a removal: has Keystone confirm it or, once it is due and Keystone still says so, removes.
 
     :ivar grace: seconds between the two.
@@ -125,19 +125,24 @@ class StepRemoval:
             try:
                 await self._renewing(claim)
             except ServiceUnavailable as problem:
-                log.warn("the removal of project {project_id} waits: {reason}", project_id=claim.project_id,
-                         reason=problem.description)
+                log.warn(
+                    "the removal of project {project_id} waits: {reason}",
+                    project_id=claim.project_id,
+                    reason=problem.description,
+                )
                 await self._put_off(claim, problem.description, counts=False)
             except CancelledError:
-                await self.removals.put_off(claim, 0, None, counts=False)
+                await self.removals.reschedule(claim, 0, None, counts=False)
                 raise
             except RemovalLost:
                 raise
             except Exception as problem:
                 await self._failed(claim, problem)
         except RemovalLost:
-            log.info("the removal of project {project_id} was cancelled, or another worker took it over",
-                     project_id=claim.project_id)
+            log.info(
+                "the removal of project {project_id} was cancelled, or another worker took it over",
+                project_id=claim.project_id,
+            )
 
     async def _renewing(self, claim: RemovalClaim) -> None:
         renewal = LoopingCall(self._renew, claim)
@@ -155,34 +160,48 @@ class StepRemoval:
         project_id = claim.project_id
         if await self.directory.exists(project_id):
             await self.removals.withdraw(claim)
-            log.warn("project {project_id} exists in Keystone, although a notification says that it was deleted: its "
-                     "removal is cancelled", project_id=project_id)
+            log.warn(
+                "project {project_id} exists in Keystone, although a notification says that it was deleted: its "
+                "removal is cancelled",
+                project_id=project_id,
+            )
         elif claim.confirmed:
             count = await self.remove.run(claim)
-            log.info("project {project_id} was deleted in Keystone; {count} secrets went with it",
-                     project_id=project_id, count=count)
+            log.info(
+                "project {project_id} was deleted in Keystone; {count} secrets went with it",
+                project_id=project_id,
+                count=count,
+            )
         else:
             due = await self.removals.confirm(claim, self.grace)
-            log.warn("project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is "
-                     "removed at {due} UTC; 'barbtx-manage removals cancel' prevents that", project_id=project_id,
-                     due=due.isoformat(" ", "seconds"))
+            log.warn(
+                "project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is "
+                "removed at {due} UTC; 'barbtx-manage removals cancel' prevents that",
+                project_id=project_id,
+                due=due.isoformat(" ", "seconds"),
+            )
 
     async def _renew(self, claim: RemovalClaim) -> None:
         try:
             await self.removals.renew(claim)
         except ServiceUnavailable:
-            log.info("the lease of project {project_id}'s removal could not be renewed just now",
-                     project_id=claim.project_id)
+            log.info(
+                "the lease of project {project_id}'s removal could not be renewed just now", project_id=claim.project_id
+            )
 
     async def _failed(self, claim: RemovalClaim, problem: Exception) -> None:
         log.failure("removing project {project_id} failed", project_id=claim.project_id)
         # Other texts than our own may quote what must not be seen.
-        reason = str(problem) if isinstance(problem, NotRemoved) else type(problem).__name__
+        reason = str(problem) if isinstance(problem, RemovalIncomplete) else type(problem).__name__
         await self._put_off(claim, reason, counts=True)
         if claim.attempt >= self.removals.max_attempts:
-            log.error("removing project {project_id} failed {count} times and is given up: {reason}; when that is "
-                      "mended, use 'barbtx-manage removals retry'", project_id=claim.project_id, count=claim.attempt,
-                      reason=reason)
+            log.error(
+                "removing project {project_id} failed {count} times and is given up: {reason}; when that is "
+                "mended, use 'barbtx-manage removals retry'",
+                project_id=claim.project_id,
+                count=claim.attempt,
+                reason=reason,
+            )
 
     async def _put_off(self, claim: RemovalClaim, reason: str, *, counts: bool) -> None:
-        await self.removals.put_off(claim, min(self.longest_wait, max(1.0, claim.age)), reason, counts=counts)
+        await self.removals.reschedule(claim, min(self.longest_wait, max(1.0, claim.age)), reason, counts=counts)

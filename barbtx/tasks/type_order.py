@@ -12,19 +12,19 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from barbtx import activity
-from barbtx.errors import Fault, LackedHere, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
+from barbtx.errors import ErrorResponse, NotAvailableHere, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
 from barbtx.model.database import DatabaseUnavailable
-from barbtx.model.records import Lease, Made, NewSecret
+from barbtx.model.records import GeneratedObjects, Lease, NewSecret
 from barbtx.model.repositories.keks import KEKGone
-from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, OtherLane
+from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, WrongLane
 from barbtx.plugin import resources
 from barbtx.plugin.interface.secret_store import ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS
 from barbtx.plugin.manager import StoreManager
-from barbtx.tasks.base import BaseTask, NoSuchEntity, NotBegun, Overtaken
+from barbtx.tasks.base import BaseTask, NoSuchEntity, TaskNotStarted, TaskSuperseded
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 from barbtx.tasks.lanes import Lane
 from barbtx.tasks.leases import Leases
-from barbtx.tasks.patience import Patience
+from barbtx.tasks.outage_retry import OutageRetry
 from barbtx.times import parse_time, whole_second
 
 log = Logger()
@@ -36,7 +36,7 @@ _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 class Outcome:
     """What the task made, not stored yet, and what it wants to follow."""
 
-    made: Made
+    made: GeneratedObjects
     follow_on: FollowOnProcessingStatusDTO = FollowOnProcessingStatusDTO()
 
 
@@ -46,7 +46,7 @@ class TooManyAttempts(ServiceUnavailable):
     is_reason = True
 
 
-class InOtherLane(NotBegun):
+class OrderInWrongLane(TaskNotStarted):
     """The order is to be processed in another lane.
 
     :ivar lane: its name.
@@ -73,7 +73,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     orders: OrderRepo
     stores: StoreManager
     leases: Leases
-    patience: Patience
+    outage_retry: OutageRetry
     max_attempts: int = 10
     retry_seconds: float = 5.0
     missing_key_seconds: float = 30.0
@@ -81,8 +81,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     def get_name(self) -> str:
         return "Process TypeOrder"
 
-    async def retrieve_entity(self, order_id: str | None, project_id: str | None,
-                              lane: Lane | None = None) -> Lease | None:
+    async def retrieve_entity(
+        self, order_id: str | None, project_id: str | None, lane: Lane | None = None
+    ) -> Lease | None:
         """Take an order in hand.
 
         :param order_id: the order that this process was sent for; None to take whatever waits, if the database answers.
@@ -101,13 +102,13 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
                     if not problem.outcome_unknown:
                         raise
                     # An order may be in hand.
-                    lease = await self.patience.outlast(take)
+                    lease = await self.outage_retry.run_until_available(take)
             else:
-                lease = await self.patience.outlast(take)
+                lease = await self.outage_retry.run_until_available(take)
         except NotFound:
             raise NoSuchEntity("there is no such order") from None
-        except OtherLane as problem:
-            raise InOtherLane(problem.lane) from None
+        except WrongLane as problem:
+            raise OrderInWrongLane(problem.lane) from None
         if lease is not None:
             if lane is not None:
                 lane.took(lease.project_key)
@@ -115,32 +116,39 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
             log.info("processing order {order_id}", order_id=lease.order.id)
             self.leases.hold(lease)
         elif order_id is not None:
-            log.info("order {order_id} is done, in another worker's hand, or of a project that is being removed",
-                     order_id=order_id)
+            log.info(
+                "order {order_id} is done, in another worker's hand, or of a project that is being removed",
+                order_id=order_id,
+            )
         return lease
 
-    async def _claim(self, claim: Claim, order_id: str | None, project_id: str | None, lane: Lane | None) -> Lease | None:
+    async def _claim(
+        self, claim: Claim, order_id: str | None, project_id: str | None, lane: Lane | None
+    ) -> Lease | None:
         if lane is None:
             return await self.orders.claim(order_id, project_id, self.leases.seconds, claim)
         return await self.orders.claim_next(lane.name, lane.last, self.leases.seconds, order_id, project_id, claim)
 
     def leave(self, lease: Lease) -> None:
-        self.leases.let_go(lease)
+        self.leases.drop(lease)
 
     async def handle_processing(self, lease: Lease, *_: object) -> Outcome:
         if lease.attempt > self.max_attempts:
-            raise TooManyAttempts(f"the order was begun {self.max_attempts} times, and each time the worker died or could "
-                                  "not store the outcome; order again")
+            raise TooManyAttempts(
+                f"the order was begun {self.max_attempts} times, and each time the worker died or could "
+                "not store the outcome; order again"
+            )
         generate = self._generator(lease.order.type)
         # A store that is out of reach is not waited for here: the order would keep others from their turn.
-        return await self.patience.outlast(lambda: generate(lease), outage=DatabaseUnavailable)
+        return await self.outage_retry.run_until_available(lambda: generate(lease), outage=DatabaseUnavailable)
 
-    async def handle_error(self, lease: Lease, fault: Fault, exception: Exception, *_: object) -> None:
+    async def handle_error(self, lease: Lease, fault: ErrorResponse, exception: Exception, *_: object) -> None:
         if isinstance(exception, ProjectClosed):
             await self._wait_for_project(lease)
-        elif isinstance(exception, LackedHere):
-            await self._record(lambda: self.orders.retry(lease, "process_type_order", self.missing_key_seconds,
-                                                         counts=False))
+        elif isinstance(exception, NotAvailableHere):
+            await self._record(
+                lambda: self.orders.retry(lease, "process_type_order", self.missing_key_seconds, counts=False)
+            )
         elif isinstance(exception, ServiceUnavailable) and lease.attempt < self.max_attempts:
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self._record(lambda: self.orders.retry(lease, "process_type_order", wait))
@@ -171,8 +179,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
     async def _complete(self, lease: Lease, outcome: Outcome) -> None:
         follow_on = outcome.follow_on
         async with resources.forgotten_if_refused(self.stores, *(secret.payload for secret in outcome.made.secrets)):
-            await self._record(lambda: self.orders.complete(lease, outcome.made, follow_on.status,
-                                                            follow_on.status_message))
+            await self._record(
+                lambda: self.orders.complete(lease, outcome.made, follow_on.status, follow_on.status_message)
+            )
 
     async def _wait_for_project(self, lease: Lease) -> None:
         """Let go of an order whose project is about to be removed: it goes on if that is cancelled."""
@@ -198,9 +207,9 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
                 raise
 
         try:
-            await self.patience.outlast(attempt, unless=KEKGone)
+            await self.outage_retry.run_until_available(attempt, unless=KEKGone)
         except LeaseLost:
-            raise Overtaken("the order was deleted, or another worker took it over") from None
+            raise TaskSuperseded("the order was deleted, or another worker took it over") from None
         except (KEKGone, ProjectClosed):
             # The order was still in hand, so that no try before was committed.
             raise
@@ -219,7 +228,7 @@ class BeginTypeOrder(BaseTask[Lease, Outcome]):
         if (wanted.algorithm or "").lower() in ASYMMETRIC_ALGORITHMS:
             raise NotSupported(f"A key order cannot be of the asymmetric algorithm '{wanted.algorithm}'")
         secret = await resources.generate_secret(self.stores, wanted, content_type)
-        return Outcome(Made((secret,)))
+        return Outcome(GeneratedObjects((secret,)))
 
     async def _make_pair(self, lease: Lease) -> Outcome:
         wanted, content_type = _wanted(lease)
@@ -237,8 +246,14 @@ def _wanted(lease: Lease) -> tuple[NewSecret, str]:
     meta = json.loads(order.meta)
     expiration = meta.get("expiration")
     secret = NewSecret(
-        id=str(uuid.uuid4()), project_id=order.project_id, name=meta.get("name"), secret_type="symmetric",
-        expiration=whole_second(parse_time(expiration)) if expiration else None, algorithm=meta["algorithm"],
-        bit_length=int(meta["bit_length"]), mode=meta.get("mode"), creator_id=order.creator_id,
+        id=str(uuid.uuid4()),
+        project_id=order.project_id,
+        name=meta.get("name"),
+        secret_type="symmetric",
+        expiration=whole_second(parse_time(expiration)) if expiration else None,
+        algorithm=meta["algorithm"],
+        bit_length=int(meta["bit_length"]),
+        mode=meta.get("mode"),
+        creator_id=order.creator_id,
     )
     return secret, meta.get("payload_content_type") or _DEFAULT_CONTENT_TYPE

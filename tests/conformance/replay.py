@@ -21,10 +21,15 @@ def expectation(golden, waiver):
     """The golden answer, with whatever a waiver says is right laid over it."""
     if not waiver:
         return golden
-    return {**golden, **waiver["expect"],
-            "headers": {name: value for name, value in
-                        {**golden["headers"], **waiver["expect"].get("headers", {})}.items()
-                        if value is not None}}
+    return {
+        **golden,
+        **waiver["expect"],
+        "headers": {
+            name: value
+            for name, value in {**golden["headers"], **waiver["expect"].get("headers", {})}.items()
+            if value is not None
+        },
+    }
 
 
 def loosen(actual, expected):
@@ -55,28 +60,41 @@ def play(base_url, name, scenario, golden, waivers):
                 request += f"\n    {len(body)} bytes: {body[:200]!r}"
             actual = run.perform(step)
         except kit.Missing as missing:
-            actual = {"status": f"not sent: no earlier answer gave {missing}",
-                      "headers": {}, "body": kit.NO_BODY}
+            actual = {"status": f"not sent: no earlier answer gave {missing}", "headers": {}, "body": kit.NO_BODY}
         if waivers.get(ident):
             actual = loosen(actual, expected)
-        diff = [] if actual == expected else list(difflib.unified_diff(
-            pretty(expected), pretty(actual), "expected", "actual", lineterm="", n=2))
-        results.append({"id": ident, "resource": scenario["resource"], "passed": not diff,
-                        "request": request, "expected": expected, "actual": actual,
-                        "diff": diff})
+        diff = (
+            []
+            if actual == expected
+            else list(difflib.unified_diff(pretty(expected), pretty(actual), "expected", "actual", lineterm="", n=2))
+        )
+        results.append(
+            {
+                "id": ident,
+                "resource": scenario["resource"],
+                "passed": not diff,
+                "request": request,
+                "expected": expected,
+                "actual": actual,
+                "diff": diff,
+            }
+        )
     return results
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base_url")
-    parser.add_argument("--only", default="*", metavar="GLOB",
-                        help="scenario name or scenario/step pattern; whole scenarios are run")
+    parser.add_argument(
+        "--only", default="*", metavar="GLOB", help="scenario name or scenario/step pattern; whole scenarios are run"
+    )
     parser.add_argument("--json", metavar="OUT", help="write every result to this file")
-    parser.add_argument("--dir", default=Path(__file__).parent, type=Path,
-                        help="folder that holds scenarios/, golden/ and waivers.json")
-    parser.add_argument("--no-waivers", action="store_true",
-                        help="expect what the reference answers even where that is wrong")
+    parser.add_argument(
+        "--dir", default=Path(__file__).parent, type=Path, help="folder that holds scenarios/, golden/ and waivers.json"
+    )
+    parser.add_argument(
+        "--no-waivers", action="store_true", help="expect what the reference answers even where that is wrong"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="scenarios to run at once")
     parser.add_argument("--quiet", action="store_true", help="no diffs, only ids and counts")
     options = parser.parse_args()
@@ -84,16 +102,22 @@ def main():
     if not options.no_waivers and (options.dir / "waivers.json").exists():
         waivers = json.loads((options.dir / "waivers.json").read_text())
     pattern, _, step_pattern = options.only.partition("/")
-    chosen = {name: scenario for name, scenario in kit.load(options.dir).items()
-              if fnmatch.fnmatch(name, pattern)}
+    chosen = {name: scenario for name, scenario in kit.load(options.dir).items() if fnmatch.fnmatch(name, pattern)}
     if not chosen:
         raise SystemExit(f"no scenario matches {options.only!r}")
     results = []
     with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        runs = [pool.submit(play, options.base_url, name, scenario,
-                            json.loads((options.dir / "golden" / f"{name}.json").read_text()),
-                            waivers)
-                for name, scenario in chosen.items()]
+        runs = [
+            pool.submit(
+                play,
+                options.base_url,
+                name,
+                scenario,
+                json.loads((options.dir / "golden" / f"{name}.json").read_text()),
+                waivers,
+            )
+            for name, scenario in chosen.items()
+        ]
         for done in runs:
             for result in done.result():
                 if step_pattern and not fnmatch.fnmatch(result["id"], options.only):

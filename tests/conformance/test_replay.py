@@ -20,6 +20,9 @@ def test_answers_as_recorded(service: Api, name: str) -> None:
     golden = json.loads((HERE / "golden" / f"{name}.json").read_text())
     results = replay.play(service.url, name, SCENARIOS[name], golden, WAIVERS)
     assert results
-    failures = ["\n".join([f"{result['id']}: {result['request']}", *result["diff"]])
-                for result in results if not result["passed"]]
+    failures = [
+        "\n".join([f"{result['id']}: {result['request']}", *result["diff"]])
+        for result in results
+        if not result["passed"]
+    ]
     assert not failures, "\n\n".join(failures)

@@ -39,8 +39,9 @@ class OfPostgreSQL(Administrator):
         self.run(f"ALTER SYSTEM SET default_transaction_read_only = {setting}", "SELECT pg_reload_conf()")
 
     def rename(self, old: str, new: str) -> None:
-        with psycopg.connect(host="127.0.0.1", port=self.server.port, user="postgres", dbname=self.database,
-                             autocommit=True) as connection:
+        with psycopg.connect(
+            host="127.0.0.1", port=self.server.port, user="postgres", dbname=self.database, autocommit=True
+        ) as connection:
             connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
 
 
@@ -52,8 +53,9 @@ class OfMariaDB(Administrator):
         self.run(f"RENAME TABLE `{self.database}`.{old} TO `{self.database}`.{new}")
 
 
-@pytest.fixture(params=[(PostgreSQL, OfPostgreSQL), (MariaDB, OfMariaDB)], ids=["postgresql", "mariadb"],
-                scope="module")
+@pytest.fixture(
+    params=[(PostgreSQL, OfPostgreSQL), (MariaDB, OfMariaDB)], ids=["postgresql", "mariadb"], scope="module"
+)
 def kind(request: pytest.FixtureRequest) -> Iterator[tuple[Server, type[Administrator]]]:
     """A server of each kind for these tests to mistreat."""
     server, administrator = request.param[0](), request.param[1]
@@ -78,17 +80,20 @@ def writes(api: Api, ref: str, order_ref: str) -> list[Callable[[], Awaitable[Re
     """One request of each kind that writes."""
     return [
         lambda: api.post("/v1/secrets", {"payload": "x", "payload_content_type": "text/plain"}),
-        lambda: api.post("/v1/secrets", {"name": "x"}), lambda: api.post("/v1/containers", {"type": "generic"}),
+        lambda: api.post("/v1/secrets", {"name": "x"}),
+        lambda: api.post("/v1/containers", {"type": "generic"}),
         lambda: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}),
         lambda: api.request("PUT", f"{ref}/metadata", json={"metadata": {"a": "b"}}),
         lambda: api.request("PUT", f"{ref}/acl", json={"read": {"users": ["u"]}}),
-        lambda: api.delete(ref), lambda: api.delete(order_ref),
+        lambda: api.delete(ref),
+        lambda: api.delete(order_ref),
     ]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_read_only_server_is_unavailable_for_writes_and_not_for_reads(
-        administrator: Administrator, api: Api) -> None:
+    administrator: Administrator, api: Api
+) -> None:
     ref, order_ref = await api.store("kept"), await api.order()
     await api.finished(order_ref)
     administrator.read_only(True)
@@ -110,11 +115,14 @@ async def test_a_read_only_server_is_unavailable_for_writes_and_not_for_reads(
 
 @pytest_twisted.ensureDeferred
 async def test_what_an_administrator_took_away_is_missed_until_it_is_back(
-        administrator: Administrator, api: Api) -> None:
+    administrator: Administrator, api: Api
+) -> None:
     ref = await api.store("kept")
     administrator.rename("orders", "elsewhere")
-    for request in (lambda: api.get("/v1/orders"), lambda: api.post(
-            "/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})):
+    for request in (
+        lambda: api.get("/v1/orders"),
+        lambda: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}),
+    ):
         reply = await request()
         assert reply.status == 503 and reply.headers["retry-after"], reply
     assert (await api.get(f"{ref}/payload")).content == b"kept"
@@ -124,12 +132,17 @@ async def test_what_an_administrator_took_away_is_missed_until_it_is_back(
     assert "orders" in log and "Traceback" not in log
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: f"sqlite:///{path}.none/barbtx.sqlite", lambda path: f"sqlite:///file:{path}?mode=ro&uri=true",
-    lambda path: path.write_bytes(b"this is no database" * 4096) and f"sqlite:///{path}",
-    lambda path: path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192) and f"sqlite:///{path}",
-    lambda path: path.write_bytes(b"") or f"sqlite:///{path}",
-], ids=["missing", "read-only", "foreign", "damaged", "emptied"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: f"sqlite:///{path}.none/barbtx.sqlite",
+        lambda path: f"sqlite:///file:{path}?mode=ro&uri=true",
+        lambda path: path.write_bytes(b"this is no database" * 4096) and f"sqlite:///{path}",
+        lambda path: path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192) and f"sqlite:///{path}",
+        lambda path: path.write_bytes(b"") or f"sqlite:///{path}",
+    ],
+    ids=["missing", "read-only", "foreign", "damaged", "emptied"],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_cannot_be_used_is_unavailable(tmp_path: Path, damage: Callable[[Path], str]) -> None:
     from twisted.internet import reactor
@@ -157,9 +170,16 @@ async def test_after_a_failover_the_new_primary_is_found(tmp_path: Path, first: 
             server.start()
             manage(["db", "upgrade", "-d", server.new_database("barbtx")])
         first_url = f"postgresql://postgres@127.0.0.1:{primary.port}/barbtx"
-        deployment = Deployment(tmp_path, first_url, **{"database.connection": (
-            f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/barbtx"
-            "?target_session_attrs=read-write")})
+        deployment = Deployment(
+            tmp_path,
+            first_url,
+            **{
+                "database.connection": (
+                    f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/barbtx"
+                    "?target_session_attrs=read-write"
+                )
+            },
+        )
         try:
             api = deployment.api()
             refs = [await api.store(str(n)) for n in range(3)]
@@ -184,10 +204,13 @@ class Locks:
         self._administrator = administrator
         server = administrator.server
         if isinstance(administrator, OfPostgreSQL):
-            self._connection = psycopg.connect(host="127.0.0.1", port=server.port, user="postgres",
-                                               dbname=administrator.database)
-            self._statements = {"read": "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
-                                "write": "LOCK TABLE {} IN SHARE MODE"}
+            self._connection = psycopg.connect(
+                host="127.0.0.1", port=server.port, user="postgres", dbname=administrator.database
+            )
+            self._statements = {
+                "read": "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+                "write": "LOCK TABLE {} IN SHARE MODE",
+            }
         else:
             self._connection = server._connect()
             self._connection.select_db(administrator.database)
@@ -212,18 +235,39 @@ class Locks:
 
 
 LOCKED = {
-    "orders against reads, while they are placed": ("orders", "read", [
-        lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})]),
-    "orders against reads, while they are read and placed": ("orders", "read", [
-        lambda api, ref: api.get("/v1/orders"), lambda api, ref: api.get(f"/v1/orders/{UUID}"),
-        lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})]),
-    "containers against reads": ("containers", "read", [
-        lambda api, ref: api.get(f"/v1/containers/{UUID}"), lambda api, ref: api.get("/v1/containers"),
-        lambda api, ref: api.post("/v1/containers", {"type": "generic"})]),
-    "secrets against writes": ("secrets", "write", [
-        lambda api, ref: api.post("/v1/secrets", {"name": "x"}), lambda api, ref: api.delete(ref)]),
-    "consumers against reads": ("secret_consumer_metadata", "read", [
-        lambda api, ref: api.get(f"{ref}/consumers"), lambda api, ref: api.get(ref, headers=NEWEST)]),
+    "orders against reads, while they are placed": (
+        "orders",
+        "read",
+        [lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})],
+    ),
+    "orders against reads, while they are read and placed": (
+        "orders",
+        "read",
+        [
+            lambda api, ref: api.get("/v1/orders"),
+            lambda api, ref: api.get(f"/v1/orders/{UUID}"),
+            lambda api, ref: api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}),
+        ],
+    ),
+    "containers against reads": (
+        "containers",
+        "read",
+        [
+            lambda api, ref: api.get(f"/v1/containers/{UUID}"),
+            lambda api, ref: api.get("/v1/containers"),
+            lambda api, ref: api.post("/v1/containers", {"type": "generic"}),
+        ],
+    ),
+    "secrets against writes": (
+        "secrets",
+        "write",
+        [lambda api, ref: api.post("/v1/secrets", {"name": "x"}), lambda api, ref: api.delete(ref)],
+    ),
+    "consumers against reads": (
+        "secret_consumer_metadata",
+        "read",
+        [lambda api, ref: api.get(f"{ref}/consumers"), lambda api, ref: api.get(ref, headers=NEWEST)],
+    ),
 }
 UUID = "d4d0e5ae-3f7b-4c62-a5a2-0a5e1d3f8a01"
 NEWEST = {"OpenStack-API-Version": "key-manager 1.1"}
@@ -231,14 +275,16 @@ NEWEST = {"OpenStack-API-Version": "key-manager 1.1"}
 
 @pytest.mark.parametrize("locked", LOCKED)
 @pytest_twisted.ensureDeferred
-async def test_a_locked_table_leaves_reads_of_others_alone(
-        administrator: Administrator, api: Api, locked: str) -> None:
+async def test_a_locked_table_leaves_reads_of_others_alone(administrator: Administrator, api: Api, locked: str) -> None:
     table, against, requests = LOCKED[locked]
     ref = await api.store("kept")
     with Locks(administrator) as locks:
         locks.hold(table, against)
-        stuck = [Deferred.fromCoroutine(request(api.of(f"p{number % 3}"), ref))
-                 for number in range(36) for request in (requests[number % len(requests)],)]
+        stuck = [
+            Deferred.fromCoroutine(request(api.of(f"p{number % 3}"), ref))
+            for number in range(36)
+            for request in (requests[number % len(requests)],)
+        ]
         replies = [await api.get(f"{ref}/payload") for _ in range(20)]
         assert [reply.status for reply in replies] == [200] * 20
         assert (await api.get("/healthcheck")).status == 200
@@ -250,8 +296,9 @@ async def test_a_locked_table_leaves_reads_of_others_alone(
 async def test_a_project_that_is_held_up_leaves_others_alone(administrator: Administrator, api: Api) -> None:
     slow, other = api.of("slow"), api.of("other")
     await gatherResults([Deferred.fromCoroutine(project.store()) for project in (slow, other)])
-    await slow.request("PUT", "/v1/project-quotas/slow", json={"project_quotas": {"secrets": 500}},
-                       roles="key-manager:service-admin")
+    await slow.request(
+        "PUT", "/v1/project-quotas/slow", json={"project_quotas": {"secrets": 500}}, roles="key-manager:service-admin"
+    )
     with Locks(administrator) as locks:
         locks.hold_project("slow")
         stuck = [Deferred.fromCoroutine(slow.post("/v1/secrets", {"name": "x"})) for _ in range(24)]

@@ -15,9 +15,14 @@ from tests.conftest import unique
 from tests.support.servers import PATIENCE, PostgreSQL, RabbitMQ, wait_until
 from tests.support.service import Api, Deployment
 
-QUICK = {"retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.5,
-         "retry_scheduler.first_publish_seconds": 1, "retry_scheduler.republish_seconds": 3,
-         "queue.lease_seconds": 3, "queue.heartbeat_seconds": 1}
+QUICK = {
+    "retry_scheduler.initial_delay_seconds": 0.2,
+    "retry_scheduler.periodic_interval_max_seconds": 0.5,
+    "retry_scheduler.first_publish_seconds": 1,
+    "retry_scheduler.republish_seconds": 3,
+    "queue.lease_seconds": 3,
+    "queue.heartbeat_seconds": 1,
+}
 # Seconds, on a machine that is busy. What a frozen or dead server would be waited for is longer, or has no end.
 _AT_ONCE = 30.0
 
@@ -74,14 +79,19 @@ async def timed(waiting: Deferred) -> tuple[float, object]:
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 @pytest_twisted.ensureDeferred
 async def test_a_database_that_is_down_gives_503_and_service_resumes(
-        own_postgresql: PostgreSQL, deployments: list, tmp_path: Path, fault: str) -> None:
+    own_postgresql: PostgreSQL, deployments: list, tmp_path: Path, fault: str
+) -> None:
     deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx")))
     api = deployments[0].api()
     ref = await api.store("kept")
     own_postgresql.kill() if fault == "kill" else own_postgresql.signal(signal.SIGSTOP)
-    for request in (lambda: api.get(ref), lambda: api.get(f"{ref}/payload"), lambda: api.get("/v1/orders"),
-                    lambda: api.post("/v1/secrets", {"payload": "lost?", "payload_content_type": "text/plain"}),
-                    lambda: api.delete(ref)):
+    for request in (
+        lambda: api.get(ref),
+        lambda: api.get(f"{ref}/payload"),
+        lambda: api.get("/v1/orders"),
+        lambda: api.post("/v1/secrets", {"payload": "lost?", "payload_content_type": "text/plain"}),
+        lambda: api.delete(ref),
+    ):
         seconds, reply = await timed(Deferred.fromCoroutine(request()))
         assert reply.status == 503 and seconds < 2, (reply, seconds)
         assert reply.json["code"] == 503 and int(reply.headers["retry-after"]) > 0
@@ -99,7 +109,8 @@ async def test_a_database_that_is_down_gives_503_and_service_resumes(
 
 @pytest_twisted.ensureDeferred
 async def test_a_restarted_database_is_not_noticed_by_the_next_request(
-        own_postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    own_postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx")))
     api = deployments[0].api()
     await gatherResults([Deferred.fromCoroutine(api.store(str(n))) for n in range(20)])
@@ -111,7 +122,8 @@ async def test_a_restarted_database_is_not_noticed_by_the_next_request(
 
 @pytest_twisted.ensureDeferred
 async def test_a_start_while_the_database_is_down_serves_once_it_is_up(
-        own_postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    own_postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx")))
     own_postgresql.kill()
     api = deployments[0].api()
@@ -127,9 +139,13 @@ async def test_a_start_while_the_database_is_down_serves_once_it_is_up(
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_slow_queries_give_503_and_the_healthcheck_lives(
-        own_postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
-    deployments.append(Deployment(tmp_path, own_postgresql.new_database("barbtx"), **{
-        "database.max_pool_size": 2, "database.max_waiting": 5}))
+    own_postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
+    deployments.append(
+        Deployment(
+            tmp_path, own_postgresql.new_database("barbtx"), **{"database.max_pool_size": 2, "database.max_waiting": 5}
+        )
+    )
     api = deployments[0].api()
     ref = await api.store()
     own_postgresql.signal(signal.SIGSTOP)
@@ -147,7 +163,8 @@ async def test_too_many_slow_queries_give_503_and_the_healthcheck_lives(
 
 @pytest_twisted.ensureDeferred
 async def test_a_broker_that_is_down_loses_no_order(
-        own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployment = Deployment(tmp_path, postgresql.new_database(unique()), own_rabbitmq.url, "tasks", **QUICK)
     deployments.append(deployment)
     deployment.worker()
@@ -168,7 +185,8 @@ async def test_a_broker_that_is_down_loses_no_order(
 
 @pytest_twisted.ensureDeferred
 async def test_a_frozen_broker_is_given_up_and_no_order_waits_for_it(
-        own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    own_rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployment = Deployment(tmp_path, postgresql.new_database(unique()), own_rabbitmq.url, "tasks", **QUICK)
     deployments.append(deployment)
     worker = deployment.worker()
@@ -185,7 +203,8 @@ async def test_a_frozen_broker_is_given_up_and_no_order_waits_for_it(
 
 @pytest_twisted.ensureDeferred
 async def test_orders_posted_before_any_worker_are_done_when_one_comes(
-        rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **QUICK)
     deployments.append(deployment)
     api = deployment.api()
@@ -197,7 +216,8 @@ async def test_orders_posted_before_any_worker_are_done_when_one_comes(
 
 @pytest_twisted.ensureDeferred
 async def test_a_killed_worker_leaves_its_orders_to_the_others(
-        rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path) -> None:
+    rabbitmq: RabbitMQ, postgresql: PostgreSQL, deployments: list, tmp_path: Path
+) -> None:
     deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **QUICK)
     deployments.append(deployment)
     api = deployment.api()
@@ -215,9 +235,12 @@ async def test_a_killed_worker_leaves_its_orders_to_the_others(
 
 @pytest_twisted.ensureDeferred
 async def test_an_order_accepted_by_a_process_that_was_killed_is_done_by_the_next(
-        deployments: list, tmp_path: Path) -> None:
+    deployments: list, tmp_path: Path
+) -> None:
     # Nothing runs in the first process: it dies between the commit and the task, as far as the order can tell.
-    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **QUICK | {"queue.local_wait_seconds": 0.01})
+    deployment = Deployment(
+        tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **QUICK | {"queue.local_wait_seconds": 0.01}
+    )
     deployments.append(deployment)
     first = deployment.api(**{"queue.enable": "true", "transport_url": "rabbit://127.0.0.1:1/"})
     ref = (await first.order()).rpartition("/v1/")[2]
@@ -247,8 +270,10 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_half_secret(service:
         factory = Factory.forProtocol(_Sender)
         factory.noisy = False
         factory.gone = Deferred()
-        factory.request = (b"POST /v1/secrets HTTP/1.1\r\nHost: h\r\nX-Project-Id: %s\r\nContent-Type: application/json\r\n"
-                           b"Content-Length: %d\r\n\r\n" % (api.project.encode(), len(body))) + body
+        factory.request = (
+            b"POST /v1/secrets HTTP/1.1\r\nHost: h\r\nX-Project-Id: %s\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (api.project.encode(), len(body))
+        ) + body
         from twisted.internet.endpoints import TCP4ClientEndpoint
 
         await TCP4ClientEndpoint(reactor(), host, int(port)).connect(factory)
@@ -261,5 +286,3 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_half_secret(service:
 
     assert await all_readable()
     assert "Traceback" not in service.process.read_log()
-
-

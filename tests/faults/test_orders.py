@@ -55,8 +55,13 @@ async def test_orders_survive(cluster: Cluster, fault: str, capsys: pytest.Captu
 async def test_one_message_fifty_times_makes_one_key(cluster: Cluster) -> None:
     (ref,) = [await cluster.apis[0].order()]
     order_id = ref.rpartition("/")[2]
-    body = encode(TaskMessage("process_type_order", {
-        "order_id": order_id, "project_id": cluster.apis[0].project, "request_id": None}), "barbtx", "1.1")
+    body = encode(
+        TaskMessage(
+            "process_type_order", {"order_id": order_id, "project_id": cluster.apis[0].project, "request_id": None}
+        ),
+        "barbtx",
+        "1.1",
+    )
     service = client_service(_reactor(), Brokers.from_url(cluster.rabbitmq.url), "test", 10, _nothing)
     service.startService()
     channel = await (await service.whenConnected(failAfterFailures=1)).new_channel()
@@ -148,12 +153,18 @@ HOUR = 3600
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 @pytest_twisted.ensureDeferred
-async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: Cluster, tmp_path: Path, jump: int) -> None:
+async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(
+    cluster: Cluster, tmp_path: Path, jump: int
+) -> None:
     """The processes live by a clock of their own, which a file sets."""
     offset = tmp_path / "offset"
     offset.write_text("+0")
-    faked = {"LD_PRELOAD": require("libfaketime.so.1"), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
-             "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    faked = {
+        "LD_PRELOAD": require("libfaketime.so.1"),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     away, cluster.workers, cluster.apis = (cluster.workers, cluster.apis), [], []
     for process in (*away[0], *(api.process for api in away[1])):
         await in_thread(process.stop)
@@ -165,8 +176,10 @@ async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: 
             del os.environ[variable]
     cluster.apis, cluster.workers = [jumping_api], [jumping_worker]
     # Long enough under way that the worker dies with leases in its hands.
-    slow = [await jumping_api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 4096}})
-            for _ in range(4)]
+    slow = [
+        await jumping_api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 4096}})
+        for _ in range(4)
+    ]
     cluster.accepted |= {reply.json["order_ref"].rpartition("/")[2] for reply in slow}
     placing = Deferred.fromCoroutine(cluster.place(30))
     while "processing order" not in jumping_worker.read_log():
@@ -184,7 +197,7 @@ async def test_a_clock_that_jumps_doubles_nothing_and_holds_nothing_up(cluster: 
     assert figures.flawless, figures
     shown = (await jumping_api.get("/v1/orders?limit=100")).json
     made = datetime.datetime.fromisoformat((await jumping_api.get(await jumping_api.order())).json["created"])
-    there = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) + datetime.timedelta(seconds=jump)
+    there = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(seconds=jump)
     assert abs((made - there).total_seconds()) < 60, "the clock did not jump"
     assert shown["total"] > 30
     await cluster.settle()
@@ -242,8 +255,9 @@ async def test_an_order_that_its_worker_always_dies_of_ends_with_a_reason(tmp_pa
 @pytest_twisted.ensureDeferred
 async def test_orders_of_an_api_that_died_between_commit_and_publish_are_published_by_others(cluster: Cluster) -> None:
     # It cannot publish: whatever it accepts is committed, and no more.
-    doomed = await cluster.start_api(transport_url="rabbit://127.0.0.1:1/", **{
-        "retry_scheduler.initial_delay_seconds": 1000})
+    doomed = await cluster.start_api(
+        transport_url="rabbit://127.0.0.1:1/", **{"retry_scheduler.initial_delay_seconds": 1000}
+    )
     for _ in range(10):
         cluster.accepted.add((await doomed.order()).rpartition("/")[2])
     doomed.process.kill()
@@ -300,7 +314,8 @@ async def test_a_database_killed_in_the_middle_leaves_no_half_secret(tmp_path: P
         with cluster.engine().connect() as connection:
             halves = connection.exec_driver_sql(
                 "SELECT count(*) FROM secrets s FULL JOIN encrypted_data d ON d.secret_id = s.id "
-                "WHERE s.id IS NULL OR d.secret_id IS NULL").scalar()
+                "WHERE s.id IS NULL OR d.secret_id IS NULL"
+            ).scalar()
         assert halves == 0
     finally:
         await cluster.stop()

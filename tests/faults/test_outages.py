@@ -26,8 +26,14 @@ async def test_messages_outlast_an_outage_of_the_database(tmp_path: Path, rabbit
     database = PostgreSQL()
     try:
         database.start()
-        deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER,
-                                **{"queue.outage_seconds": patience})
+        deployment = Deployment(
+            tmp_path,
+            database.new_database("b"),
+            rabbitmq.url,
+            unique("tasks."),
+            **_NO_SCHEDULER,
+            **{"queue.outage_seconds": patience},
+        )
         api = deployment.api()
         await logged(api.process, "publisher: connected")
         refs = [await api.order() for _ in range(20)]
@@ -56,15 +62,18 @@ async def test_messages_outlast_an_outage_of_the_database(tmp_path: Path, rabbit
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_made_during_an_outage_is_stored_after_it_by_the_same_worker(
-        tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    tmp_path: Path, rabbitmq: RabbitMQ
+) -> None:
     database = PostgreSQL()
     try:
         database.start()
         deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER)
         api, worker = deployment.api(), deployment.worker()
         await logged(api.process, "publisher: connected")
-        reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {
-            "algorithm": "rsa", "bit_length": 4096, "passphrase": "a passphrase"}})
+        reply = await api.post(
+            "/v1/orders",
+            {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 4096, "passphrase": "a passphrase"}},
+        )
         placed = reply.json["order_ref"]
         await logged(worker, "processing order")
         await in_thread(database.kill)

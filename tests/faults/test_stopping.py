@@ -50,11 +50,13 @@ def stopped(process: Process) -> float:
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 @pytest_twisted.ensureDeferred
-async def test_a_silent_database_holds_up_no_stop(request: pytest.FixtureRequest, rabbitmq: RabbitMQ, deployments: list,
-                                                  tmp_path: Path, kind: str) -> None:
+async def test_a_silent_database_holds_up_no_stop(
+    request: pytest.FixtureRequest, rabbitmq: RabbitMQ, deployments: list, tmp_path: Path, kind: str
+) -> None:
     server = request.getfixturevalue(kind)
-    deployment = Deployment(tmp_path, server.new_database(unique()), rabbitmq.url, unique("tasks."),
-                            **{"thread_shutdown_seconds": 1})
+    deployment = Deployment(
+        tmp_path, server.new_database(unique()), rabbitmq.url, unique("tasks."), thread_shutdown_seconds=1
+    )
     deployments.append(deployment)
     worker, api = deployment.worker(), deployment.api()
     ref = await api.store()
@@ -78,7 +80,7 @@ async def test_packets_that_are_swallowed_hold_up_no_stop(postgresql, deployment
     proxy = Proxy(reactor, postgresql.port)
     port = await proxy.start()
     url = postgresql.new_database(unique())
-    deployment = Deployment(tmp_path, url, **{"thread_shutdown_seconds": 1})
+    deployment = Deployment(tmp_path, url, thread_shutdown_seconds=1)
     deployment.settings["database.connection"] = url.replace(f":{postgresql.port}/", f":{port}/")
     deployments.append(deployment)
     # The proxy is served by this process's reactor, which must not be blocked meanwhile.
@@ -93,10 +95,12 @@ async def test_packets_that_are_swallowed_hold_up_no_stop(postgresql, deployment
 
 
 @pytest.mark.parametrize("plugin", ["barbtx", "barbtx-worker"])
-def test_a_stop_during_the_start_is_not_held_up_either(postgresql, rabbitmq: RabbitMQ, deployments: list,
-                                                       tmp_path: Path, plugin: str) -> None:
-    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."),
-                            **{"thread_shutdown_seconds": 1})
+def test_a_stop_during_the_start_is_not_held_up_either(
+    postgresql, rabbitmq: RabbitMQ, deployments: list, tmp_path: Path, plugin: str
+) -> None:
+    deployment = Deployment(
+        tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), thread_shutdown_seconds=1
+    )
     deployments.append(deployment)
     process = Process(plugin, tmp_path, deployment.settings, "starting")
     deployment.processes.append(process)
@@ -107,8 +111,11 @@ def test_a_stop_during_the_start_is_not_held_up_either(postgresql, rabbitmq: Rab
 
 @pytest_twisted.ensureDeferred
 async def test_a_key_in_the_making_holds_up_no_stop(deployments: list, tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **{
-        "queue.shutdown_seconds": 0.5, "queue.local_wait_seconds": 0.1, "queue.asynchronous_workers": 8})
+    deployment = Deployment(
+        tmp_path,
+        f"sqlite:///{tmp_path}/barbtx.sqlite",
+        **{"queue.shutdown_seconds": 0.5, "queue.local_wait_seconds": 0.1, "queue.asynchronous_workers": 8},
+    )
     deployments.append(deployment)
     api = deployment.api()
     for _ in range(8):

@@ -22,8 +22,9 @@ def database(database_url: str) -> Iterator[Database]:
     from twisted.internet import reactor
 
     assert manage(["db", "upgrade", "-d", database_url]) == 0
-    database = Database.from_config(reactor, load([], [f"database.connection={database_url}",
-                                                       "database.timeout_seconds=10"]))
+    database = Database.from_config(
+        reactor, load([], [f"database.connection={database_url}", "database.timeout_seconds=10"])
+    )
     database.start()
     yield database
     database.stop()
@@ -33,7 +34,7 @@ def database(database_url: str) -> Iterator[Database]:
 def clock() -> Clock:
     """A clock that stands at :data:`NOW` until a test moves it."""
     clock = Clock()
-    clock.advance(NOW.replace(tzinfo=datetime.timezone.utc).timestamp())
+    clock.advance(NOW.replace(tzinfo=datetime.UTC).timestamp())
     return clock
 
 

@@ -17,8 +17,9 @@ STORE = {"service": "key-manager", "method": "POST", "path": "/v1/secrets"}
 
 
 @pytest.fixture(scope="module")
-def deployment(keystone: Keystone, service_user: None,
-               tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(
+    keystone: Keystone, service_user: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     deployment = with_keystone(tmp_path_factory.mktemp("rules"), keystone.url)
     yield deployment
     deployment.stop()
@@ -46,11 +47,15 @@ class Owner:
         document: dict[str, Any] = {"name": unique(), "secret": "a secret"}
         if access_rules:
             document["access_rules"] = list(access_rules)
-        _, made = await self.identity.call("POST", f"/users/{self.id}/application_credentials",
-                                           {"application_credential": document}, self.token)
+        _, made = await self.identity.call(
+            "POST", f"/users/{self.id}/application_credentials", {"application_credential": document}, self.token
+        )
         credential = {"id": made["application_credential"]["id"], "secret": "a secret"}
-        response, _ = await self.identity.call("POST", "/auth/tokens", {"auth": {"identity": {
-            "methods": ["application_credential"], "application_credential": credential}}})
+        response, _ = await self.identity.call(
+            "POST",
+            "/auth/tokens",
+            {"auth": {"identity": {"methods": ["application_credential"], "application_credential": credential}}},
+        )
         return response.headers.getRawHeaders("x-subject-token")[0]
 
 
@@ -73,9 +78,19 @@ async def test_a_limited_credential_does_what_its_rules_say_and_nothing_else(api
     await limited.store("stored by it")
     secret_id = path.rpartition("/")[2]
     for method, refused in (
-            ("DELETE", path), ("PUT", path), ("HEAD", path), ("GET", "/v1/secrets"), ("GET", "/v1/secrets/"),
-            ("GET", "/v1//secrets"), ("GET", "/v1/secrets?name=x"), ("GET", "/v1/orders"), ("POST", "/v1/orders"),
-            ("POST", f"{path}/metadata"), ("GET", "/v1"), ("GET", f"/v1/secrets%2F{secret_id}")):
+        ("DELETE", path),
+        ("PUT", path),
+        ("HEAD", path),
+        ("GET", "/v1/secrets"),
+        ("GET", "/v1/secrets/"),
+        ("GET", "/v1//secrets"),
+        ("GET", "/v1/secrets?name=x"),
+        ("GET", "/v1/orders"),
+        ("POST", "/v1/orders"),
+        ("POST", f"{path}/metadata"),
+        ("GET", "/v1"),
+        ("GET", f"/v1/secrets%2F{secret_id}"),
+    ):
         assert await status(limited, method, refused) in (401, 400), (method, refused)
     # Other spellings of an allowed resource are allowed as it is.
     for spelling in (f"/v1//secrets/{secret_id}/", f"/v1/%73ecrets/{secret_id}", f"{path}/index", f"{path}.json"):
@@ -85,15 +100,27 @@ async def test_a_limited_credential_does_what_its_rules_say_and_nothing_else(api
     assert await status(api.by(owner.token), "GET", path) == 200
 
 
-@pytest.mark.parametrize("spelling", ["/v1/secrets/{id}/", "/v1//secrets/{id}", "/v1/secrets/{id}/index",
-                                      "/v1/secrets/{id}.json", "/v1/%73ecrets/{id}", "//v1/secrets//{id}//"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "/v1/secrets/{id}/",
+        "/v1//secrets/{id}",
+        "/v1/secrets/{id}/index",
+        "/v1/secrets/{id}.json",
+        "/v1/%73ecrets/{id}",
+        "//v1/secrets//{id}//",
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_no_spelling_of_a_path_goes_around_a_rule(api: Api, owner: Owner, spelling: str) -> None:
     path = (await api.by(owner.token).store()).removeprefix(api.url)
     # Rules that name the spelling's text, but not the resource that it leads to.
     spelt = spelling.format(id=path.rpartition("/")[2])
-    limited = api.by(await owner.limited(*({**READ, "path": path} for path in (
-        "/v1/secrets/*/index", "/v1/secrets/*.json", "/v1/%73ecrets/*"))))
+    limited = api.by(
+        await owner.limited(
+            *({**READ, "path": path} for path in ("/v1/secrets/*/index", "/v1/secrets/*.json", "/v1/%73ecrets/*"))
+        )
+    )
     assert await status(limited, "GET", spelt) == 401
 
 
@@ -124,11 +151,15 @@ async def test_a_service_acts_for_a_limited_user_beyond_the_rules(api: Api, owne
 
 @pytest_twisted.ensureDeferred
 async def test_type_and_prefix_are_those_that_clients_know(deployment: Deployment, owner: Owner) -> None:
-    api = deployment.api(host_href="https://cloud.example/key-manager/",
-                         **{"keystone_authtoken.service_type": "our-keys"})
+    api = deployment.api(
+        host_href="https://cloud.example/key-manager/", **{"keystone_authtoken.service_type": "our-keys"}
+    )
     prefixed = {"service": "our-keys", "method": "GET", "path": "/key-manager/v1/secrets"}
-    for rule, expected in ((prefixed, 200), ({**prefixed, "path": "/v1/secrets"}, 200),
-                           ({**prefixed, "path": "/other/v1/secrets"}, 401),
-                           ({**prefixed, "service": "key-manager"}, 401)):
+    for rule, expected in (
+        (prefixed, 200),
+        ({**prefixed, "path": "/v1/secrets"}, 200),
+        ({**prefixed, "path": "/other/v1/secrets"}, 401),
+        ({**prefixed, "service": "key-manager"}, 401),
+    ):
         assert await status(api.by(await owner.limited(rule)), "GET", "/v1/secrets") == expected, rule
     api.process.stop()

@@ -23,7 +23,7 @@ from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.protocol import Channel, Client
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
-from barbtx.queue.transport import BadMessage, Refused, TaskMessage, decode
+from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage, decode
 from tests.support.certificates import authority, certificate
 from tests.support.servers import PATIENCE, RabbitMQ
 
@@ -50,6 +50,7 @@ def topology() -> Topology:
 @pytest_twisted.async_yield_fixture
 async def client(broker: Brokers) -> AsyncIterator[Client]:
     """A connection that is open."""
+
     async def nothing(client: Client) -> None:
         pass
 
@@ -87,10 +88,19 @@ def publish(channel: Channel, queue: str, body: bytes, **properties: object) -> 
     channel.basic_publish(routing_key=queue, content=Content(body, properties=properties))
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"{}", '{"a":"é"}'.encode(), b"\xff\xfe\x00", bytes(range(256)) * 1200,
-    b"a" * 131000 + "é".encode() * 50000, "é".encode() * 70000 + b"\xff" * 70000,
-], ids=["empty", "ascii", "utf-8", "binary", "300 KB", "text of several frames", "text, then binary"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        '{"a":"é"}'.encode(),
+        b"\xff\xfe\x00",
+        bytes(range(256)) * 1200,
+        b"a" * 131000 + "é".encode() * 50000,
+        "é".encode() * 70000 + b"\xff" * 70000,
+    ],
+    ids=["empty", "ascii", "utf-8", "binary", "300 KB", "text of several frames", "text, then binary"],
+)
 @pytest_twisted.ensureDeferred
 async def test_bodies_come_back_byte_for_byte(channel: Channel, topology: Topology, body: bytes) -> None:
     messages = await consume(channel, topology.queue)
@@ -130,7 +140,8 @@ async def test_a_dead_letter_says_why(client: Client, channel: Channel, topology
 
 @pytest_twisted.ensureDeferred
 async def test_a_message_that_always_fails_ends_as_a_dead_letter(
-        client: Client, channel: Channel, topology: Topology) -> None:
+    client: Client, channel: Channel, topology: Topology
+) -> None:
     messages = await consume(channel, topology.queue)
     dead = await consume(await client.new_channel(), topology.dead_queue)
     publish(channel, topology.queue, b"x")
@@ -142,8 +153,12 @@ async def test_a_message_that_always_fails_ends_as_a_dead_letter(
 
 @pytest_twisted.ensureDeferred
 async def test_many_calls_on_one_channel_get_their_own_replies(channel: Channel, topology: Topology) -> None:
-    calls = [channel.queue_declare(queue=topology.queue, passive=True), channel.basic_qos(prefetch_count=1),
-             channel.queue_purge(queue=topology.queue), channel.confirm_select()]
+    calls = [
+        channel.queue_declare(queue=topology.queue, passive=True),
+        channel.basic_qos(prefetch_count=1),
+        channel.queue_purge(queue=topology.queue),
+        channel.confirm_select(),
+    ]
     assert [(await within(call)).method.name for call in calls] == ["declare-ok", "qos-ok", "purge-ok", "select-ok"]
 
 
@@ -158,7 +173,9 @@ async def test_a_channel_error_closes_the_channel_only(client: Client, channel: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_topology_with_other_arguments_is_an_error(client: Client, channel: Channel, topology: Topology) -> None:
+async def test_a_topology_with_other_arguments_is_an_error(
+    client: Client, channel: Channel, topology: Topology
+) -> None:
     with pytest.raises(ChannelClosed, match="406"):
         await attrs.evolve(topology, delivery_limit=9).declare(await client.new_channel())
 
@@ -193,7 +210,9 @@ async def test_a_wrong_password_is_told_as_such(broker: Brokers) -> None:
     async def nothing(client: Client) -> None:
         pass
 
-    service = client_service(reactor(), Brokers.from_url(f"rabbit://guest:wrong@127.0.0.1:{broker.members[0].port}/"), "test", 10, nothing)
+    service = client_service(
+        reactor(), Brokers.from_url(f"rabbit://guest:wrong@127.0.0.1:{broker.members[0].port}/"), "test", 10, nothing
+    )
     service.startService()
     with pytest.raises(Closed):
         await within(service.whenConnected(failAfterFailures=1))
@@ -217,16 +236,36 @@ class _Tasks:
 
 
 def transport(broker: Brokers, topology: Topology, **settings: Any) -> AMQPTransport:
-    return AMQPTransport(**{"reactor": reactor(), "brokers": broker, "topology": topology, "namespace": "barbtx",
-                            "version": "1.1", "heartbeat": 10, "max_unconfirmed": 50, **settings})
+    return AMQPTransport(
+        **{
+            "reactor": reactor(),
+            "brokers": broker,
+            "topology": topology,
+            "namespace": "barbtx",
+            "version": "1.1",
+            "heartbeat": 10,
+            "max_unconfirmed": 50,
+            **settings,
+        }
+    )
 
 
 def consumer(broker: Brokers, topology: Topology, tasks: _Tasks, **settings: Any) -> Consumer:
     async def handle(body: bytes) -> None:
         await tasks.dispatch(decode(body, "barbtx", "1.1"))
 
-    return Consumer(**{"reactor": reactor(), "brokers": broker, "source": topology, "handle": handle, "heartbeat": 10,
-                       "concurrency": 2, "grace": 5, **settings})
+    return Consumer(
+        **{
+            "reactor": reactor(),
+            "brokers": broker,
+            "source": topology,
+            "handle": handle,
+            "heartbeat": 10,
+            "concurrency": 2,
+            "grace": 5,
+            **settings,
+        }
+    )
 
 
 async def ready(sender: AMQPTransport) -> AMQPTransport:
@@ -257,7 +296,8 @@ async def test_a_message_is_confirmed_and_taken(sender: AMQPTransport, broker: B
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_tasks_are_in_hand_than_configured(
-        sender: AMQPTransport, broker: Brokers, topology: Topology) -> None:
+    sender: AMQPTransport, broker: Brokers, topology: Topology
+) -> None:
     gates: list[Deferred] = []
     closed = True
 
@@ -287,9 +327,10 @@ async def test_no_more_tasks_are_in_hand_than_configured(
 
 @pytest_twisted.ensureDeferred
 async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
-        sender: AMQPTransport, client: Client, channel: Channel, broker: Brokers, topology: Topology) -> None:
+    sender: AMQPTransport, client: Client, channel: Channel, broker: Brokers, topology: Topology
+) -> None:
     def outcome() -> None:
-        raise BadMessage("not for us")
+        raise InvalidMessage("not for us")
 
     dead = await consume(await client.new_channel(), topology.dead_queue)
     bodies = [b"", b"{", b"\xff\xfe", '{"a":"é"}'.encode(), b"x" * 300000]
@@ -315,7 +356,8 @@ async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_returns_what_is_not_finished_in_time(
-        sender: AMQPTransport, broker: Brokers, topology: Topology) -> None:
+    sender: AMQPTransport, broker: Brokers, topology: Topology
+) -> None:
     tasks = _Tasks(lambda: Deferred())
     service = consumer(broker, topology, tasks, grace=0.05)
     service.startService()
@@ -331,7 +373,8 @@ async def test_stopping_returns_what_is_not_finished_in_time(
 
 @pytest_twisted.ensureDeferred
 async def test_consuming_resumes_after_the_queue_was_deleted(
-        sender: AMQPTransport, client: Client, broker: Brokers, topology: Topology) -> None:
+    sender: AMQPTransport, client: Client, broker: Brokers, topology: Topology
+) -> None:
     tasks = _Tasks()
     service = consumer(broker, topology, tasks)
     service.startService()
@@ -344,7 +387,7 @@ async def test_consuming_resumes_after_the_queue_was_deleted(
         await ready(sender)
         try:
             await within(sender.send(MESSAGE))
-        except Refused:
+        except PublishRefused:
             pass
         await deferLater(reactor(), 0.05, lambda: None)
     await service.stopService()
@@ -352,10 +395,11 @@ async def test_consuming_resumes_after_the_queue_was_deleted(
 
 @pytest_twisted.ensureDeferred
 async def test_a_message_that_finds_no_queue_is_refused(
-        sender: AMQPTransport, client: Client, topology: Topology) -> None:
+    sender: AMQPTransport, client: Client, topology: Topology
+) -> None:
     deleter = await client.new_channel()
     await deleter.queue_delete(queue=topology.queue)
-    with pytest.raises(Refused, match="no queue"):
+    with pytest.raises(PublishRefused, match="no queue"):
         await within(sender.send(MESSAGE))
     # The next connection declares the queue again.
     await within(Deferred.fromCoroutine(ready(sender)))
@@ -364,7 +408,9 @@ async def test_a_message_that_finds_no_queue_is_refused(
 
 @pytest_twisted.ensureDeferred
 async def test_a_full_queue_refuses_messages(broker: Brokers, topology: Topology, channel: Channel) -> None:
-    small = attrs.evolve(topology, queue=f"{topology.queue}.small", dead_queue=f"{topology.queue}.small.dead", max_length=2)
+    small = attrs.evolve(
+        topology, queue=f"{topology.queue}.small", dead_queue=f"{topology.queue}.small.dead", max_length=2
+    )
     service = transport(broker, small)
     service.startService()
     await ready(service)
@@ -372,7 +418,7 @@ async def test_a_full_queue_refuses_messages(broker: Brokers, topology: Topology
     for _ in range(10):
         try:
             await within(service.send(MESSAGE))
-        except Refused:
+        except PublishRefused:
             refusals += 1
     assert refusals
     await service.stopService()
@@ -382,17 +428,18 @@ async def test_a_full_queue_refuses_messages(broker: Brokers, topology: Topology
 
 @pytest_twisted.ensureDeferred
 async def test_unconfirmed_messages_are_bounded_and_told_of_a_lost_connection(
-        broker: Brokers, topology: Topology, channel: Channel) -> None:
+    broker: Brokers, topology: Topology, channel: Channel
+) -> None:
     service = transport(broker, topology, max_unconfirmed=3)
     service.startService()
     await ready(service)
     waiting = [service.send(MESSAGE) for _ in range(3)]
     assert not service.ready
-    with pytest.raises(Refused):
+    with pytest.raises(PublishRefused):
         await service.send(MESSAGE)
     service._client.transport.abortConnection()
     for deferred in waiting:
-        with pytest.raises(Refused):
+        with pytest.raises(PublishRefused):
             await within(deferred)
     await within(Deferred.fromCoroutine(ready(service)))
     await within(service.send(MESSAGE))
@@ -403,7 +450,7 @@ async def test_unconfirmed_messages_are_bounded_and_told_of_a_lost_connection(
 async def test_without_a_broker_messages_are_refused_at_once(topology: Topology) -> None:
     service = transport(Brokers.from_url("rabbit://127.0.0.1:1"), topology)
     service.startService()
-    with pytest.raises(Refused):
+    with pytest.raises(PublishRefused):
         await service.send(MESSAGE)
     await service.stopService()
 
@@ -411,7 +458,10 @@ async def test_without_a_broker_messages_are_refused_at_once(topology: Topology)
 def test_a_transport_url_names_one_broker_or_several() -> None:
     several = Brokers.from_url("rabbit://u:p%40@one:1,v:q@[::1],three/v%2Fhost?x=1")
     assert [(b.host, b.port, b.user, b.password) for b in several.members] == [
-        ("one", 1, "u", "p@"), ("::1", 5672, "v", "q"), ("three", 5672, "u", "p@")]
+        ("one", 1, "u", "p@"),
+        ("::1", 5672, "v", "q"),
+        ("three", 5672, "u", "p@"),
+    ]
     assert several.vhost == "v/host" and Brokers.from_url("amqps://h").members[0].port == 5671
     assert "p@" not in repr(several) and Brokers.from_url("rabbit://h/").vhost == "/"
     for bad in ("", "h:5672", "http://h", "rabbit://", "rabbit://h:x/", "rabbit://a,,b/"):
@@ -420,7 +470,9 @@ def test_a_transport_url_names_one_broker_or_several() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_when_one_broker_is_away_the_next_is_taken(rabbitmq: RabbitMQ, topology: Topology, channel: Channel) -> None:
+async def test_when_one_broker_is_away_the_next_is_taken(
+    rabbitmq: RabbitMQ, topology: Topology, channel: Channel
+) -> None:
     both = Brokers.from_url(f"rabbit://127.0.0.1:1,127.0.0.1:{rabbitmq.port}/")
     service = transport(both, topology)
     service.startService()
@@ -430,7 +482,9 @@ async def test_when_one_broker_is_away_the_next_is_taken(rabbitmq: RabbitMQ, top
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_queue_with_other_arguments_is_a_clear_error(broker: Brokers, topology: Topology, channel: Channel) -> None:
+async def test_a_queue_with_other_arguments_is_a_clear_error(
+    broker: Brokers, topology: Topology, channel: Channel
+) -> None:
     refused: list[str] = []
     service = transport(broker, attrs.evolve(topology, max_length=7), refuse=refused.append)
     service.startService()
@@ -442,9 +496,14 @@ async def test_a_queue_with_other_arguments_is_a_clear_error(broker: Brokers, to
 
 @pytest_twisted.ensureDeferred
 async def test_dead_letters_may_go_through_an_exchange_of_their_own(
-        client: Client, broker: Brokers, topology: Topology) -> None:
-    mine = attrs.evolve(topology, queue=f"{topology.queue}.x", dead_queue=f"{topology.queue}.x.dead",
-                        dead_exchange=f"{topology.queue}.dlx")
+    client: Client, broker: Brokers, topology: Topology
+) -> None:
+    mine = attrs.evolve(
+        topology,
+        queue=f"{topology.queue}.x",
+        dead_queue=f"{topology.queue}.x.dead",
+        dead_exchange=f"{topology.queue}.dlx",
+    )
     channel = await client.new_channel()
     await mine.declare(channel)
     await mine.declare(channel)
@@ -465,8 +524,11 @@ async def test_tls_with_client_certificates(topology: Topology, tmp_path: Path) 
     rabbitmq = RabbitMQ(tls=(str(ca.path), *server))
     try:
         rabbitmq.start()
-        settings = ["oslo_messaging_rabbit.ssl_ca_file=" + str(ca.path), "oslo_messaging_rabbit.ssl_cert_file=" + ours[0],
-                    "oslo_messaging_rabbit.ssl_key_file=" + ours[1]]
+        settings = [
+            "oslo_messaging_rabbit.ssl_ca_file=" + str(ca.path),
+            "oslo_messaging_rabbit.ssl_cert_file=" + ours[0],
+            "oslo_messaging_rabbit.ssl_key_file=" + ours[1],
+        ]
         url = f"transport_url=amqps://guest:guest@127.0.0.1:{rabbitmq.tls_port}/"
         service = transport(Brokers.from_config(load([], [url, *settings])), topology)
         service.startService()

@@ -55,10 +55,18 @@ async def test_a_number_that_cannot_be_represented_is_refused_in_every_body(api:
     assert (await api.get("/v1/secrets")).json["total"] == 1
 
 
-@pytest.mark.parametrize(("written", "shown"), [
-    ("128.0", "128"), ("1e2", "100"), ("0.5", "0.5"), ("-2.50", "-2.5"), ("9007199254740993", "9007199254740993"),
-    ("12345678901234567890123", "12345678901234567890123"), ("-0.0", "0"),
-])
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("128.0", "128"),
+        ("1e2", "100"),
+        ("0.5", "0.5"),
+        ("-2.50", "-2.5"),
+        ("9007199254740993", "9007199254740993"),
+        ("12345678901234567890123", "12345678901234567890123"),
+        ("-0.0", "0"),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_whole_numbers_stay_whole_in_an_order(api: Api, written: str, shown: str) -> None:
     reply = await _send(api, "/v1/orders", _order(f', "bit_length": 256.0, "x": {{"deep": [{written}]}}'))
@@ -85,12 +93,19 @@ async def test_numbers_that_were_stored_before_do_not_spoil_a_list(api: Api, dep
     url = deployment.settings["database.connection"].replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(update(Order).where(Order.id == refs[0].rpartition("/")[2]).values(
-            meta='{"algorithm": "aes", "bit_length": 256.0, "x": [Infinity, {"y": NaN}], "name": null}'))
+        connection.execute(
+            update(Order)
+            .where(Order.id == refs[0].rpartition("/")[2])
+            .values(meta='{"algorithm": "aes", "bit_length": 256.0, "x": [Infinity, {"y": NaN}], "name": null}')
+        )
     engine.dispose()
     listed = _strict(await api.get("/v1/orders"))
     assert listed["orders"][0]["meta"] == {
-        "algorithm": "aes", "bit_length": 256, "x": [None, {"y": None}], "name": None}
+        "algorithm": "aes",
+        "bit_length": 256,
+        "x": [None, {"y": None}],
+        "name": None,
+    }
     assert _strict(await api.get(refs[0]))["meta"] == listed["orders"][0]["meta"]
 
 
@@ -102,11 +117,15 @@ async def test_what_an_order_nests_deeply_comes_back_or_is_refused(api: Api) -> 
     assert (await api.get("/v1/orders")).json["total"] == 1
 
 
-@pytest.mark.parametrize(("given", "shown"), [
-    ("2090-01-02T03:04:05.123456", "2090-01-02T03:04:05.123456"),
-    ("2090-01-02T03:04:05.5+01:00", "2090-01-02T02:04:05.500000"),
-    ("2090-01-02 03:04:05.000001Z", "2090-01-02T03:04:05.000001"), ("2090-01-02", "2090-01-02T00:00:00.000000"),
-])
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("2090-01-02T03:04:05.123456", "2090-01-02T03:04:05.123456"),
+        ("2090-01-02T03:04:05.5+01:00", "2090-01-02T02:04:05.500000"),
+        ("2090-01-02 03:04:05.000001Z", "2090-01-02T03:04:05.000001"),
+        ("2090-01-02", "2090-01-02T00:00:00.000000"),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_an_order_keeps_the_fraction_of_its_expiration(api: Api, given: str, shown: str) -> None:
     order = await api.finished(await api.order(expiration=given))
@@ -118,25 +137,40 @@ async def test_an_order_keeps_the_fraction_of_its_expiration(api: Api, given: st
 
 @pytest_twisted.ensureDeferred
 async def test_an_order_that_expires_before_its_secret_could_live_is_refused(api: Api) -> None:
-    past = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=1)
-    reply = await api.post("/v1/orders", {"type": "key", "meta": {
-        "algorithm": "aes", "bit_length": 256, "expiration": past.isoformat()}})
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
+    reply = await api.post(
+        "/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256, "expiration": past.isoformat()}}
+    )
     assert reply.status == 400
 
 
-_ALLOWED = ("is not one of ['text/plain', 'text/plain;charset=utf-8', 'text/plain; charset=utf-8', "
-            "'application/octet-stream', 'application/pkcs8']")
+_ALLOWED = (
+    "is not one of ['text/plain', 'text/plain;charset=utf-8', 'text/plain; charset=utf-8', "
+    "'application/octet-stream', 'application/pkcs8']"
+)
 
 
-@pytest.mark.parametrize("kind", [
-    "", " ", "text", "text/", "text/html", "invalid", "text/plain; charset=utf-88", "application/aes",
-])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        " ",
+        "text",
+        "text/",
+        "text/html",
+        "invalid",
+        "text/plain; charset=utf-88",
+        "application/aes",
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_content_type_that_is_not_supported_names_those_that_are(api: Api, kind: str) -> None:
     meta = {"algorithm": "aes", "bit_length": 256, "payload_content_type": kind}
-    for path, body in (("/v1/secrets", {"payload": "p", "payload_content_type": kind}),
-                       ("/v1/orders", {"type": "key", "meta": meta}),
-                       ("/v1/orders", {"type": "asymmetric", "meta": meta | {"algorithm": "rsa", "bit_length": 1024}})):
+    for path, body in (
+        ("/v1/secrets", {"payload": "p", "payload_content_type": kind}),
+        ("/v1/orders", {"type": "key", "meta": meta}),
+        ("/v1/orders", {"type": "asymmetric", "meta": meta | {"algorithm": "rsa", "bit_length": 1024}}),
+    ):
         reply = await api.post(path, body)
         assert reply.status == 400 and _ALLOWED in reply.json["description"], reply
     assert (await api.get("/v1/orders")).json["total"] == (await api.get("/v1/secrets")).json["total"] == 0
@@ -162,8 +196,10 @@ async def test_clients_recognise_that_a_secret_has_consumers(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_clients_recognise_ids_that_lead_nowhere(api: Api) -> None:
-    for path, words in (("9999999f-f99f-49f9-9fff-f99f999ff9ff", "Secret not found"),
-                        ("9999999f-ffff-ffff-9fff-f99f999ff9ff", "Provided secret id is invalid.")):
+    for path, words in (
+        ("9999999f-f99f-49f9-9fff-f99f999ff9ff", "Secret not found"),
+        ("9999999f-ffff-ffff-9fff-f99f999ff9ff", "Provided secret id is invalid."),
+    ):
         for below in ("", "/consumers", "/payload", "/metadata", "/acl"):
             reply = await api.get(f"/v1/secrets/{path}{below}")
             assert reply.status == 404 and words in reply.json["description"], reply
@@ -180,9 +216,14 @@ async def test_the_service_without_a_version_is_the_default_version(api: Api) ->
 async def test_an_empty_metadata_key_is_refused_and_changes_nothing(api: Api) -> None:
     path = f"{await api.store()}/metadata"
     await api.request("PUT", path, json={"metadata": {"a": "b"}})
-    for method, body in (("POST", {"key": "", "value": "v"}), ("POST", {"key": "  ", "value": "v"}),
-                         ("PUT", {"metadata": {"": "v"}}), ("PUT", {"metadata": {"b": "c", "": ""}}),
-                         ("POST", {"key": "a\nb", "value": "v"}), ("PUT", {"metadata": {"a\n": "v"}})):
+    for method, body in (
+        ("POST", {"key": "", "value": "v"}),
+        ("POST", {"key": "  ", "value": "v"}),
+        ("PUT", {"metadata": {"": "v"}}),
+        ("PUT", {"metadata": {"b": "c", "": ""}}),
+        ("POST", {"key": "a\nb", "value": "v"}),
+        ("PUT", {"metadata": {"a\n": "v"}}),
+    ):
         reply = await api.request(method, path, json=body)
         assert reply.status == 400 and "location" not in reply.headers, (body, reply)
     assert (await api.get(path)).json == {"metadata": {"a": "b"}}

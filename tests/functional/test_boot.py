@@ -22,17 +22,24 @@ def refused(plugin: str, *settings: str, files: Iterable[Path] = ()) -> str:
     """Start with settings that cannot work; what it prints."""
     sets = [part for setting in settings for part in ("--set", setting)]
     configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets],
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [BIN / "twistd", "-n", "--pidfile=", plugin, *configs, *sets], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode != 0
     return done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(("setting", "said"), [
-    ("api.bind_prot=1", "did you mean 'bind_port'"), ("api.bind_port=x", "bind_port"),
-    ("database.connection=nonsense", "[database] connection"), ("crypto.enabled_crypto_plugins=none", "no plugin 'none'"),
-    ("simple_crypto_plugin.kek_file=/none", "/none"), ("api_paste_config=none.ini", "none.ini"),
-])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("api.bind_prot=1", "did you mean 'bind_port'"),
+        ("api.bind_port=x", "bind_port"),
+        ("database.connection=nonsense", "[database] connection"),
+        ("crypto.enabled_crypto_plugins=none", "no plugin 'none'"),
+        ("simple_crypto_plugin.kek_file=/none", "/none"),
+        ("api_paste_config=none.ini", "none.ini"),
+    ],
+)
 def test_a_bad_setting_stops_the_start_with_one_line(tmp_path: Path, setting: str, said: str) -> None:
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     (line,) = refused("barbtx", f"simple_crypto_plugin.kek_file={tmp_path}/mkek", setting).strip().splitlines()
@@ -53,7 +60,9 @@ def test_a_worker_without_a_queue_says_so(tmp_path: Path) -> None:
 def test_a_database_without_tables_stops_the_start(tmp_path: Path) -> None:
     deployment = embedded(tmp_path)
     sets = [f"{k}={v}" for k, v in deployment.settings.items() if k != "database.connection"]
-    assert "barbtx-manage db upgrade" in refused("barbtx", *sets, f"database.connection=sqlite:///{tmp_path}/new.sqlite")
+    assert "barbtx-manage db upgrade" in refused(
+        "barbtx", *sets, f"database.connection=sqlite:///{tmp_path}/new.sqlite"
+    )
 
 
 @pytest_twisted.ensureDeferred
@@ -123,8 +132,11 @@ async def test_a_postgresql_dump_never_holds_a_payload(tmp_path: Path, postgresq
     api = deployment.api()
     marker = "plain-text-marker-4711"
     await api.store(marker)
-    dump = subprocess.run(["pg_dump", "-h", "127.0.0.1", "-p", str(postgresql.port), "-U", "postgres", name],
-                          check=True, capture_output=True).stdout
+    dump = subprocess.run(
+        ["pg_dump", "-h", "127.0.0.1", "-p", str(postgresql.port), "-U", "postgres", name],
+        check=True,
+        capture_output=True,
+    ).stdout
     assert b"encrypted_data" in dump and marker.encode() not in dump and marker.encode().hex().encode() not in dump
     api.process.stop()
 

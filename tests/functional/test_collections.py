@@ -22,7 +22,11 @@ from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import Entry, NewContainer, NewSecret
 from barbtx.model.repositories.consumers import (
-    CONTAINER_CONSUMERS, SECRET_CONSUMERS, ConsumerKind, ConsumerRepo, embedded_consumers,
+    CONTAINER_CONSUMERS,
+    SECRET_CONSUMERS,
+    ConsumerKind,
+    ConsumerRepo,
+    embedded_consumers,
 )
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.pending_removals import RemovalLost
@@ -35,28 +39,53 @@ from tests.support.service import Api, Deployment
 
 MANY = 20000
 V11, V12 = ({"OpenStack-API-Version": f"key-manager 1.{minor}"} for minor in (1, 2))
-LIMITS = ObjectLimits(max_embedded_consumers=3, max_consumers_per_object=8, max_consumers_per_registrant=5,
-                      max_metadata_per_secret=4, max_secrets_per_container=3)
+LIMITS = ObjectLimits(
+    max_embedded_consumers=3,
+    max_consumers_per_object=8,
+    max_consumers_per_registrant=5,
+    max_metadata_per_secret=4,
+    max_secrets_per_container=3,
+)
 
 
 def consumer(n: int) -> dict[str, str]:
     return {"service": "s", "resource_type": "t", "resource_id": f"{n}"}
 
 
-def register(session: Session | sqlalchemy.Connection, kind: ConsumerKind, object_id: str, count: int,
-             created: datetime.datetime = NOW, first: int = 0) -> None:
+def register(
+    session: Session | sqlalchemy.Connection,
+    kind: ConsumerKind,
+    object_id: str,
+    count: int,
+    created: datetime.datetime = NOW,
+    first: int = 0,
+) -> None:
     """Register consumers past all limits, as an earlier release may have done, a second apart and named by number.
 
     :param first: the number of the first.
     """
-    project = session.scalar(select(models.Project.id).join(kind.owner, kind.owner.project_id == models.Project.id)
-                             .where(kind.owner.id == object_id))
+    project = session.scalar(
+        select(models.Project.id)
+        .join(kind.owner, kind.owner.project_id == models.Project.id)
+        .where(kind.owner.id == object_id)
+    )
     for start in range(0, count, 1000):
-        session.execute(insert(kind.model), [
-            {"id": str(uuid.uuid4()), "object_id": object_id, "project_id": project, "digest": uuid.uuid4().hex,
-             "status": "ACTIVE", "created_at": created + datetime.timedelta(seconds=n), "updated_at": created,
-             **{name: f"{first + n}" for name in kind.fields}}
-            for n in range(start, min(start + 1000, count))])
+        session.execute(
+            insert(kind.model),
+            [
+                {
+                    "id": str(uuid.uuid4()),
+                    "object_id": object_id,
+                    "project_id": project,
+                    "digest": uuid.uuid4().hex,
+                    "status": "ACTIVE",
+                    "created_at": created + datetime.timedelta(seconds=n),
+                    "updated_at": created,
+                    **dict.fromkeys(kind.fields, f"{first + n}"),
+                }
+                for n in range(start, min(start + 1000, count))
+            ],
+        )
 
 
 async def new_secret(secrets: SecretRepo, project: str = "p") -> str:
@@ -91,20 +120,28 @@ async def test_of_each_object_the_oldest_consumers_are_embedded(database: Databa
         model = models.SecretConsumer
         shown = await database.interact(lambda session: embedded_consumers(session, SECRET_CONSUMERS, ids, limit))
         assert {object_id: len(shown.get(object_id, ())) for object_id in ids} == {
-            object_id: min(count, limit) for object_id, count in zip(ids, counts)}
+            object_id: min(count, limit) for object_id, count in zip(ids, counts)
+        }
         assert set(shown) == {object_id for object_id, count in zip(ids, counts) if count}
         if not same_time:
             for object_id, count in zip(ids, counts):
                 oldest = [f"{n}" for n in range(count)][::-1][:limit]
                 assert [consumer["service"] for consumer in shown.get(object_id, ())] == oldest
         for object_id in ids[:2]:
-            (one,) = (await database.interact(
-                lambda session: embedded_consumers(session, SECRET_CONSUMERS, [object_id], limit))).values() or [()]
+            (one,) = (
+                await database.interact(
+                    lambda session: embedded_consumers(session, SECRET_CONSUMERS, [object_id], limit)
+                )
+            ).values() or [()]
             assert one == shown.get(object_id, ())
         await database.interact(lambda session: session.execute(sqlalchemy.delete(model)) and None)
 
-    await explore(check, counts=st.lists(st.integers(0, 6), min_size=1, max_size=5), limit=st.integers(1, 4),
-                  same_time=st.booleans())
+    await explore(
+        check,
+        counts=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+        limit=st.integers(1, 4),
+        same_time=st.booleans(),
+    )
 
 
 @pytest_twisted.ensureDeferred
@@ -117,7 +154,7 @@ async def test_the_oldest_are_embedded_in_pages_of_any_length(database: Database
             register(session, CONTAINER_CONSUMERS, object_id, 5)
 
     await database.interact(fill)
-    page = await containers.list("p", [], 230, 0)
+    page = await containers.list_page("p", [], 230, 0)
     assert {container.id for container in page.items} == set(ids)
     for container in page.items:
         assert [shown["name"] for shown in container.consumers] == ["0", "1", "2"]
@@ -125,25 +162,34 @@ async def test_the_oldest_are_embedded_in_pages_of_any_length(database: Database
 
 @pytest_twisted.ensureDeferred
 async def test_very_many_consumers_are_deleted_in_bounded_transactions(
-        database: Database, secrets: SecretRepo, containers: ContainerRepo) -> None:
-    for kind, object_id, repo in ((SECRET_CONSUMERS, await new_secret(secrets), secrets),
-                                  (CONTAINER_CONSUMERS, await new_container(containers), containers)):
+    database: Database, secrets: SecretRepo, containers: ContainerRepo
+) -> None:
+    for kind, object_id, repo in (
+        (SECRET_CONSUMERS, await new_secret(secrets), secrets),
+        (CONTAINER_CONSUMERS, await new_container(containers), containers),
+    ):
         await database.interact(lambda session: register(session, kind, object_id, 12000))
         left = []
         while not await repo.delete(object_id):
-            left.append(await database.interact(
-                lambda session: session.scalar(select(func.count()).select_from(kind.model)), write=False))
+            left.append(
+                await database.interact(
+                    lambda session: session.scalar(select(func.count()).select_from(kind.model)), write=False
+                )
+            )
         assert left == [6999, 1998]
         assert await repo.get(object_id, None) is None
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_project_with_very_many_consumers_is_removed(
-        database: Database, secrets: SecretRepo, containers: ContainerRepo, clock: Clock) -> None:
+    database: Database, secrets: SecretRepo, containers: ContainerRepo, clock: Clock
+) -> None:
     secret_ids = [await new_secret(secrets) for _ in range(3)]
     container_id = await new_container(containers)
-    for kind, object_id in (*((SECRET_CONSUMERS, secret_id) for secret_id in secret_ids),
-                            (CONTAINER_CONSUMERS, container_id)):
+    for kind, object_id in (
+        *((SECRET_CONSUMERS, secret_id) for secret_id in secret_ids),
+        (CONTAINER_CONSUMERS, container_id),
+    ):
         await database.interact(lambda session: register(session, kind, object_id, 4000))
     removal, claim = await claim_removal(database, clock, "p")
     calls = 1
@@ -158,7 +204,8 @@ async def test_a_project_with_very_many_consumers_is_removed(
 
 @pytest_twisted.ensureDeferred
 async def test_limits_hold_however_many_come_at_once(
-        database: Database, secrets: SecretRepo, containers: ContainerRepo, clock: Clock) -> None:
+    database: Database, secrets: SecretRepo, containers: ContainerRepo, clock: Clock
+) -> None:
     consumers = ConsumerRepo(database, clock, SECRET_CONSUMERS, -1, LIMITS)
     metadata = UserMetadataRepo(database, clock, LIMITS)
     secret_id = await new_secret(secrets)
@@ -166,20 +213,22 @@ async def test_limits_hold_however_many_come_at_once(
     held = [await new_secret(secrets) for _ in range(9)]
 
     async def of(calls: list) -> int:
-        outcomes = await gatherResults([call.addCallbacks(lambda _: True, lambda f: not f.trap(LimitReached))
-                                        for call in calls])
+        outcomes = await gatherResults(
+            [call.addCallbacks(lambda _: True, lambda f: not f.trap(LimitReached)) for call in calls]
+        )
         return sum(outcomes)
 
     assert await of([consumers.add(secret_id, "q", consumer(n)) for n in range(9)]) == 5
     assert await of([consumers.add(secret_id, f"r{n}", consumer(10 + n)) for n in range(9)]) == 3
-    assert (await consumers.list(secret_id, 100, 0)).total == 8
+    assert (await consumers.list_page(secret_id, 100, 0)).total == 8
     assert await of([metadata.add(secret_id, f"k{n}", "v") for n in range(9)]) == 4
     assert await of([containers.add_secret(container, "p", Entry(None, secret)) for secret in held]) == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_at_the_limit_what_is_there_may_come_again_and_go(
-        database: Database, secrets: SecretRepo, clock: Clock) -> None:
+    database: Database, secrets: SecretRepo, clock: Clock
+) -> None:
     consumers = ConsumerRepo(database, clock, SECRET_CONSUMERS, -1, LIMITS)
     secret_id = await new_secret(secrets)
     for n in range(5):
@@ -193,7 +242,8 @@ async def test_at_the_limit_what_is_there_may_come_again_and_go(
 
 @pytest_twisted.ensureDeferred
 async def test_a_replacement_that_is_too_large_changes_nothing(
-        database: Database, secrets: SecretRepo, clock: Clock) -> None:
+    database: Database, secrets: SecretRepo, clock: Clock
+) -> None:
     metadata = UserMetadataRepo(database, clock, LIMITS)
     secret_id = await new_secret(secrets)
     await metadata.replace(secret_id, {f"k{n}": "v" for n in range(4)})
@@ -258,12 +308,20 @@ async def test_consumers_are_read_only_where_they_are_shown(tmp_path: Path) -> N
         engine.dispose()
         entry = {"name": "e", "secret_ref": other}
         for method, path, body in (
-                ("GET", secret, None), ("GET", "/v1/secrets", None), ("GET", f"{secret}/payload", None),
-                ("GET", f"{secret}/acl", None), ("PUT", f"{secret}/acl", {"read": {"users": ["u"]}}),
-                ("PATCH", f"{secret}/acl", {"read": {"users": ["v"]}}), ("DELETE", f"{secret}/acl", None),
-                ("PUT", f"{secret}/metadata", {"metadata": {"k": "v"}}), ("GET", f"{secret}/metadata/k", None),
-                ("PUT", f"{container}/acl", {"read": {"users": ["u"]}}), ("GET", f"{container}/acl", None),
-                ("POST", f"{container}/secrets", entry), ("DELETE", f"{container}/secrets", entry)):
+            ("GET", secret, None),
+            ("GET", "/v1/secrets", None),
+            ("GET", f"{secret}/payload", None),
+            ("GET", f"{secret}/acl", None),
+            ("PUT", f"{secret}/acl", {"read": {"users": ["u"]}}),
+            ("PATCH", f"{secret}/acl", {"read": {"users": ["v"]}}),
+            ("DELETE", f"{secret}/acl", None),
+            ("PUT", f"{secret}/metadata", {"metadata": {"k": "v"}}),
+            ("GET", f"{secret}/metadata/k", None),
+            ("PUT", f"{container}/acl", {"read": {"users": ["u"]}}),
+            ("GET", f"{container}/acl", None),
+            ("POST", f"{container}/secrets", entry),
+            ("DELETE", f"{container}/secrets", entry),
+        ):
             reply = await api.request(method, path, **({} if body is None else {"json": body}))
             assert reply.status < 300, (method, path, reply)
         for path, headers in ((container, None), ("/v1/containers", None), (secret, V11), ("/v1/secrets", V11)):
@@ -274,9 +332,17 @@ async def test_consumers_are_read_only_where_they_are_shown(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_the_limits_are_options_and_refusals_name_them(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **{
-        "api.max_embedded_consumers": 2, "api.max_consumers_per_object": 5, "api.max_consumers_per_registrant": 3,
-        "api.max_metadata_per_secret": 2, "api.max_secrets_per_container": 2})
+    deployment = Deployment(
+        tmp_path,
+        f"sqlite:///{tmp_path}/barbtx.sqlite",
+        **{
+            "api.max_embedded_consumers": 2,
+            "api.max_consumers_per_object": 5,
+            "api.max_consumers_per_registrant": 3,
+            "api.max_metadata_per_secret": 2,
+            "api.max_secrets_per_container": 2,
+        },
+    )
     try:
         api = deployment.api()
         secret, box = await api.store(), await api.post("/v1/containers", {"type": "generic"})
@@ -302,10 +368,16 @@ async def test_the_limits_are_options_and_refusals_name_them(tmp_path: Path) -> 
         removed = await api.delete(f"{secret}/consumers", json=consumer(0))
         assert removed.json["consumers"] == [consumer(1), consumer(2)]
         for n in range(3):
-            await post(api, f"{secret}/metadata", {"key": f"{n}", "value": "v"}, 403 if n == 2 else 201,
-                       "limit of 2 metadata keys" if n == 2 else "")
-            await post(api, f"{container}/secrets", entries[n], 403 if n == 2 else 201,
-                       "limit of 2 secrets" if n == 2 else "")
+            await post(
+                api,
+                f"{secret}/metadata",
+                {"key": f"{n}", "value": "v"},
+                403 if n == 2 else 201,
+                "limit of 2 metadata keys" if n == 2 else "",
+            )
+            await post(
+                api, f"{container}/secrets", entries[n], 403 if n == 2 else 201, "limit of 2 secrets" if n == 2 else ""
+            )
         await post(api, "/v1/containers", {"type": "generic", "secret_refs": entries}, 403, "limit of 2 secrets")
         too_many = await api.request("PUT", f"{secret}/metadata", json={"metadata": {f"n{n}": "v" for n in range(3)}})
         assert too_many.status == 403

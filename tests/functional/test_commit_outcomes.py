@@ -57,7 +57,7 @@ class Held:
         reactor.callFromThread(self.reached.callback, None)
         assert self._go.wait(60)
 
-    def let_go(self) -> None:
+    def drop(self) -> None:
         self._go.set()
 
 
@@ -82,7 +82,8 @@ def cancel(result: Deferred[Any], database: Database) -> None:
 @pytest.mark.parametrize(("end", "error"), [(time_out, DatabaseUnavailable), (cancel, CancelledError)])
 @pytest_twisted.ensureDeferred
 async def test_who_stops_waiting_before_the_commit_knows_that_there_is_none(
-        database: Database, end: Callable, error: type[Exception], in_commit: bool) -> None:
+    database: Database, end: Callable, error: type[Exception], in_commit: bool
+) -> None:
     held = Held()
     if in_commit:
         event.listen(database.engine, "commit", held)
@@ -101,7 +102,7 @@ async def test_who_stops_waiting_before_the_commit_knows_that_there_is_none(
             await result
         assert unknown(caught.value) is in_commit
     finally:
-        held.let_go()
+        held.drop()
     # On SQLite this comes after the one that was given up, elsewhere its thread ends with the pool.
     while in_commit and await count(database) == 0:
         pass
@@ -159,25 +160,35 @@ async def test_a_connection_lost_before_the_commit_is_a_definite_end(connected: 
 def at_commit(database: Database, statement: str) -> None:
     """Have the database do something when a transaction with a new project is committed."""
     with database.engine.begin() as connection:
-        connection.execute(text(f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS "
-                                f"$$ BEGIN {statement}; RETURN NULL; END $$"))
-        connection.execute(text("CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON projects DEFERRABLE INITIALLY "
-                                "DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"))
+        connection.execute(
+            text(
+                f"CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN {statement}; RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON projects DEFERRABLE INITIALLY "
+                "DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"
+            )
+        )
 
 
-@pytest.mark.parametrize(("statement", "error", "expected"), [
-    ("PERFORM pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable, True),
-    ("RAISE EXCEPTION USING ERRCODE = '25006'", DatabaseUnavailable, False),
-    ("RAISE EXCEPTION USING ERRCODE = 'XX000'", DatabaseUnavailable, True),
-    ("RAISE EXCEPTION USING ERRCODE = '23503'", IntegrityError, False),
-    ("RAISE EXCEPTION USING ERRCODE = '40001'", DatabaseUnavailable, False),
-])
+@pytest.mark.parametrize(
+    ("statement", "error", "expected"),
+    [
+        ("PERFORM pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable, True),
+        ("RAISE EXCEPTION USING ERRCODE = '25006'", DatabaseUnavailable, False),
+        ("RAISE EXCEPTION USING ERRCODE = 'XX000'", DatabaseUnavailable, True),
+        ("RAISE EXCEPTION USING ERRCODE = '23503'", IntegrityError, False),
+        ("RAISE EXCEPTION USING ERRCODE = '40001'", DatabaseUnavailable, False),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_commit_that_fails_is_unknown_unless_the_database_says_that_it_was_rolled_back(
-        connected: Database, statement: str, error: type[Exception], expected: bool) -> None:
+    connected: Database, statement: str, error: type[Exception], expected: bool
+) -> None:
     at_commit(connected, statement)
     with pytest.raises(error) as caught:
         await connected.interact(add_project)
     assert unknown(caught.value) is expected
-
-

@@ -75,7 +75,8 @@ async def test_when_all_are_busy_the_health_check_is_answered_and_others_are_tol
         with held(made.number, 3, HOLD), held(made.number, 10, in_the_reserve):
             wait_until(lambda: made.echo.rendered == 3, 60, "the requests did not arrive")
             return [Raw.of(made.exchange(HEALTH)) for _ in range(20)], [
-                Raw.of(made.exchange(*pieces)) for pieces in [(GET,), (HOLD,), (large, b"x" * 1000000), (HOLD, HOLD)]]
+                Raw.of(made.exchange(*pieces)) for pieces in [(GET,), (HOLD,), (large, b"x" * 1000000), (HOLD, HOLD)]
+            ]
 
     healthy, refused = await deferToThread(crowd)
     assert {answer.status for answer in healthy} == {200}
@@ -93,8 +94,10 @@ async def test_a_client_has_its_share_and_no_more() -> None:
     def crowd() -> list[int]:
         with held(made.number, 2, HOLD):
             wait_until(lambda: made.echo.rendered == 2, 60, "the requests did not arrive")
-            return [Raw.of(made.exchange(GET, source=source)).status
-                    for source in ("127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.3")]
+            return [
+                Raw.of(made.exchange(GET, source=source)).status
+                for source in ("127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.3")
+            ]
 
     assert await deferToThread(crowd) == [503, 200, 503, 200]
     made.site.connections.trusted = (network("127.0.0.0/8"),)
@@ -111,7 +114,7 @@ class _Connection:
     def __init__(self, address: str) -> None:
         self.address, self.reserved, self.open = parse_address(address), False, True
 
-    def give_way(self) -> None:
+    def make_room(self) -> None:
         self.open = False
 
 
@@ -140,42 +143,62 @@ def test_a_connection_gives_way_only_when_it_had_time_to_send_something() -> Non
     assert not fourth.reserved and first.open and not second.open
 
 
-@pytest.mark.parametrize(("address", "group"), [
-    ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::/64"),
-    ("2001:db8::ffff:1", "2001:db8::/64"), ("fe80::1%eth0", "fe80::/64"), ("192.0.2.1:5000", "192.0.2.1"),
-    ("[2001:db8::1]:80", "2001:db8::/64"),
-])
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("192.0.2.1:5000", "192.0.2.1"),
+        ("[2001:db8::1]:80", "2001:db8::/64"),
+    ],
+)
 def test_a_client_is_an_address_or_a_network_of_one_site(address: str, group: str) -> None:
     assert client_group(parse_address(address)) == group
 
 
-@pytest.mark.parametrize(("values", "client"), [
-    ([], None), (["192.0.2.1"], "192.0.2.1"), (["1.1.1.1, 192.0.2.1"], "192.0.2.1"),
-    (["1.1.1.1", "192.0.2.1"], "192.0.2.1"),
-    (["192.0.2.1, 10.0.0.7"], "192.0.2.1"), (["10.0.0.8, 10.0.0.7"], "10.0.0.8"), (["unknown"], None),
-    (["192.0.2.1, unknown"], None), (["x, 192.0.2.1:99"], "192.0.2.1"), ([" , "], None),
-])
+@pytest.mark.parametrize(
+    ("values", "client"),
+    [
+        ([], None),
+        (["192.0.2.1"], "192.0.2.1"),
+        (["1.1.1.1, 192.0.2.1"], "192.0.2.1"),
+        (["1.1.1.1", "192.0.2.1"], "192.0.2.1"),
+        (["192.0.2.1, 10.0.0.7"], "192.0.2.1"),
+        (["10.0.0.8, 10.0.0.7"], "10.0.0.8"),
+        (["unknown"], None),
+        (["192.0.2.1, unknown"], None),
+        (["x, 192.0.2.1:99"], "192.0.2.1"),
+        ([" , "], None),
+    ],
+)
 def test_the_client_of_a_proxy_is_the_last_address_that_is_no_proxys(values: list[str], client: str | None) -> None:
     found = reported_client(values, [network("10.0.0.0/8")])
     assert (found and str(found)) == client
 
 
-@pytest.mark.parametrize(("limit", "whole", "expected"), [
-    (None, 2000, 500), (None, 20, 10), (None, 5, 5), (0, 2000, 0), (7, 2000, 7), (9000, 2000, 9000), (None, 0, 0)])
+@pytest.mark.parametrize(
+    ("limit", "whole", "expected"),
+    [(None, 2000, 500), (None, 20, 10), (None, 5, 5), (0, 2000, 0), (7, 2000, 7), (9000, 2000, 9000), (None, 0, 0)],
+)
 def test_a_share_is_a_quarter_unless_it_is_set(limit: int | None, whole: int, expected: int) -> None:
     assert share(limit, whole) == expected
 
 
 _FIT = """
 import resource
-from barbtx.api.descriptors import fit_connections
+from barbtx.api.descriptor_limit import fit_connections
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 print(fit_connections(2000, 50), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
-@pytest.mark.parametrize(("soft", "hard", "connections", "raised"), [
-    (3000, 3000, 2000, 3000), (256, 4000, 2000, 2762), (256, 1024, 262, 1024), (100, 100, 12, 100)])
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "raised"),
+    [(3000, 3000, 2000, 3000), (256, 4000, 2000, 2762), (256, 1024, 262, 1024), (100, 100, 12, 100)],
+)
 def test_no_more_connections_fit_than_files_may_be_open(soft: int, hard: int, connections: int, raised: int) -> None:
     code = _FIT.format(soft=soft, hard=hard)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -268,8 +291,12 @@ async def test_a_client_cannot_have_all_wait_and_a_proxy_says_who_it_is(deployme
 async def test_a_preference_is_applied_only_where_it_was(deployment: Deployment) -> None:
     api = deployment.api()
     ref = await api.order()
-    for preference, expected in (("wait=0", None), ("wait=1", "wait=1"), ('respond-async, wait="1"', "wait=1"),
-                                 ("wait", None)):
+    for preference, expected in (
+        ("wait=0", None),
+        ("wait=1", "wait=1"),
+        ('respond-async, wait="1"', "wait=1"),
+        ("wait", None),
+    ):
         reply = await api.get(ref, headers={"Prefer": preference})
         assert reply.headers.get("preference-applied") == expected, preference
         assert ("Prefer" in reply.headers["vary"]) == (preference != "wait")

@@ -23,8 +23,13 @@ OLDER = known_revisions()[1:]
 
 
 def start_upgrade(url: str, *arguments: str, **popen: object) -> subprocess.Popen:
-    return subprocess.Popen([BIN / "barbtx-manage", *arguments, "db", "upgrade", "-d", url], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
+    return subprocess.Popen(
+        [BIN / "barbtx-manage", *arguments, "db", "upgrade", "-d", url],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **popen,
+    )
 
 
 def run(url: str, *statements: str) -> None:
@@ -38,8 +43,10 @@ def run(url: str, *statements: str) -> None:
 def contents(url: str) -> dict[str, list[tuple]]:
     engine = create_engine(parse_url(url))
     with engine.connect() as connection:
-        found = {name: connection.execute(text(f"SELECT * FROM {name}")).all()
-                 for name in inspect(connection).get_table_names()}
+        found = {
+            name: connection.execute(text(f"SELECT * FROM {name}")).all()
+            for name in inspect(connection).get_table_names()
+        }
     engine.dispose()
     return found
 
@@ -55,7 +62,8 @@ def test_upgrades_at_the_same_time_all_succeed(database_url: str, version: str |
 
 
 def test_an_upgrade_waits_for_another_and_gives_up_with_one_line(
-        database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     if database_url.startswith("sqlite"):
         pytest.skip("on SQLite the write transaction is the lock")
     engine = create_engine(parse_url(database_url))
@@ -80,29 +88,54 @@ def test_an_upgrade_waits_for_another_and_gives_up_with_one_line(
 
 
 FOREIGN = {
-    "the tables of another program": (["CREATE TABLE secrets (id INTEGER)", "CREATE TABLE projects (id INTEGER)"],
-                                      "another program"),
-    "the version of another program": (["CREATE TABLE alembic_version (version_num VARCHAR(32))",
-                                        "INSERT INTO alembic_version VALUES ('39cf2e645cba')", "CREATE TABLE secrets (id INTEGER)"],
-                                       "another program"),
-    "a version of ours, but not our tables": (["CREATE TABLE alembic_version (version_num VARCHAR(32))",
-                                               "INSERT INTO alembic_version VALUES ('0001')", "CREATE TABLE users (id INTEGER)"],
-                                              "another program"),
-    "an empty version and another table": (["CREATE TABLE alembic_version (version_num VARCHAR(32))",
-                                            "CREATE TABLE users (id INTEGER)"], "another program"),
-    "several versions": (["CREATE TABLE alembic_version (version_num VARCHAR(32))",
-                          "INSERT INTO alembic_version VALUES ('0001')", "INSERT INTO alembic_version VALUES ('abc')"],
-                         "another program"),
+    "the tables of another program": (
+        ["CREATE TABLE secrets (id INTEGER)", "CREATE TABLE projects (id INTEGER)"],
+        "another program",
+    ),
+    "the version of another program": (
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('39cf2e645cba')",
+            "CREATE TABLE secrets (id INTEGER)",
+        ],
+        "another program",
+    ),
+    "a version of ours, but not our tables": (
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('0001')",
+            "CREATE TABLE users (id INTEGER)",
+        ],
+        "another program",
+    ),
+    "an empty version and another table": (
+        ["CREATE TABLE alembic_version (version_num VARCHAR(32))", "CREATE TABLE users (id INTEGER)"],
+        "another program",
+    ),
+    "several versions": (
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('0001')",
+            "INSERT INTO alembic_version VALUES ('abc')",
+        ],
+        "another program",
+    ),
     "another kind of version table": (["CREATE TABLE alembic_version (something INTEGER)"], "another program"),
-    "a later release": (["CREATE TABLE alembic_version (version_num VARCHAR(32))",
-                         "INSERT INTO alembic_version VALUES ('9999')", "CREATE TABLE secrets (id INTEGER)"],
-                        "newer than this release"),
+    "a later release": (
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('9999')",
+            "CREATE TABLE secrets (id INTEGER)",
+        ],
+        "newer than this release",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_database_that_is_not_ours_is_left_alone(
-        database_url: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    database_url: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     statements, said = FOREIGN[what]
     run(database_url, *statements)
     path = Path(database_url.removeprefix("sqlite:///"))
@@ -125,9 +158,25 @@ def test_a_process_says_so_too_and_changes_nothing(tmp_path: Path, what: str) ->
     run(url, *statements)
     before = (tmp_path / "other.sqlite").read_bytes()
     manage(["simple_crypto", "gen_mkek", str(tmp_path / "mkek")])
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", "barbtx", "--config-file", DEV_CONFIG, "--set",
-                           f"database.connection={url}", "--set", f"simple_crypto_plugin.kek_file={tmp_path}/mkek", "--set",
-                           "api.bind_port=0"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            BIN / "twistd",
+            "-n",
+            "--pidfile=",
+            "barbtx",
+            "--config-file",
+            DEV_CONFIG,
+            "--set",
+            f"database.connection={url}",
+            "--set",
+            f"simple_crypto_plugin.kek_file={tmp_path}/mkek",
+            "--set",
+            "api.bind_port=0",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode != 0 and said in done.stdout + done.stderr
     assert (tmp_path / "other.sqlite").read_bytes() == before
 
@@ -171,22 +220,43 @@ def test_files_that_others_can_read_are_taken_from_them(tmp_path: Path) -> None:
         engine.dispose()
 
 
-@pytest.mark.parametrize("arguments", [["db", "upgrade"], ["db", "current"], ["--set", "api.bind_port=1", "db", "upgrade"],
-                                       ["--config-file", "empty.conf", "db", "upgrade"],
-                                       ["removals", "list"], ["removals", "cancel", "p"], ["removals", "retry", "p"],
-                                       ["--config-file", "empty.conf", "removals", "list"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["db", "upgrade"],
+        ["db", "current"],
+        ["--set", "api.bind_port=1", "db", "upgrade"],
+        ["--config-file", "empty.conf", "db", "upgrade"],
+        ["removals", "list"],
+        ["removals", "cancel", "p"],
+        ["removals", "retry", "p"],
+        ["--config-file", "empty.conf", "removals", "list"],
+    ],
+)
 def test_without_a_configured_database_none_is_made(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "empty.conf").write_text("")
-    done = subprocess.run([BIN / "barbtx-manage", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "HOME": str(tmp_path)})
+    done = subprocess.run(
+        [BIN / "barbtx-manage", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert done.returncode == 1 and "[database] connection" in done.stderr and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["empty.conf"]
 
 
 def test_without_any_configuration_no_broker_is_asked(tmp_path: Path) -> None:
     for action in ("dead-letters", "requeue"):
-        done = subprocess.run([BIN / "barbtx-manage", "queue", action], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=120, env={**os.environ, "HOME": str(tmp_path)})
+        done = subprocess.run(
+            [BIN / "barbtx-manage", "queue", action],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )
         assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
         assert "[DEFAULT] transport_url is not set" in done.stderr
 
@@ -197,13 +267,20 @@ def test_a_database_in_the_default_place_is_not_used_by_chance(tmp_path: Path) -
     config = tmp_path / "barbtx.conf"
     config.write_text(f"[simple_crypto_plugin]\nkek_file = {tmp_path}/mkek\n[queue]\nenable = true\n")
     for plugin in ("barbtx", "barbtx-worker"):
-        done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, "--config-file", config],
-                              cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [BIN / "twistd", "-n", "--pidfile=", plugin, "--config-file", DEV_CONFIG, "--config-file", config],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 1
         assert done.stderr.splitlines() == [f"barbtx: [database] connection is not set; put it into {config}"]
 
 
-def test_removals_of_a_database_without_tables_name_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_removals_of_a_database_without_tables_name_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for url in (f"sqlite:///{tmp_path}/none.sqlite", f"sqlite:///{tmp_path}/old.sqlite"):
         if "old" in url:
             manage(["db", "upgrade", "-d", url, "-v", OLDER[0]])
@@ -223,8 +300,14 @@ def test_sqlite_needs_a_file(url: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("plugin", ["barbtx", "barbtx-worker"])
 def test_without_any_configuration_a_start_is_refused(tmp_path: Path, plugin: str) -> None:
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", plugin], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "HOME": str(tmp_path)})
+    done = subprocess.run(
+        [BIN / "twistd", "-n", "--pidfile=", plugin],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "--config-file" in done.stderr and "/etc/barbtx/barbtx.conf" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -233,8 +316,13 @@ def test_without_any_configuration_a_start_is_refused(tmp_path: Path, plugin: st
 def test_the_configuration_in_the_usual_place_is_used(tmp_path: Path) -> None:
     (tmp_path / ".barbtx").mkdir()
     (tmp_path / ".barbtx" / "barbtx.conf").write_text(f"[database]\nconnection = sqlite:///{tmp_path}/found.sqlite\n")
-    subprocess.run([sys.executable, "-m", "barbtx.cmd.manage", "db", "upgrade"], cwd=tmp_path, check=True, timeout=120,
-                   env={**os.environ, "HOME": str(tmp_path)})
+    subprocess.run(
+        [sys.executable, "-m", "barbtx.cmd.manage", "db", "upgrade"],
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert (tmp_path / "found.sqlite").exists()
 
 

@@ -15,9 +15,9 @@ from txamqp.content import Content
 
 from barbtx.config import load
 from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.amqp.copies import dead_letter
 from barbtx.queue.amqp.dead_letters import DeadLetters
-from barbtx.queue.amqp.once import Unusable, connect_once
+from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
+from barbtx.queue.amqp.republishing import dead_letter
 from barbtx.queue.amqp.topology import Topology, dead_letter_queues
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
@@ -50,10 +50,14 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     order, args = str(uuid.uuid4()), {"project_id": "p", "request_id": None}
     deleted = encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1")
     poison = {
-        b"{": "not JSON", b"\xff": "not JSON", encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
+        b"{": "not JSON",
+        b"\xff": "not JSON",
+        encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
         encode(TaskMessage("process_type_order", args), "barbtx", "1.1"): "an argument is missing",
         encode(TaskMessage("process_type_order", args), "barbtx", "2.0"): "another major version",
-        encode(TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"): "the order's id is no id",
+        encode(
+            TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"
+        ): "the order's id is no id",
     }
 
     async def nothing(client: object) -> None:
@@ -74,9 +78,13 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
         *lines, last = await in_thread(lambda: manage(deployment, "queue", "dead-letters"))
         assert last == "6 dead letters"
         assert {tuple(line.split("\t")[:2]) for line in lines} == {(queue, reason) for reason in poison.values()}
-    assert (await in_thread(lambda: manage(deployment, "queue", "dead-letters", "--limit", "2")))[-1] == "2 dead letters"
+    assert (await in_thread(lambda: manage(deployment, "queue", "dead-letters", "--limit", "2")))[
+        -1
+    ] == "2 dead letters"
     await in_thread(worker.stop)
-    assert (await in_thread(lambda: manage(deployment, "queue", "requeue", "--limit", "4")))[-1] == "4 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue", "--limit", "4")))[
+        -1
+    ] == "4 dead letters sent again"
     assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "2 dead letters sent again"
     assert (await channel.queue_declare(queue=queue, passive=True)).message_count == 6
     again = deployment.worker()
@@ -86,8 +94,12 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
 
 def test_without_a_broker_the_command_says_so(deployment: Deployment) -> None:
     sets = {**deployment.settings, "transport_url": "rabbit://127.0.0.1:1/", "queue.heartbeat_seconds": 1}
-    done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")], "queue",
-                           "dead-letters"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")], "queue", "dead-letters"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1 and done.stderr.startswith("barbtx-manage: no broker answers"), done
 
 
@@ -105,7 +117,8 @@ _REFUSALS = [
 
 
 def test_the_command_says_in_one_line_why_it_cannot_look(
-        deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL) -> None:
+    deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL
+) -> None:
     manage(deployment, "queue", "dead-letters")
     begin = time.monotonic()
     subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
@@ -115,8 +128,17 @@ def test_the_command_says_in_one_line_why_it_cannot_look(
         for settings, said in _REFUSALS:
             sets = {key: str(value).format(**places) for key, value in {**deployment.settings, **settings}.items()}
             begin = time.monotonic()
-            done = subprocess.run([BIN / "barbtx-manage", *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")],
-                                   "queue", "dead-letters"], capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                [
+                    BIN / "barbtx-manage",
+                    *[p for k, v in sets.items() for p in ("--set", f"{k}={v}")],
+                    "queue",
+                    "dead-letters",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             # What the interpreter takes to start, on a busy machine, is no part of it.
             assert time.monotonic() - begin < 2 + 4 * start + 5, settings
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
@@ -127,7 +149,8 @@ def test_the_command_says_in_one_line_why_it_cannot_look(
 @pytest.mark.parametrize("silent", [False, True], ids=["lost", "silent"])
 @pytest_twisted.ensureDeferred
 async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
-        rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
     from twisted.internet import reactor
 
     conf = load([], [f"queue.topic={unique('tasks.')}"])
@@ -137,20 +160,20 @@ async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
     received, left = Half.dataReceived, [0]
 
     def receive(half: Half, data: bytes) -> None:
-        if left[0] > 0 or left[0] == 0 and not silent:
+        if left[0] > 0 or (left[0] == 0 and not silent):
             left[0] -= 1
             received(half, data)
             if left[0] < 0:
                 proxy.cut()
 
-    assert await letters.list(10) == []
+    assert await letters.peek(10) == []
     monkeypatch.setattr(Half, "dataReceived", receive)
     # As far as there is something to wait for; both directions count.
     for chunks in range(1, 24, 2):
         left[0] = chunks
         begin = reactor.seconds()
-        with pytest.raises(Unusable) as caught:
-            await letters.list(10)
+        with pytest.raises(NoUsableBroker) as caught:
+            await letters.peek(10)
         # Either it was not used yet, or it is the connection that was lost, or silent.
         assert "\n" not in str(caught.value) and "broker" in str(caught.value), chunks
         assert reactor.seconds() - begin < 30
@@ -159,12 +182,13 @@ async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
 
 @pytest_twisted.ensureDeferred
 async def test_dead_letters_of_notifications_are_shown_beside_those_of_tasks_and_each_goes_back_to_its_queue(
-        deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    deployment: Deployment, rabbitmq: RabbitMQ
+) -> None:
     from twisted.internet import reactor
 
     topic, pool = deployment.settings["queue.topic"], unique("pool.")
     deployment.settings |= {"keystone_notifications.pool_name": pool}
-    client = await connect_once(reactor, Brokers.from_url(rabbitmq.url), "test", 30)
+    client = await connect_one_shot(reactor, Brokers.from_url(rabbitmq.url), "test", 30)
     channel = await client.new_channel()
     await Topology.from_config(load([], [f"queue.topic={topic}"])).declare(channel)
     for queue in (pool, f"{pool}.dead"):

@@ -23,12 +23,40 @@ from tests.support.exploring import explore
 from tests.support.service import Api
 
 _ODD = [
-    "a+b", "a b", "100%", "per%25cent", "per%2525cent", "%41", "back\\slash", "back\\\\slash", "\\", "end\\", "\\%", "\\_",
-    "!", "a!b", "!!%", "!_", "'", '"', "a;b", "a&b=c", "#?/", "näme 🔑", "ÄÖ", "_", "%", "a\0b", "[a]", "*", "\uf8fe",
+    "a+b",
+    "a b",
+    "100%",
+    "per%25cent",
+    "per%2525cent",
+    "%41",
+    "back\\slash",
+    "back\\\\slash",
+    "\\",
+    "end\\",
+    "\\%",
+    "\\_",
+    "!",
+    "a!b",
+    "!!%",
+    "!_",
+    "'",
+    '"',
+    "a;b",
+    "a&b=c",
+    "#?/",
+    "näme 🔑",
+    "ÄÖ",
+    "_",
+    "%",
+    "a\0b",
+    "[a]",
+    "*",
+    "\uf8fe",
 ]
 # Outer white space does not reach the database, and the database has a limit of its own for the length.
-_NAMES = st.text(st.sampled_from("ab%_\\!+\"'/ \0é🔑") | st.characters(exclude_categories=["Cs"]),
-                 min_size=1, max_size=12)
+_NAMES = st.text(
+    st.sampled_from("ab%_\\!+\"'/ \0é🔑") | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12
+)
 
 
 @pytest_twisted.ensureDeferred
@@ -38,7 +66,7 @@ async def test_a_name_finds_what_has_it_and_nothing_else(secrets: SecretRepo) ->
         for stored in (name, other):
             await secrets.create(NewSecret(str(uuid.uuid4()), project, name=stored, algorithm=stored, mode=stored))
         for column in ("name", "algorithm", "mode"):
-            page = await secrets.list(project, (Condition(column, "like", name),), (), 10, 0)
+            page = await secrets.list_page(project, (Condition(column, "like", name),), (), 10, 0)
             found = {secret.name for secret in page.items}
             assert name in found
             if other.isascii() and other.lower() != name.lower() and not set(name) & set("%_"):
@@ -53,7 +81,7 @@ async def test_containers_are_found_by_name(database: Database, clock: Clock) ->
     for name in _ODD:
         await containers.create(NewContainer(str(uuid.uuid4()), "p", "generic", name))
     for name in _ODD:
-        page = await containers.list("p", (Condition("name", "like", name),), 100, 0)
+        page = await containers.list_page("p", (Condition("name", "like", name),), 100, 0)
         found = {container.name for container in page.items}
         assert name in found
         if not set(name) & set("%_"):
@@ -64,7 +92,7 @@ async def test_containers_are_found_by_name(database: Database, clock: Clock) ->
 async def test_exact_filters_are_exact(secrets: SecretRepo) -> None:
     await secrets.create(NewSecret(str(uuid.uuid4()), "p", secret_type="opaque"))
     for value, total in (("opaque", 1), ("opaque ", 0), ("Opaque", 0), ("opaqu_", 0), ("opaque\0", 0), ("!opaque", 0)):
-        page = await secrets.list("p", (Condition("secret_type", "eq", value),), (), 10, 0)
+        page = await secrets.list_page("p", (Condition("secret_type", "eq", value),), (), 10, 0)
         assert page.total == total, value
 
 
@@ -76,7 +104,7 @@ async def test_orders_are_found_by_what_is_in_their_meta(database: Database, clo
         meta = json.dumps({"name": text, "inner": [{text: 1}]}, ensure_ascii=False)
         await orders.create(order_id, "p", "key", meta, None, Task(order_id, "process_type_order", {}), 5)
     for text in _ODD:
-        names = [json.loads(order.meta)["name"] for order in (await orders.list("p", text, 100, 0)).items]
+        names = [json.loads(order.meta)["name"] for order in (await orders.list_page("p", text, 100, 0)).items]
         assert text in names
         if not set(text) & {"%", "_"}:
             assert [name for name in names if name.lower() == text.lower()] == names
@@ -113,7 +141,9 @@ async def test_links_to_other_pages_keep_odd_filters(api: Api) -> None:
 async def test_only_an_ampersand_separates_parameters(api: Api) -> None:
     # As they are on the wire: clients need not encode a semicolon.
     await api.store(name="a;limit=0")
-    found = await send(api, f"GET /v1/secrets?name=a;limit=0&bits HTTP/1.1\n{COMMON}".replace(": p", f": {api.project}"))
+    found = await send(
+        api, f"GET /v1/secrets?name=a;limit=0&bits HTTP/1.1\n{COMMON}".replace(": p", f": {api.project}")
+    )
     assert json.loads(found.body)["total"] == 1
     assert (await api.get("/?build")).json == (await api.get("/?build=")).json
     assert "build" in (await api.get("/?build")).json
@@ -130,7 +160,7 @@ async def test_only_an_ampersand_separates_parameters(api: Api) -> None:
 @pytest_twisted.ensureDeferred
 async def test_times_are_compared_in_utc(api: Api, parameter: str) -> None:
     ref = await api.store()
-    moment = datetime.datetime.fromisoformat((await api.get(ref)).json[parameter]).replace(tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime.fromisoformat((await api.get(ref)).json[parameter]).replace(tzinfo=datetime.UTC)
     hour = datetime.timedelta(hours=1)
     for offset in range(-12, 13, 3):
         zone = datetime.timezone(datetime.timedelta(hours=offset, minutes=30))

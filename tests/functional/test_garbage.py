@@ -20,19 +20,27 @@ from txamqp.connection import Body, Frame, Method
 
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.consumer import Consumer
-from barbtx.queue.amqp.copies import ORIGIN, REASON
 from barbtx.queue.amqp.frames import pack
 from barbtx.queue.amqp.protocol import Channel, Client, load_spec
+from barbtx.queue.amqp.republishing import ORIGIN, REASON
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.server import Tasks
-from barbtx.queue.transport import BadMessage, TaskMessage, decode, encode
+from barbtx.queue.transport import InvalidMessage, TaskMessage, decode, encode
 from tests.support.servers import RabbitMQ
 from workers.keystone_notifications import deleted_project
 
 BASIC = load_spec().classes.byname["basic"]
 GOOD_ID = "0e2bd3bf-6c1e-4dbb-9c74-5d2f9f1b2c0a"
-_PROPERTIES = {"content-type": 15, "content-encoding": 14, "headers": 13, "correlation-id": 10, "reply-to": 9,
-               "timestamp": 6, "type": 5, "app-id": 3}
+_PROPERTIES = {
+    "content-type": 15,
+    "content-encoding": 14,
+    "headers": 13,
+    "correlation-id": 10,
+    "reply-to": 9,
+    "timestamp": 6,
+    "type": 5,
+    "app-id": 3,
+}
 
 
 def reactor() -> Any:
@@ -48,14 +56,38 @@ async def within(deferred: Deferred, seconds: float = 60) -> Any:
 # Bodies.
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
-_odd = st.sampled_from(["", "\0", "\ud800", "a\0b", "x\udfff", "x" * 36, "x" * 300, GOOD_ID.upper(), GOOD_ID + " ", "é" * 36,
-                        "self", None, 5, [], {}, True])
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_odd = st.sampled_from(
+    [
+        "",
+        "\0",
+        "\ud800",
+        "a\0b",
+        "x\udfff",
+        "x" * 36,
+        "x" * 300,
+        GOOD_ID.upper(),
+        GOOD_ID + " ",
+        "é" * 36,
+        "self",
+        None,
+        5,
+        [],
+        {},
+        True,
+    ]
+)
 
 
 def envelope(**changes: object) -> dict[str, object]:
-    return {"version": "1.1", "namespace": "barbtx", "method": "process_type_order",
-            "args": {"order_id": GOOD_ID, "project_id": "p", "request_id": None}} | changes
+    return {
+        "version": "1.1",
+        "namespace": "barbtx",
+        "method": "process_type_order",
+        "args": {"order_id": GOOD_ID, "project_id": "p", "request_id": None},
+    } | changes
 
 
 def task(**args: object) -> bytes:
@@ -63,10 +95,15 @@ def task(**args: object) -> bytes:
 
 
 _almost = st.one_of(
-    st.builds(lambda key, value: json.dumps(envelope(**{key: value})).encode(),
-              st.sampled_from(["version", "namespace", "method", "args"]), _json),
+    st.builds(
+        lambda key, value: json.dumps(envelope(**{key: value})).encode(),
+        st.sampled_from(["version", "namespace", "method", "args"]),
+        _json,
+    ),
     st.builds(lambda value: task(order_id=value), _odd | _json),
-    st.builds(lambda value: task(project_id=value), st.sampled_from(["", "\0", "a\0", "\ud800", "x" * 256, None, 5, [], {}])),
+    st.builds(
+        lambda value: task(project_id=value), st.sampled_from(["", "\0", "a\0", "\ud800", "x" * 256, None, 5, [], {}])
+    ),
     st.builds(lambda value: task(request_id=value), st.sampled_from(["", "\0", "\udfff", "x" * 256, 5, [], {}])),
 )
 
@@ -80,8 +117,12 @@ def _is_bad(body: bytes) -> bool:
         return True
 
 
-bodies = (st.binary(max_size=200) | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
-          | _json.map(lambda value: json.dumps(value).encode()) | _almost)
+bodies = (
+    st.binary(max_size=200)
+    | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | _json.map(lambda value: json.dumps(value).encode())
+    | _almost
+)
 
 
 # Properties, as bytes on the wire: more than our own codec would write.
@@ -95,19 +136,35 @@ def long(data: bytes) -> bytes:
 
 _names = st.binary(min_size=1, max_size=128).map(short)
 _scalars = st.one_of(
-    st.binary(min_size=8, max_size=8).map(lambda data: b"l" + data), st.binary(max_size=40).map(lambda data: b"S" + long(data)),
-    st.integers(0, 2**64 - 1).map(lambda n: b"T" + struct.pack("!Q", n)), st.just(b"V"), st.just(b"t\x01"),
-    st.integers(0, 255).map(lambda n: b"b" + bytes([n])), st.floats(allow_nan=False, allow_infinity=False).map(
-        lambda value: b"d" + struct.pack("!d", value)),
-    st.binary(min_size=5, max_size=5).map(lambda data: b"D" + data), st.binary(max_size=20).map(lambda data: b"x" + long(data)))
+    st.binary(min_size=8, max_size=8).map(lambda data: b"l" + data),
+    st.binary(max_size=40).map(lambda data: b"S" + long(data)),
+    st.integers(0, 2**64 - 1).map(lambda n: b"T" + struct.pack("!Q", n)),
+    st.just(b"V"),
+    st.just(b"t\x01"),
+    st.integers(0, 255).map(lambda n: b"b" + bytes([n])),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda value: b"d" + struct.pack("!d", value)),
+    st.binary(min_size=5, max_size=5).map(lambda data: b"D" + data),
+    st.binary(max_size=20).map(lambda data: b"x" + long(data)),
+)
 _table = st.recursive(
-    _scalars, lambda inner: st.lists(inner, max_size=3).map(lambda items: b"A" + long(b"".join(items)))
-    | st.lists(st.tuples(_names, inner), max_size=3).map(lambda pairs: b"F" + long(b"".join(n + v for n, v in pairs))))
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: b"A" + long(b"".join(items)))
+        | st.lists(st.tuples(_names, inner), max_size=3).map(
+            lambda pairs: b"F" + long(b"".join(n + v for n, v in pairs))
+        )
+    ),
+)
 _headers = st.lists(st.tuples(_names, _table), max_size=4).map(lambda pairs: long(b"".join(n + v for n, v in pairs)))
 _shorts = st.binary(max_size=255).map(short)
-properties = st.fixed_dictionaries({}, optional={
-    "headers": _headers, "timestamp": st.binary(min_size=8, max_size=8),
-    **{name: _shorts for name in ("content-type", "content-encoding", "correlation-id", "reply-to", "type", "app-id")}})
+properties = st.fixed_dictionaries(
+    {},
+    optional={
+        "headers": _headers,
+        "timestamp": st.binary(min_size=8, max_size=8),
+        **dict.fromkeys(("content-type", "content-encoding", "correlation-id", "reply-to", "type", "app-id"), _shorts),
+    },
+)
 
 
 def nested(depth: int) -> bytes:
@@ -124,9 +181,15 @@ def send_raw(channel: Channel, queue: str, body: bytes, wire: dict[str, bytes]) 
     header = struct.pack("!HHQH", 60, 0, len(body), flags) + data
     chunk = channel.client.frame_max - 8
     method = Method(BASIC.methods.byname["publish"], 0, "", queue, False, False)
-    channel.client.transport.write(b"".join([
-        pack(Frame(channel.id, method)), struct.pack("!BHL", 2, channel.id, len(header)) + header + b"\xce",
-        *(pack(Frame(channel.id, Body(body[at:at + chunk]))) for at in range(0, len(body), chunk))]))
+    channel.client.transport.write(
+        b"".join(
+            [
+                pack(Frame(channel.id, method)),
+                struct.pack("!BHL", 2, channel.id, len(header)) + header + b"\xce",
+                *(pack(Frame(channel.id, Body(body[at : at + chunk]))) for at in range(0, len(body), chunk)),
+            ]
+        )
+    )
 
 
 @attrs.define
@@ -198,7 +261,7 @@ async def _task_handle(body: bytes) -> None:
 
 async def _notification_handle(body: bytes) -> None:
     if deleted_project(body) is None:
-        raise BadMessage("of no interest here")
+        raise InvalidMessage("of no interest here")
 
 
 @pytest.mark.parametrize("handle", [_task_handle, _notification_handle], ids=["tasks", "notifications"])
@@ -228,14 +291,31 @@ async def _deliver(line: Line, batch: list[tuple[bytes, dict[str, bytes]]]) -> N
         assert letter.properties["headers"][REASON] and letter.properties["headers"][ORIGIN] == line.topology.queue
 
 
-@pytest.mark.parametrize("wire", [
-    {"headers": nested(60)}, {"headers": nested(5000)}, {"headers": long(short(b"\xff" * 255) + b"S" + long(b"x" * 120000))},
-    {"content-type": short(b"\xff" * 255), "type": short(b"\0" * 255)},
-    {"headers": long(short(b"k") + b"T" + b"\xff" * 8)}, {"timestamp": b"\xff" * 8},
-    {"headers": long(b"".join(short(b"%d" % n) + b"V" for n in range(15000)))},
-    {"headers": long(short(b"x-death") + b"S" + long(b"forged") + short(REASON.encode()) + b"V" + short(b"x-delivery-count")
-                     + b"S" + long(b"a\nb\tc\x1b"))},
-], ids=["nested", "nested too deeply", "long", "not UTF-8", "large time", "large timestamp", "many", "forged"])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        {"headers": nested(60)},
+        {"headers": nested(5000)},
+        {"headers": long(short(b"\xff" * 255) + b"S" + long(b"x" * 120000))},
+        {"content-type": short(b"\xff" * 255), "type": short(b"\0" * 255)},
+        {"headers": long(short(b"k") + b"T" + b"\xff" * 8)},
+        {"timestamp": b"\xff" * 8},
+        {"headers": long(b"".join(short(b"%d" % n) + b"V" for n in range(15000)))},
+        {
+            "headers": long(
+                short(b"x-death")
+                + b"S"
+                + long(b"forged")
+                + short(REASON.encode())
+                + b"V"
+                + short(b"x-delivery-count")
+                + b"S"
+                + long(b"a\nb\tc\x1b")
+            )
+        },
+    ],
+    ids=["nested", "nested too deeply", "long", "not UTF-8", "large time", "large timestamp", "many", "forged"],
+)
 @pytest_twisted.ensureDeferred
 async def test_odd_properties_cost_nothing(rabbitmq: RabbitMQ, made: list, wire: dict[str, bytes]) -> None:
     line = await _line(rabbitmq, _task_handle, made)
@@ -253,7 +333,7 @@ async def test_a_body_that_is_too_long_is_put_aside_with_its_beginning(rabbitmq:
         send_raw(line.channel, line.topology.queue, body, {})
     await line.expect_dead(2)
     letters = await line.letters(2)
-    assert {letter.body for letter in letters} == {whole, beyond[:1 << 20]}
+    assert {letter.body for letter in letters} == {whole, beyond[: 1 << 20]}
     (reason,) = [letter.properties["headers"][REASON] for letter in letters if letter.body[:1] == b"{"]
     assert "longer than 1048576 bytes" in reason
     assert line.service._session.client is before
@@ -261,8 +341,9 @@ async def test_a_body_that_is_too_long_is_put_aside_with_its_beginning(rabbitmq:
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_delivered_on_a_connection_that_is_lost_does_not_cost_the_next_one(
-        rabbitmq: RabbitMQ, made: list) -> None:
-    for failure in (BadMessage("bad"), RuntimeError("unexpected"), None):
+    rabbitmq: RabbitMQ, made: list
+) -> None:
+    for failure in (InvalidMessage("bad"), RuntimeError("unexpected"), None):
         gates: list[Deferred[None]] = []
 
         async def handle(body: bytes) -> None:
@@ -280,7 +361,7 @@ async def test_what_was_delivered_on_a_connection_that_is_lost_does_not_cost_the
         # Longer than a message is kept that could not be sent on.
         await deferLater(reactor(), 1.5, lambda: None)
         assert line.service._session is second and not second.client.closed
-        gates[1].errback(BadMessage("bad"))
+        gates[1].errback(InvalidMessage("bad"))
         await line.expect_dead(1)
         assert line.service._session is second
 

@@ -91,8 +91,12 @@ async def test_a_request_that_drips_is_ended(listening: Listening) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_request_gets_a_json_400(listening: Listening) -> None:
-    for garbage in (b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-                    b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+    for garbage in (
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    ):
         answer = await deferToThread(listening.exchange, garbage)
         assert answer.startswith(b"HTTP/1.1 400 ") and b'"code": 400' in answer, garbage[:40]
 
@@ -155,11 +159,22 @@ async def test_connections_are_bounded(listening: Listening) -> None:
 SECRET = "/v1/secrets/00000000-0000-4000-8000-000000000000"
 
 
-@pytest.mark.parametrize(("path", "status"), [
-    (f"{SECRET}%2Fpayload", 400), ("/v1/secrets/x%2Fpayload", 400), ("/v1/%ff", 400), (f"{SECRET};x", 404),
-    ("/v1/secrets/%2e%2e/orders", 404), (SECRET.upper().replace("/V1/SECRETS", "/v1/secrets").replace("8000", "A000"), 404),
-    ("/nothing", 404), ("/v1/nothing", 404), ("/v2", 404), ("/v1/cas", 404), ("/healthcheck/x", 404),
-])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"{SECRET}%2Fpayload", 400),
+        ("/v1/secrets/x%2Fpayload", 400),
+        ("/v1/%ff", 400),
+        (f"{SECRET};x", 404),
+        ("/v1/secrets/%2e%2e/orders", 404),
+        (SECRET.upper().replace("/V1/SECRETS", "/v1/secrets").replace("8000", "A000"), 404),
+        ("/nothing", 404),
+        ("/v1/nothing", 404),
+        ("/v2", 404),
+        ("/v1/cas", 404),
+        ("/healthcheck/x", 404),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_odd_paths_lead_nowhere_and_say_so_in_json(service: Api, path: str, status: int) -> None:
     reply = await service.get(path)
@@ -187,7 +202,7 @@ async def test_options_is_answered_before_everything(service: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_strange_host_is_refused_and_never_in_a_reference(service: Api) -> None:
-    reply = await service.get("/v1", headers={"Host": "evil/\"x"})
+    reply = await service.get("/v1", headers={"Host": 'evil/"x'})
     assert reply.status == 400 and b"evil" not in reply.content
 
 
@@ -197,23 +212,29 @@ async def test_the_healthcheck_needs_no_project(service: Api) -> None:
     assert reply.code == 200 and await treq.content(reply) == b"OK"
 
 
-@pytest.mark.parametrize(("head", "status"), [
-    (b"Host: localhost\r\nHost: localhost\r\nContent-Type: application/json\r\n", 400),
-    (b"Content-Type: application/json\r\n", 400),
-    (b"Host: localhost\r\nX-Project-Id: other\r\n", 400),
-    (b"Host: localhost\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n", 415),
-    (b"Host: localhost\r\nContent-Length: 2\r\n", 400),
-    (b"Host: localhost\r\nAccept: text/html\r\nAccept: application/json\r\n", 415),
-    (b"Host: localhost\r\nTransfer-Encoding: chunked\r\n", 400),
-])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Host: localhost\r\nHost: localhost\r\nContent-Type: application/json\r\n", 400),
+        (b"Content-Type: application/json\r\n", 400),
+        (b"Host: localhost\r\nX-Project-Id: other\r\n", 400),
+        (b"Host: localhost\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n", 415),
+        (b"Host: localhost\r\nContent-Length: 2\r\n", 400),
+        (b"Host: localhost\r\nAccept: text/html\r\nAccept: application/json\r\n", 415),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked\r\n", 400),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_doubled_and_missing_headers_are_the_clients_error(service: Api, head: bytes, status: int) -> None:
     host, port = service.url.removeprefix("http://").split(":")
 
     def exchange() -> bytes:
         with socket.create_connection((host, int(port)), timeout=5) as client:
-            client.sendall(b"POST /v1/secrets HTTP/1.1\r\nX-Project-Id: p\r\nContent-Length: 2\r\nConnection: close\r\n"
-                           + head + b"\r\n{}")
+            client.sendall(
+                b"POST /v1/secrets HTTP/1.1\r\nX-Project-Id: p\r\nContent-Length: 2\r\nConnection: close\r\n"
+                + head
+                + b"\r\n{}"
+            )
             received = b""
             while data := client.recv(65536):
                 received += data

@@ -15,7 +15,8 @@ from tests.support.service import Api, Deployment
 
 SECRET = {"name": "s", "payload": "a payload", "payload_content_type": "text/plain"}
 BODIES = {
-    "secrets": SECRET, "containers": {"type": "generic", "name": "c"},
+    "secrets": SECRET,
+    "containers": {"type": "generic", "name": "c"},
     "orders": {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}},
 }
 
@@ -44,8 +45,9 @@ async def test_a_repetition_gets_the_first_answer_and_creates_nothing(api: Api, 
 @pytest_twisted.ensureDeferred
 async def test_concurrent_repetitions_create_one(api: Api, collection: str) -> None:
     path, key = f"/v1/{collection}", unique()
-    replies = await gatherResults([Deferred.fromCoroutine(api.post(path, BODIES[collection], **keyed(key)))
-                                   for _ in range(20)])
+    replies = await gatherResults(
+        [Deferred.fromCoroutine(api.post(path, BODIES[collection], **keyed(key))) for _ in range(20)]
+    )
     assert len({str(reply.json) for reply in replies}) == 1 and replies[0].status in (201, 202), replies[0]
     assert (await api.get(path)).json["total"] == 1
 
@@ -79,8 +81,12 @@ async def test_what_is_no_key_is_refused(api: Api, key: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_repetition_is_not_stopped_by_the_quota_that_the_first_one_filled(api: Api) -> None:
-    await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 1}},
-                      roles="key-manager:service-admin")
+    await api.request(
+        "PUT",
+        f"/v1/project-quotas/{api.project}",
+        json={"project_quotas": {"secrets": 1}},
+        roles="key-manager:service-admin",
+    )
     key = unique()
     first = await api.post("/v1/secrets", SECRET, **keyed(key))
     assert (await api.post("/v1/secrets", SECRET, **keyed(key))).json == first.json
@@ -91,8 +97,9 @@ async def test_a_repetition_is_not_stopped_by_the_quota_that_the_first_one_fille
 async def test_keys_are_forgotten_after_their_life_and_bounded_in_number(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
-    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **{
-        "idempotency.life_seconds": 2, "idempotency.max_keys": 3})
+    deployment = Deployment(
+        tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **{"idempotency.life_seconds": 2, "idempotency.max_keys": 3}
+    )
     api = deployment.api()
     try:
         refs = [(await api.post("/v1/secrets", SECRET, **keyed(f"k{n}"))).json for n in range(3)]

@@ -20,14 +20,14 @@ from sqlalchemy import select
 from twisted.internet.task import Clock
 
 from barbtx.api.fingerprints import Content
-from barbtx.api.idempotency import Repeatable
+from barbtx.api.idempotency import IdempotentRequest
 from barbtx.cmd.manage import main as manage
 from barbtx.errors import ServiceUnavailable
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import Created, NewContainer, NewSecret, Task
 from barbtx.model.repositories.containers import ContainerRepo
-from barbtx.model.repositories.idempotency import DuplicateKey, FirstUse, IdempotencyRepo, KeyUse
+from barbtx.model.repositories.idempotency import DuplicateKey, IdempotencyRecord, IdempotencyRepo, StoredRequest
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from tests.conftest import unique
@@ -36,10 +36,15 @@ from tests.support.removals import claim_removal
 from tests.support.service import Api, Deployment, Reply, with_wrapping_store
 
 
-async def repeat(api: Api, collection: str, key: str, user: str | None = "user", body: object = None,
-                 **headers: str) -> Reply:
-    return await api.post(f"/v1/{collection}", BODIES[collection] if body is None else body, user=user,
-                          headers={"Idempotency-Key": key, **headers})
+async def repeat(
+    api: Api, collection: str, key: str, user: str | None = "user", body: object = None, **headers: str
+) -> Reply:
+    return await api.post(
+        f"/v1/{collection}",
+        BODIES[collection] if body is None else body,
+        user=user,
+        headers={"Idempotency-Key": key, **headers},
+    )
 
 
 @pytest.mark.parametrize("collection", list(BODIES))
@@ -114,8 +119,12 @@ async def test_a_key_is_forgotten_with_its_object(api: Api, collection: str) -> 
 @pytest_twisted.ensureDeferred
 async def test_a_quota_refuses_keyed_requests_and_remembers_none_of_them(api: Api) -> None:
     async def limit(secrets: int) -> None:
-        await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": secrets}},
-                          roles="key-manager:service-admin")
+        await api.request(
+            "PUT",
+            f"/v1/project-quotas/{api.project}",
+            json={"project_quotas": {"secrets": secrets}},
+            roles="key-manager:service-admin",
+        )
 
     await limit(0)
     key = unique()
@@ -125,8 +134,9 @@ async def test_a_quota_refuses_keyed_requests_and_remembers_none_of_them(api: Ap
     assert first.status == 201
     assert (await repeat(api, "secrets", key)).status == 422
     await limit(0)
-    assert (await repeat(api, "secrets", key, body=SECRET | {"payload": "the refused one left no fingerprint"})
-            ).json == first.json
+    assert (
+        await repeat(api, "secrets", key, body=SECRET | {"payload": "the refused one left no fingerprint"})
+    ).json == first.json
     assert (await repeat(api, "secrets", key, "other")).status == 403
 
 
@@ -147,8 +157,9 @@ def rows(deployment: Deployment) -> list[tuple[Any, ...]]:
 async def test_a_repetition_is_known_by_other_processes_and_after_a_rotation(own: Deployment, tmp_path: Path) -> None:
     first, second = own.api(), own.api()
     made = await repeat(first, "secrets", "key")
-    assert (await repeat(second, "secrets", "key")).json == {"secret_ref": made.json["secret_ref"].replace(
-        first.url, second.url)}
+    assert (await repeat(second, "secrets", "key")).json == {
+        "secret_ref": made.json["secret_ref"].replace(first.url, second.url)
+    }
     first.process.stop()
     master = (own.directory / "mkek").read_text()
     assert manage(["simple_crypto", "gen_mkek", str(tmp_path / "new")]) == 0
@@ -180,14 +191,17 @@ async def test_a_guess_cannot_be_checked_with_the_database_alone(own: Deployment
     sent = json.dumps(body).encode()
     salts = [b"", *(text.encode() for text in texts)]
     for algorithm, salt in itertools.product(("sha1", "sha256", "sha512"), salts):
-        for digest in (hashlib.new(algorithm, salt + sent), hashlib.new(algorithm, sent + salt),
-                       hmac.new(salt, sent, algorithm)):
+        for digest in (
+            hashlib.new(algorithm, salt + sent),
+            hashlib.new(algorithm, sent + salt),
+            hmac.new(salt, sent, algorithm),
+        ):
             assert not any(digest.hexdigest()[:32] in text for text in texts)
     assert not any("0042" in text for text in texts)
 
 
-def use(digest: str, created: Created) -> KeyUse:
-    return KeyUse(digest, FirstUse("fingerprint", created), 100, 10)
+def use(digest: str, created: Created) -> IdempotencyRecord:
+    return IdempotencyRecord(digest, StoredRequest("fingerprint", created), 100, 10)
 
 
 async def create(database: Database, clock: Clock, collection: str) -> str:
@@ -225,10 +239,10 @@ async def test_whatever_deletes_objects_deletes_their_keys(database: Database, c
 
 
 class Calls:
-    """A request and the services behind it, where every race is lost: real ones cannot be had at will."""
+    """A request and what is behind it, where every race is lost: real ones cannot be had at will."""
 
     def __init__(self) -> None:
-        self.services = self.context = self.idempotency = self.fingerprints = self
+        self.dependencies = self.repositories = self.context = self.idempotency = self.fingerprints = self
         self.project_id = "p"
         self.made = 0
 
@@ -247,7 +261,7 @@ class Calls:
 async def test_a_race_that_is_lost_again_and_again_is_no_failure_of_the_service() -> None:
     calls = Calls()
     with pytest.raises(ServiceUnavailable):
-        await Repeatable("digest", Content((), b"")).answer(calls, calls.create)
+        await IdempotentRequest("digest", Content((), b"")).answer(calls, calls.create)
     assert 1 < calls.made < 10
 
 
@@ -271,6 +285,6 @@ askers = st.tuples(texts, st.none() | texts, st.text(st.sampled_from("ab[],nul")
 @given(askers, askers)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_two_users_and_keys_have_the_same_digest(one: tuple, two: tuple) -> None:
-    first, second = (Repeatable.of(Asked(*asked)) for asked in (one, two))
+    first, second = (IdempotentRequest.of(Asked(*asked)) for asked in (one, two))
     assert (first.digest == second.digest) is (one[1:] == two[1:])
     assert (first.content == second.content) is (one == two)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from barbtx.api.app import V1_ROUTES
+from barbtx.api.routes import V1_ROUTES
 from tests.conftest import unique
 from tests.support.certificates import authority, certificate
 from tests.support.keystone import PASSWORD, Identity, Keystone
@@ -46,15 +46,20 @@ async def world(service_user: None, identity: Identity) -> World:
     await identity.user("rita", one, "reader")
     await identity.user("bob", two, "member")
     await identity.user("root", two, "admin")
-    tokens = {user: await identity.token(user, project=f"{name}-{project}")
-              for user, project in (("alice", "one"), ("rita", "one"), ("bob", "two"), ("root", "two"))}
+    tokens = {
+        user: await identity.token(user, project=f"{name}-{project}")
+        for user, project in (("alice", "one"), ("rita", "one"), ("bob", "two"), ("root", "two"))
+    }
     return World(one, two, name, tokens)
 
 
 @pytest.fixture(scope="module")
 def deployment(keystone: Keystone, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = with_keystone(tmp_path_factory.mktemp("keystone"), keystone.url,
-                               **{"keystone_authtoken.www_authenticate_uri": "http://keystone.example/v3"})
+    deployment = with_keystone(
+        tmp_path_factory.mktemp("keystone"),
+        keystone.url,
+        **{"keystone_authtoken.www_authenticate_uri": "http://keystone.example/v3"},
+    )
     yield deployment
     deployment.stop()
 
@@ -75,8 +80,9 @@ def refused(reply: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_roles_and_projects_are_the_token_s(api: Api, world: World) -> None:
     ref = await api.by(world.tokens["alice"]).store("alice's")
-    assert (await api.by(world.tokens["alice"]).get(f"{ref}/payload", headers={"Accept": "text/plain"})).content \
-        == b"alice's"
+    assert (
+        await api.by(world.tokens["alice"]).get(f"{ref}/payload", headers={"Accept": "text/plain"})
+    ).content == b"alice's"
     assert (await api.by(world.tokens["rita"]).get(ref)).status == 403
     assert (await api.by(world.tokens["bob"]).get(ref)).status == 403
     assert (await api.by(world.tokens["rita"]).post("/v1/secrets", {})).status == 403
@@ -91,8 +97,13 @@ async def test_without_a_good_token_nothing_is_answered(api: Api, world: World, 
     await identity.call("DELETE", "/auth/tokens", token=revoked, **{"X-Subject-Token": revoked})
     domain = {"domain": {"id": "default"}}
     bad = {
-        "none": None, "forged": "gAAAAAB" + "x" * 150, "truncated": good[:-10], "changed": good[:-2] + "zz",
-        "huge": "a" * 9000, "odd": "a b\tc", "revoked": revoked,
+        "none": None,
+        "forged": "gAAAAAB" + "x" * 150,
+        "truncated": good[:-10],
+        "changed": good[:-2] + "zz",
+        "huge": "a" * 9000,
+        "odd": "a b\tc",
+        "revoked": revoked,
         "unscoped": await identity.token("alice"),
         "domain": await identity.token("alice", **domain),
         "system": await identity.token("admin", system={"all": True}),
@@ -117,7 +128,9 @@ async def test_a_token_given_twice_is_none(api: Api, world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_expired_token_is_refused_unless_a_service_brings_it(api: Api, world: World, identity: Identity) -> None:
+async def test_an_expired_token_is_refused_unless_a_service_brings_it(
+    api: Api, world: World, identity: Identity
+) -> None:
     short = identity.keystone.twin(expiration=1)
     short.start()
     try:
@@ -145,8 +158,14 @@ async def pause(seconds: float) -> None:
 @pytest_twisted.ensureDeferred
 async def test_identity_headers_of_clients_count_for_nothing(api: Api, world: World) -> None:
     ref = await api.by(world.tokens["alice"]).store()
-    forged = {"X-Project-Id": world.one, "X-Roles": "admin,member", "X-User-Id": "alice", "X-Identity-Status": "Confirmed",
-              "X-Service-Roles": "service", "X-Is-Admin-Project": "True"}
+    forged = {
+        "X-Project-Id": world.one,
+        "X-Roles": "admin,member",
+        "X-User-Id": "alice",
+        "X-Identity-Status": "Confirmed",
+        "X-Service-Roles": "service",
+        "X-Is-Admin-Project": "True",
+    }
     for user in ("bob", None):
         reply = await api.by(user and world.tokens[user]).get(f"{ref}/payload", headers=forged)
         assert reply.status == (403 if user else 401)
@@ -167,8 +186,9 @@ async def test_every_route_asks_for_a_token(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_token_costs_one_validation(deployment: Deployment, world: World, keystone: Keystone,
-                                              identity: Identity) -> None:
+async def test_one_token_costs_one_validation(
+    deployment: Deployment, world: World, keystone: Keystone, identity: Identity
+) -> None:
     api = deployment.api()
     token = await identity.token("alice", project=f"{world.name}-one")
     before = keystone.validations()
@@ -196,12 +216,19 @@ def as_deferred(coroutine: Any) -> Any:
 
 @pytest_twisted.ensureDeferred
 async def test_while_keystone_is_down_known_tokens_work_and_others_wait(
-        deployment: Deployment, world: World, identity: Identity) -> None:
+    deployment: Deployment, world: World, identity: Identity
+) -> None:
     twin = identity.keystone.twin()
     twin.start()
-    api = deployment.api(**{"keystone_authtoken.auth_url": twin.url, "keystone_authtoken.http_request_timeout": 2,
-                            "keystone_authtoken.http_request_max_retries": 1, "keystone_authtoken.circuit_seconds": 1,
-                            "keystone_authtoken.circuit_failures": 1})
+    api = deployment.api(
+        **{
+            "keystone_authtoken.auth_url": twin.url,
+            "keystone_authtoken.http_request_timeout": 2,
+            "keystone_authtoken.http_request_max_retries": 1,
+            "keystone_authtoken.circuit_seconds": 1,
+            "keystone_authtoken.circuit_failures": 1,
+        }
+    )
     known, new = world.tokens["alice"], await identity.token("alice", project=f"{world.name}-one", keystone=twin)
     try:
         assert (await api.by(known).get("/v1/secrets")).status == 200
@@ -223,19 +250,29 @@ async def test_while_keystone_is_down_known_tokens_work_and_others_wait(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_application_credential_over_tls(deployment: Deployment, world: World, identity: Identity,
-                                                  tmp_path: Path) -> None:
+async def test_an_application_credential_over_tls(
+    deployment: Deployment, world: World, identity: Identity, tmp_path: Path
+) -> None:
     ca = authority(tmp_path, "ca")
     twin = identity.keystone.twin(tls=certificate(tmp_path, ca, "127.0.0.1"))
     twin.start()
     token = await identity.token("barbtx", project="service")
-    user = (await identity.call("GET", "/auth/tokens", token=token, **{"X-Subject-Token": token}))[1]["token"]["user"]["id"]
-    _, made = await identity.call("POST", f"/users/{user}/application_credentials",
-                                  {"application_credential": {"name": unique(), "secret": "of the credential"}}, token)
-    settings = {"keystone_authtoken.auth_url": twin.url, "keystone_authtoken.auth_type": "v3applicationcredential",
-                "keystone_authtoken.application_credential_id": made["application_credential"]["id"],
-                "keystone_authtoken.application_credential_secret": "of the credential",
-                "keystone_authtoken.http_request_max_retries": 0}
+    user = (await identity.call("GET", "/auth/tokens", token=token, **{"X-Subject-Token": token}))[1]["token"]["user"][
+        "id"
+    ]
+    _, made = await identity.call(
+        "POST",
+        f"/users/{user}/application_credentials",
+        {"application_credential": {"name": unique(), "secret": "of the credential"}},
+        token,
+    )
+    settings = {
+        "keystone_authtoken.auth_url": twin.url,
+        "keystone_authtoken.auth_type": "v3applicationcredential",
+        "keystone_authtoken.application_credential_id": made["application_credential"]["id"],
+        "keystone_authtoken.application_credential_secret": "of the credential",
+        "keystone_authtoken.http_request_max_retries": 0,
+    }
     try:
         trusting = deployment.api(**settings, **{"keystone_authtoken.cafile": ca.path})
         assert (await trusting.by(world.tokens["alice"]).get("/v1/secrets")).status == 200
@@ -250,7 +287,8 @@ async def test_an_application_credential_over_tls(deployment: Deployment, world:
 
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_password_of_its_own_is_said_in_the_log_and_nowhere_else(
-        deployment: Deployment, world: World) -> None:
+    deployment: Deployment, world: World
+) -> None:
     api = deployment.api(**{"keystone_authtoken.password": "mistaken", "keystone_authtoken.circuit_seconds": 60})
     for _ in range(3):
         reply = await api.by(world.tokens["alice"]).get("/v1/secrets")
@@ -270,8 +308,9 @@ async def test_neither_tokens_nor_passwords_are_logged(deployment: Deployment, a
 
 
 @pytest_twisted.ensureDeferred
-async def test_policy_is_read_again_on_sighup_and_refused_whole(deployment: Deployment, world: World,
-                                                                tmp_path: Path) -> None:
+async def test_policy_is_read_again_on_sighup_and_refused_whole(
+    deployment: Deployment, world: World, tmp_path: Path
+) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("{}")
     api = deployment.api(**{"oslo_policy.policy_file": policy, "policy.reload_seconds": 0})
@@ -349,8 +388,11 @@ async def test_an_answer_without_an_end_is_given_up_with_its_connection(tmp_path
 
     endless = _Endless(flood)
     port = reactor.listenTCP(0, Site(endless), interface="127.0.0.1")
-    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}", **{
-        "keystone_authtoken.http_request_timeout": 0.5, "keystone_authtoken.http_request_max_retries": 1})
+    deployment = with_keystone(
+        tmp_path,
+        f"http://127.0.0.1:{port.getHost().port}",
+        **{"keystone_authtoken.http_request_timeout": 0.5, "keystone_authtoken.http_request_max_retries": 1},
+    )
     try:
         api = await deferToThread(deployment.api)
         reply = await api.by("a-token").get("/v1/secrets")
@@ -381,9 +423,16 @@ class _Proxy(Resource):
         if request.getHeader(b"x-subject-token") != b"good":
             request.setResponseCode(self.status)
             return b"<html>no</html>"
-        return json.dumps({"token": {
-            "user": {"id": "u", "domain": {"id": "d"}}, "project": {"id": "p", "domain": {"id": "d"}},
-            "roles": [{"name": "member"}], "expires_at": "2099-01-01T00:00:00Z"}}).encode()
+        return json.dumps(
+            {
+                "token": {
+                    "user": {"id": "u", "domain": {"id": "d"}},
+                    "project": {"id": "p", "domain": {"id": "d"}},
+                    "roles": [{"name": "member"}],
+                    "expires_at": "2099-01-01T00:00:00Z",
+                }
+            }
+        ).encode()
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 414, 431])
@@ -410,10 +459,17 @@ async def test_who_waits_for_a_turn_is_told_as_soon_as_it_is_known_that_there_is
     from twisted.internet import reactor
 
     port = reactor.listenTCP(0, Site(_Endless(False)), interface="127.0.0.1")
-    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}", **{
-        "keystone_authtoken.http_request_timeout": 0.5, "keystone_authtoken.http_request_max_retries": 0,
-        "keystone_authtoken.max_requests": 1, "keystone_authtoken.circuit_failures": 1,
-        "keystone_authtoken.circuit_seconds": 60})
+    deployment = with_keystone(
+        tmp_path,
+        f"http://127.0.0.1:{port.getHost().port}",
+        **{
+            "keystone_authtoken.http_request_timeout": 0.5,
+            "keystone_authtoken.http_request_max_retries": 0,
+            "keystone_authtoken.max_requests": 1,
+            "keystone_authtoken.circuit_failures": 1,
+            "keystone_authtoken.circuit_seconds": 60,
+        },
+    )
     try:
         api = await deferToThread(deployment.api)
         begin = reactor.seconds()

@@ -70,8 +70,12 @@ class _SlowKeystone(Resource):
         return NOT_DONE_YET
 
     def _answer(self, request: Any) -> bytes:
-        token = {"user": {"id": "u", "domain": {"id": "d"}}, "project": {"id": "p", "domain": {"id": "d"}},
-                 "roles": [{"name": "member"}], "expires_at": "2099-01-01T00:00:00Z"}
+        token = {
+            "user": {"id": "u", "domain": {"id": "d"}},
+            "project": {"id": "p", "domain": {"id": "d"}},
+            "roles": [{"name": "member"}],
+            "expires_at": "2099-01-01T00:00:00Z",
+        }
         if request.method == b"POST":
             request.setResponseCode(201)
             request.setHeader(b"x-subject-token", _OURS.encrypt(b"barbtx itself"))
@@ -119,18 +123,29 @@ class _Attack(protocol.Factory):
         return endpoint.connect(self).addErrback(lambda failure: None)
 
 
-@pytest.mark.parametrize(("make", "addresses", "same_connection"), [
-    (forged, 1, False), (forged, 20, False), (forged, 1, True), (another_time, 20, True), (text, 1, False),
-])
+@pytest.mark.parametrize(
+    ("make", "addresses", "same_connection"),
+    [
+        (forged, 1, False),
+        (forged, 20, False),
+        (forged, 1, True),
+        (another_time, 20, True),
+        (text, 1, False),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_fresh_good_tokens_get_through(tmp_path: Path, make: Callable[[], str], addresses: int,
-                                             same_connection: bool) -> None:
+async def test_fresh_good_tokens_get_through(
+    tmp_path: Path, make: Callable[[], str], addresses: int, same_connection: bool
+) -> None:
     from twisted.internet import reactor
 
     slow = _SlowKeystone(reactor, 0.05)
     port = reactor.listenTCP(0, Site(slow), interface="127.0.0.1")
-    deployment = with_keystone(tmp_path, f"http://127.0.0.1:{port.getHost().port}", **{
-        "api.trusted_proxies": "192.0.2.1", "keystone_authtoken.http_request_timeout": 60})
+    deployment = with_keystone(
+        tmp_path,
+        f"http://127.0.0.1:{port.getHost().port}",
+        **{"api.trusted_proxies": "192.0.2.1", "keystone_authtoken.http_request_timeout": 60},
+    )
     try:
         api = await deferToThread(deployment.api)
         attack = _Attack(reactor, api, make, same_connection)

@@ -9,7 +9,7 @@ import pytest_twisted
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError, ServiceUnavailable
-from barbtx.identity.keystone.projects import ProjectDirectory, Undecided
+from barbtx.identity.keystone.projects import ProjectDirectory, ProjectStateUnknown
 from barbtx.times import WallClock
 from tests.conftest import unique
 from tests.support.keystone import PASSWORD, Identity, Keystone
@@ -30,20 +30,38 @@ def stub() -> Iterator[StubKeystone]:
     pytest_twisted.blockon(stub.close())
 
 
-@pytest.mark.parametrize(("answer", "expected"), [
-    (found("p"), True), (found("p", enabled=False), True), (missing(), False), (missing(410), False),
-    (found("another"), Undecided), ((200, b"{}"), Undecided), ((200, b'{"project": "p"}'), Undecided),
-    ((404, b"<html>nothing here</html>"), Undecided), ((404, b""), Undecided), ((404, b"[]"), Undecided),
-    ((404, b'{"error": "no"}'), Undecided), ((404, b'{"error": {"code": 500}}'), Undecided),
-    ((403, b'{"error": {"code": 403}}'), Undecided), ((403, b'{"error": {"code": 404}}'), Undecided),
-    ((401, b'{"error": {"code": 401}}'), Undecided), ((400, b'{"error": {"code": 404}}'), Undecided),
-    ((302, b""), Undecided), ((204, b""), Undecided), ((500, b'{"error": {"code": 404}}'), ServiceUnavailable),
-    ((503, b""), ServiceUnavailable), ((429, b""), ServiceUnavailable), ((200, b"<html>"), ServiceUnavailable),
-    ((200, b"[]"), ServiceUnavailable),
-])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (found("p"), True),
+        (found("p", enabled=False), True),
+        (missing(), False),
+        (missing(410), False),
+        (found("another"), ProjectStateUnknown),
+        ((200, b"{}"), ProjectStateUnknown),
+        ((200, b'{"project": "p"}'), ProjectStateUnknown),
+        ((404, b"<html>nothing here</html>"), ProjectStateUnknown),
+        ((404, b""), ProjectStateUnknown),
+        ((404, b"[]"), ProjectStateUnknown),
+        ((404, b'{"error": "no"}'), ProjectStateUnknown),
+        ((404, b'{"error": {"code": 500}}'), ProjectStateUnknown),
+        ((403, b'{"error": {"code": 403}}'), ProjectStateUnknown),
+        ((403, b'{"error": {"code": 404}}'), ProjectStateUnknown),
+        ((401, b'{"error": {"code": 401}}'), ProjectStateUnknown),
+        ((400, b'{"error": {"code": 404}}'), ProjectStateUnknown),
+        ((302, b""), ProjectStateUnknown),
+        ((204, b""), ProjectStateUnknown),
+        ((500, b'{"error": {"code": 404}}'), ServiceUnavailable),
+        ((503, b""), ServiceUnavailable),
+        ((429, b""), ServiceUnavailable),
+        ((200, b"<html>"), ServiceUnavailable),
+        ((200, b"[]"), ServiceUnavailable),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_only_a_document_of_keystone_s_own_counts(
-        stub: StubKeystone, answer: tuple[int, bytes], expected: bool | type[Exception]) -> None:
+    stub: StubKeystone, answer: tuple[int, bytes], expected: bool | type[Exception]
+) -> None:
     stub.answers["p"] = answer
     if isinstance(expected, bool):
         assert await directory(stub.settings).exists("p") is expected
@@ -55,7 +73,8 @@ async def test_only_a_document_of_keystone_s_own_counts(
 @pytest.mark.parametrize("own", [missing(), missing(410), found("another"), (403, b""), (404, b""), (500, b"")])
 @pytest_twisted.ensureDeferred
 async def test_one_that_does_not_find_the_service_s_own_project_is_not_believed(
-        stub: StubKeystone, own: tuple[int, bytes]) -> None:
+    stub: StubKeystone, own: tuple[int, bytes]
+) -> None:
     stub.answers[OWN] = own
     with pytest.raises(ServiceUnavailable):
         await directory(stub.settings).exists("p")
@@ -74,10 +93,15 @@ def test_what_is_missing_in_the_configuration_is_named() -> None:
     with pytest.raises(ConfigurationError, match="auth_url"):
         directory({})
     with pytest.raises(ConfigurationError, match="system scope"):
-        directory({"keystone_authtoken.auth_url": "http://k", "keystone_notifications.system_scope": "true",
-                   "keystone_authtoken.auth_type": "v3applicationcredential",
-                   "keystone_authtoken.application_credential_id": "c",
-                   "keystone_authtoken.application_credential_secret": "s"})
+        directory(
+            {
+                "keystone_authtoken.auth_url": "http://k",
+                "keystone_notifications.system_scope": "true",
+                "keystone_authtoken.auth_type": "v3applicationcredential",
+                "keystone_authtoken.application_credential_id": "c",
+                "keystone_authtoken.application_credential_secret": "s",
+            }
+        )
 
 
 @pytest_twisted.ensureDeferred
@@ -85,8 +109,12 @@ async def test_a_real_keystone_is_asked_with_the_role_that_it_takes(keystone: Ke
     service = await identity.project(unique())
     name = unique()
     user = await identity.user(name, service, "service")
-    settings = {"keystone_authtoken.auth_url": keystone.url, "keystone_authtoken.username": name,
-                "keystone_authtoken.password": PASSWORD, "keystone_authtoken.project_id": service}
+    settings = {
+        "keystone_authtoken.auth_url": keystone.url,
+        "keystone_authtoken.username": name,
+        "keystone_authtoken.password": PASSWORD,
+        "keystone_authtoken.project_id": service,
+    }
     there, disabled, gone = [await identity.project(unique()) for _ in range(3)]
     await identity.admin("PATCH", f"/projects/{disabled}", {"project": {"enabled": False}})
     await identity.admin("DELETE", f"/projects/{gone}")

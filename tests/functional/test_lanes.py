@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from txamqp.content import Content
 
 from barbtx.queue.amqp.connection import Brokers
-from barbtx.queue.amqp.once import connect_once
+from barbtx.queue.amqp.one_shot import connect_one_shot
 from barbtx.queue.transport import TaskMessage, encode
 from tests.conftest import unique
 from tests.functional.test_project_removal import logged
@@ -35,17 +35,26 @@ def reactor() -> Any:
 def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
     """An API process, and a worker if there is a broker, without other load."""
     if request.param == "embedded":
-        deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/b.sqlite", **{"queue.local_wait_seconds": 0}, **_NO_SCHEDULER)
+        deployment = Deployment(
+            tmp_path, f"sqlite:///{tmp_path}/b.sqlite", **{"queue.local_wait_seconds": 0}, **_NO_SCHEDULER
+        )
     else:
-        deployment = Deployment(tmp_path, request.getfixturevalue("postgresql").new_database(unique()),
-                                request.getfixturevalue("rabbitmq").url, unique("tasks."), **_NO_SCHEDULER)
+        deployment = Deployment(
+            tmp_path,
+            request.getfixturevalue("postgresql").new_database(unique()),
+            request.getfixturevalue("rabbitmq").url,
+            unique("tasks."),
+            **_NO_SCHEDULER,
+        )
         deployment.worker()
     yield deployment.api()
     deployment.stop()
 
 
 async def pair(api: Api, algorithm: str = "rsa", bits: int = 2048, **meta: object) -> str:
-    reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": algorithm, "bit_length": bits, **meta}})
+    reply = await api.post(
+        "/v1/orders", {"type": "asymmetric", "meta": {"algorithm": algorithm, "bit_length": bits, **meta}}
+    )
     assert reply.status == 202, reply
     return reply.json["order_ref"]
 
@@ -79,19 +88,23 @@ async def test_a_project_waits_only_for_its_share_of_a_processs_own_tasks(api: A
 
 @pytest.fixture
 def deployment(postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER)
+    deployment = Deployment(
+        tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER
+    )
     yield deployment
     deployment.stop()
 
 
 async def messages(deployment: Deployment, rabbitmq: RabbitMQ, send: tuple[TaskMessage, ...] = ()) -> dict[str, int]:
     """How many messages wait in each queue, after some were sent to the one that older releases know."""
-    client = await connect_once(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
+    client = await connect_one_shot(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
     channel, topic = await client.new_channel(), deployment.settings["queue.topic"]
     for message in send:
         await channel.basic_publish(routing_key=topic, content=Content(encode(message, "barbtx", "1.1")))
-    counts = {name: (await channel.queue_declare(queue=f"{topic}{name}", passive=True)).message_count
-              for name in ("", ".asymmetric", ".dead")}
+    counts = {
+        name: (await channel.queue_declare(queue=f"{topic}{name}", passive=True)).message_count
+        for name in ("", ".asymmetric", ".dead")
+    }
     client.transport.loseConnection()
     await client.disconnected.wait()
     return counts
@@ -107,8 +120,11 @@ async def test_a_project_waits_only_for_its_share_of_the_queue(deployment: Deplo
     deployment.worker()
     order = await little.finished(other, 120)
     assert order["status"] == "ACTIVE"
-    ended = [document["updated"] for document in [(await much.get(ref)).json for ref in refs]
-             if document["status"] == "ACTIVE"]
+    ended = [
+        document["updated"]
+        for document in [(await much.get(ref)).json for ref in refs]
+        if document["status"] == "ACTIVE"
+    ]
     # As many as are in hand at once may have been begun before the projects took turns.
     assert sum(updated < order["updated"] for updated in ended) <= 10
     for ref in refs:
@@ -121,7 +137,7 @@ async def test_a_message_of_an_older_release_finds_its_lane(deployment: Deployme
     await logged(api.process, "publisher: connected")
     ref = await pair(api)
     assert (await messages(deployment, rabbitmq))[".asymmetric"] == 1
-    client = await connect_once(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
+    client = await connect_one_shot(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
     await (await client.new_channel()).queue_purge(queue=f"{deployment.settings['queue.topic']}.asymmetric")
     client.transport.loseConnection()
     await client.disconnected.wait()
@@ -134,7 +150,8 @@ async def test_a_message_of_an_older_release_finds_its_lane(deployment: Deployme
 
 @pytest_twisted.ensureDeferred
 async def test_an_order_that_no_message_came_for_is_done_when_nothing_else_is(
-        deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    deployment: Deployment, rabbitmq: RabbitMQ
+) -> None:
     api = deployment.api()
     mute = deployment.api(transport_url="rabbit://127.0.0.1:1/")
     mute = Api(mute.process, mute.url, api.project)
@@ -147,7 +164,8 @@ async def test_an_order_that_no_message_came_for_is_done_when_nothing_else_is(
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_may_delete_an_order_at_any_time_and_nobody_is_alarmed(
-        deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+    deployment: Deployment, rabbitmq: RabbitMQ
+) -> None:
     api = deployment.api()
     await logged(api.process, "publisher: connected")
     for ref in [await api.order(), await pair(api, passphrase="p"), await api.order()]:
@@ -169,15 +187,24 @@ async def test_a_client_may_delete_an_order_at_any_time_and_nobody_is_alarmed(
 
 @pytest_twisted.ensureDeferred
 async def test_a_worker_that_stops_while_the_database_is_away_does_so_at_once_and_loses_nothing(
-        tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    tmp_path: Path, rabbitmq: RabbitMQ
+) -> None:
     database = PostgreSQL()
     try:
         database.start()
         deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER)
         api, worker = deployment.api(), deployment.worker()
         await in_thread(database.kill)
-        await messages(deployment, rabbitmq, tuple(TaskMessage("process_type_order", {
-            "order_id": str(uuid.uuid4()), "project_id": "p", "request_id": None}) for _ in range(3)))
+        await messages(
+            deployment,
+            rabbitmq,
+            tuple(
+                TaskMessage(
+                    "process_type_order", {"order_id": str(uuid.uuid4()), "project_id": "p", "request_id": None}
+                )
+                for _ in range(3)
+            ),
+        )
         await logged(worker, "database unavailable", 3)
         begin = reactor().seconds()
         assert await in_thread(worker.stop) == 0

@@ -26,7 +26,7 @@ from tests.support.service import BIN, DEV_CONFIG, Deployment, Process
 SECONDS = 120
 
 # A secret store whose check, and whose making, do what a file beside it says.
-_STORE = '''
+_STORE = """
 import builtins, time
 from pathlib import Path
 from twisted.internet.defer import Deferred
@@ -55,15 +55,18 @@ def from_config(context):
     Store.in_thread = context.in_thread
     store = store_crypto.from_config(context)
     return Store(store.plugins, store.keks, store.cache, store.reported)
-'''
+"""
 
 
 class Behaving(Deployment):
     """A deployment on SQLite with that secret store."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, f"sqlite:///{directory}/barbtx.sqlite",
-                         **{"secretstore.enabled_secretstore_plugins": "behaving", "start_check_seconds": 1})
+        super().__init__(
+            directory,
+            f"sqlite:///{directory}/barbtx.sqlite",
+            **{"secretstore.enabled_secretstore_plugins": "behaving", "start_check_seconds": 1},
+        )
         self.plugins = directory / "plugins"
         metadata = self.plugins / "behaving-1.0.dist-info"
         metadata.mkdir(parents=True)
@@ -99,8 +102,14 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
 def refusal(deployment: Deployment, plugin: str = "barbtx", **settings: object) -> str:
     """Start a process that must not start: its exit status is 1, and the one line that says why is returned."""
-    process = Process(plugin, deployment.directory, deployment.settings | settings, unique("refused"),
-                      deployment.config_files, deployment.plugins)
+    process = Process(
+        plugin,
+        deployment.directory,
+        deployment.settings | settings,
+        unique("refused"),
+        deployment.config_files,
+        deployment.plugins,
+    )
     with contextlib.suppress(RuntimeError, TimeoutError):
         process.start("a line that is never written")
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -132,19 +141,27 @@ def _without_table(path: Path) -> None:
         connection.execute("DROP TABLE acl_users")
 
 
-@pytest.mark.parametrize(("url", "said"), [
-    (lambda directory: f"sqlite:///{directory}/none/barbtx.sqlite", "no directory"),
-    (lambda directory: f"sqlite:///{directory}/none.sqlite", "barbtx-manage db upgrade"),
-    (lambda directory: f"sqlite:///{directory}", "is not a file"),
-    (_sqlite(lambda path: path.write_text("something else, long enough to be no header")), "is not an SQLite database"),
-    (_sqlite(lambda path: path.write_text("x")), "is not an SQLite database"),
-    (_sqlite(lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))), "file is not a database"),
-    (_sqlite(lambda path: path.touch()), "at version none"),
-    (_sqlite(os.mkfifo), "is not a file"),
-    (_sqlite(_without_table), "no table acl_users"),
-], ids=["no-directory", "no-file", "directory", "text", "short", "garbage", "empty", "pipe", "table"])
-def test_what_is_no_database_of_ours_refuses_the_start(unchanged: Deployment, url: Callable[[Path], str],
-                                                       said: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (lambda directory: f"sqlite:///{directory}/none/barbtx.sqlite", "no directory"),
+        (lambda directory: f"sqlite:///{directory}/none.sqlite", "barbtx-manage db upgrade"),
+        (lambda directory: f"sqlite:///{directory}", "is not a file"),
+        (
+            _sqlite(lambda path: path.write_text("something else, long enough to be no header")),
+            "is not an SQLite database",
+        ),
+        (_sqlite(lambda path: path.write_text("x")), "is not an SQLite database"),
+        (_sqlite(lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))), "file is not a database"),
+        (_sqlite(lambda path: path.touch()), "at version none"),
+        (_sqlite(os.mkfifo), "is not a file"),
+        (_sqlite(_without_table), "no table acl_users"),
+    ],
+    ids=["no-directory", "no-file", "directory", "text", "short", "garbage", "empty", "pipe", "table"],
+)
+def test_what_is_no_database_of_ours_refuses_the_start(
+    unchanged: Deployment, url: Callable[[Path], str], said: str
+) -> None:
     assert said in refusal(unchanged, **{"database.connection": url(unchanged.directory)})
     assert not list(unchanged.directory.glob("none*"))
 
@@ -176,8 +193,9 @@ def _mistreat_mariadb(server: MariaDB, url: str, how: str) -> str:
 
 @pytest.mark.parametrize(("how", "said"), [("no table", "no table acl_users"), ("no rights", "has not the rights")])
 @pytest.mark.parametrize(("server", "mistreat"), [("postgresql", _mistreat_postgresql), ("mariadb", _mistreat_mariadb)])
-def test_missing_tables_and_rights_refuse_the_start(request: pytest.FixtureRequest, tmp_path: Path, server: str,
-                                                    mistreat: Callable, how: str, said: str) -> None:
+def test_missing_tables_and_rights_refuse_the_start(
+    request: pytest.FixtureRequest, tmp_path: Path, server: str, mistreat: Callable, how: str, said: str
+) -> None:
     running = request.getfixturevalue(server)
     deployment = Deployment(tmp_path, running.new_database(unique()))
     url = mistreat(running, deployment.settings["database.connection"], how)
@@ -199,7 +217,9 @@ def test_a_plugin_that_cannot_be_made_refuses_the_start(behaving: Behaving) -> N
 
 @pytest.mark.parametrize("how", ["ConnectionRefusedError", "TimeoutError", "OSError", "hang"])
 @pytest_twisted.ensureDeferred
-async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_before(behaving: Behaving, how: str) -> None:
+async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_before(
+    behaving: Behaving, how: str
+) -> None:
     behaving.behave(how)
     api = behaving.api()
     # The database is there, and would answer.
@@ -217,13 +237,17 @@ async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_bef
     assert "Traceback" not in api.process.read_log()
 
 
-@pytest.mark.parametrize(("how", "settings", "said"), [
-    ("hang", {}, "Server Shut Down"),
-    ("thread", {"thread_shutdown_seconds": 1}, "threads are still at work"),
-    ("thread", {"thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2}, "the stop takes too long"),
-])
-def test_a_stop_during_a_check_that_hangs_ends_with_status_0(behaving: Behaving, how: str, settings: dict,
-                                                             said: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "settings", "said"),
+    [
+        ("hang", {}, "Server Shut Down"),
+        ("thread", {"thread_shutdown_seconds": 1}, "threads are still at work"),
+        ("thread", {"thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2}, "the stop takes too long"),
+    ],
+)
+def test_a_stop_during_a_check_that_hangs_ends_with_status_0(
+    behaving: Behaving, how: str, settings: dict, said: str
+) -> None:
     behaving.behave(how)
     behaving.settings |= {"start_check_seconds": 3600, **settings}
     process = Process("barbtx", behaving.directory, behaving.settings, "hangs", plugins=behaving.plugins)
@@ -239,16 +263,24 @@ def test_a_stop_during_a_check_that_hangs_ends_with_status_0(behaving: Behaving,
     assert said in process.read_log()
 
 
-@pytest.mark.parametrize(("host", "said"), [
-    ("127.0.0.1", "Address already in use"), ("localhost", "Address already in use"),
-    ("192.0.2.1", "Cannot assign requested address"), ("2001:db8::1", "Cannot assign requested address"),
-    ("no-such-host.invalid", ""), ("not a name", ""), ("999.1.1.1", ""),
-])
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", "Address already in use"),
+        ("localhost", "Address already in use"),
+        ("192.0.2.1", "Cannot assign requested address"),
+        ("2001:db8::1", "Cannot assign requested address"),
+        ("no-such-host.invalid", ""),
+        ("not a name", ""),
+        ("999.1.1.1", ""),
+    ],
+)
 def test_where_nobody_can_listen_the_start_is_refused(unchanged: Deployment, host: str, said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line = refusal(unchanged, **{"api.bind_host": host, "api.bind_port": port,
-                                     "api.allow_unauthenticated_remote": "true"})
+        line = refusal(
+            unchanged, **{"api.bind_host": host, "api.bind_port": port, "api.allow_unauthenticated_remote": "true"}
+        )
     shown = f"[{host}]" if ":" in host else host
     assert f"cannot listen on {shown}:{port} " in line and said in line
 
@@ -262,7 +294,8 @@ async def test_names_are_looked_up_before_they_are_listened_on(deployment: Deplo
 
 @pytest_twisted.ensureDeferred
 async def test_a_queue_that_is_not_as_configured_refuses_the_start_of_both(
-        rabbitmq: RabbitMQ, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    rabbitmq: RabbitMQ, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
     deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."))
     deployment.worker().stop(SECONDS)
     for plugin in ("barbtx", "barbtx-worker"):
@@ -315,8 +348,15 @@ def test_sighup_reloads_and_a_reload_with_an_error_changes_nothing(process: Proc
 
 def test_sigusr1_logs_a_report_without_anything_secret(process: Process, deployment: Deployment) -> None:
     printed = after(process, signal.SIGUSR1, "report: options [retry_scheduler]")
-    for part in ("versions: pid =", "threads: count =", "database: transactions =", "leases: count = 0",
-                 "queue: ", "store Software Only Crypto: records of project keys = 0", "reactor: threads ="):
+    for part in (
+        "versions: pid =",
+        "threads: count =",
+        "database: transactions =",
+        "leases: count = 0",
+        "queue: ",
+        "store Software Only Crypto: records of project keys = 0",
+        "reactor: threads =",
+    ):
         assert f"report: {part}" in printed, part
     assert re.search(r"master keys of Software Only Crypto = [0-9a-f]{32}\n", printed)
     assert "connection = ****" in printed and "transport_url = ****" in printed and "Traceback" not in printed
@@ -342,9 +382,23 @@ async def test_a_daemon_has_a_pid_file_and_handles_signals_as_well(deployment: D
     pid_file, log_file = directory / "barbtx.pid", directory / "daemon.log"
 
     def start(**settings: object) -> subprocess.CompletedProcess:
-        sets = [part for name, value in (deployment.settings | settings).items() for part in ("--set", f"{name}={value}")]
-        return subprocess.run([BIN / "twistd", f"--pidfile={pid_file}", f"--logfile={log_file}", "barbtx", "--config-file",
-                               DEV_CONFIG, *sets], capture_output=True, timeout=SECONDS, cwd=directory)
+        sets = [
+            part for name, value in (deployment.settings | settings).items() for part in ("--set", f"{name}={value}")
+        ]
+        return subprocess.run(
+            [
+                BIN / "twistd",
+                f"--pidfile={pid_file}",
+                f"--logfile={log_file}",
+                "barbtx",
+                "--config-file",
+                DEV_CONFIG,
+                *sets,
+            ],
+            capture_output=True,
+            timeout=SECONDS,
+            cwd=directory,
+        )
 
     def logged(text: str) -> None:
         wait_until(lambda: log_file.exists() and text in log_file.read_text(), SECONDS, text)
@@ -371,9 +425,21 @@ async def test_a_daemon_has_a_pid_file_and_handles_signals_as_well(deployment: D
 
 def test_a_log_file_that_cannot_be_opened_refuses_the_start_in_one_line(deployment: Deployment) -> None:
     path = deployment.directory / "none" / "api.log"
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", f"--logfile={path}", "barbtx", "--config-file", DEV_CONFIG,
-                           *(part for key, value in deployment.settings.items() for part in ("--set", f"{key}={value}"))],
-                          capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run(
+        [
+            BIN / "twistd",
+            "-n",
+            "--pidfile=",
+            f"--logfile={path}",
+            "barbtx",
+            "--config-file",
+            DEV_CONFIG,
+            *(part for key, value in deployment.settings.items() for part in ("--set", f"{key}={value}")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [f"barbtx: --logfile {path}: No such file or directory"]
 

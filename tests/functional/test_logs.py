@@ -47,12 +47,17 @@ async def test_every_request_has_a_line_with_its_reason_and_what_it_created(depl
     order_ref = await api.order()
     marker = "payload-marker-5150"
     await api.post("/v1/secrets", {"payload": {"x": marker}, "payload_content_type": "text/plain"})
-    await api.request("POST", "/v1/secrets", data=b'{"payload": "payload-marker-5150',
-                      headers={"Content-Type": "application/json"})
+    await api.request(
+        "POST", "/v1/secrets", data=b'{"payload": "payload-marker-5150', headers={"Content-Type": "application/json"}
+    )
     await api.post("/v1/secrets", {"name": marker * 100, "payload": marker, "payload_content_type": "no/such"})
     await api.delete(ref, roles="observer")
-    await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 0}},
-                      roles="key-manager:service-admin")
+    await api.request(
+        "PUT",
+        f"/v1/project-quotas/{api.project}",
+        json={"project_quotas": {"secrets": 0}},
+        roles="key-manager:service-admin",
+    )
     await api.post("/v1/secrets", {"payload": marker, "payload_content_type": "text/plain"})
     await api.get("/healthcheck")
     process = api.process
@@ -87,9 +92,11 @@ async def test_what_a_client_sends_makes_no_line_of_its_own(tmp_path: Path) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_an_order_s_lines_carry_its_ids_in_every_process(
-        postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."),
-                            log_format="json")
+    postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    deployment = Deployment(
+        tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), log_format="json"
+    )
     try:
         worker, api = deployment.worker(), deployment.api()
         reply = await api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}})
@@ -111,8 +118,14 @@ async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
     try:
         database.start()
         broker.start()
-        deployment = Deployment(tmp_path, database.new_database("barbtx"), broker.url, "tasks", log_format="json", **{
-            "retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.2})
+        deployment = Deployment(
+            tmp_path,
+            database.new_database("barbtx"),
+            broker.url,
+            "tasks",
+            log_format="json",
+            **{"retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.2},
+        )
         try:
             worker, api = deployment.worker(), deployment.api()
             await api.order()
@@ -137,8 +150,9 @@ async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
                 broken = [entry for entry in lines if f"127.0.0.1:{broker.port} cannot be reached" in entry["message"]]
                 assert broken and "refused" in broken[0]["reason"] and len(broken) < 20
                 assert all(len(entry["message"]) < 500 for entry in lines)
-            (first, *more) = [entry for entry in entries(api.process)
-                              if entry["message"].startswith("database unavailable")]
+            (first, *more) = [
+                entry for entry in entries(api.process) if entry["message"].startswith("database unavailable")
+            ]
             assert len(more) < 20 and any(text in first["cause"] for text in ("refused", "server closed", "SQLSTATE"))
             assert first["request_id"].startswith("req-") and first["level"] == "warn"
             assert all(entry["cause"] for entry in of_requests(api.process, 503))
@@ -162,15 +176,23 @@ async def test_a_keystone_that_is_down_is_told_in_a_line(tmp_path: Path) -> None
         deployment.stop()
 
 
-@pytest.mark.parametrize(("option", "settings", "expected"), [
-    ("--logfile", {}, r"\S+ \[barbtx.api.service#info\] barbtx listens on http://\S+$"),
-    ("--logfile", {"log_format": "json"}, r'.*"message": "barbtx listens on http://'),
-    ("--logfile", {"log_level": "error"}, None),
-    ("--logger=barbtx.log.json_lines", {"log_format": "text"}, r'.*"message": "barbtx listens on http://'),
-    ("--logger=barbtx.log.text_lines", {"log_format": "json"}, r"\S+ \[barbtx.api.service#info\] barbtx listens on"),
-])
+@pytest.mark.parametrize(
+    ("option", "settings", "expected"),
+    [
+        ("--logfile", {}, r"\S+ \[barbtx.api.listener#info\] barbtx listens on http://\S+$"),
+        ("--logfile", {"log_format": "json"}, r'.*"message": "barbtx listens on http://'),
+        ("--logfile", {"log_level": "error"}, None),
+        ("--logger=barbtx.log.json_lines", {"log_format": "text"}, r'.*"message": "barbtx listens on http://'),
+        (
+            "--logger=barbtx.log.text_lines",
+            {"log_format": "json"},
+            r"\S+ \[barbtx.api.listener#info\] barbtx listens on",
+        ),
+    ],
+)
 def test_twistd_says_where_to_and_the_options_say_how(
-        tmp_path: Path, option: str, settings: dict[str, str], expected: str | None) -> None:
+    tmp_path: Path, option: str, settings: dict[str, str], expected: str | None
+) -> None:
     deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **settings)
     sets = [part for key, value in deployment.settings.items() for part in ("--set", f"{key}={value}")]
     path = tmp_path / "out.log"
@@ -184,8 +206,11 @@ def test_twistd_says_where_to_and_the_options_say_how(
             wait_until(lambda: process.poll() is not None or _listening(process.pid), 60, "it does not listen")
             assert not written.exists() or "listens" not in written.read_text()
         else:
-            wait_until(lambda: written.exists() and re.search(expected, written.read_text(), re.MULTILINE), 60,
-                       "it does not say so")
+            wait_until(
+                lambda: written.exists() and re.search(expected, written.read_text(), re.MULTILINE),
+                60,
+                "it does not say so",
+            )
     finally:
         process.terminate()
         process.wait(30)
@@ -230,10 +255,16 @@ async def test_a_database_that_is_silent_is_named_by_api_and_worker(tmp_path: Pa
             # The worker has looked for due tasks, and its scheduler does so all the time.
             reply = await api.get("/v1/secrets")
             assert reply.status == 503
-            wait_until(lambda: "database unavailable: no answer in time" in worker.read_log(), 60, "the worker says nothing")
+            wait_until(
+                lambda: "database unavailable: no answer in time" in worker.read_log(), 60, "the worker says nothing"
+            )
             database.signal(signal.SIGCONT)
-            (line,) = [entry for entry in entries(api.process) if entry["message"].endswith("no answer in time")
-                       and entry.get("request_id") == reply.headers["x-openstack-request-id"]]
+            (line,) = [
+                entry
+                for entry in entries(api.process)
+                if entry["message"].endswith("no answer in time")
+                and entry.get("request_id") == reply.headers["x-openstack-request-id"]
+            ]
             assert line["level"] == "warn" and line["project_id"] == api.project
             await api.finished(await api.order())
             wait_until(lambda: "answers again" in worker.read_log(), 60, "the worker does not say that it is over")

@@ -16,12 +16,12 @@ from barbtx.model.records import SYMMETRIC
 from barbtx.model.repositories.orders import Claim, OrderRepo
 from barbtx.queue.client import TaskClient
 from barbtx.queue.local import LocalTransport
+from barbtx.queue.retry_scheduler import RetryScheduler
 from barbtx.tasks.lanes import Lane
 from barbtx.tasks.leases import Leases
-from barbtx.tasks.patience import Patience
+from barbtx.tasks.outage_retry import OutageRetry
 from barbtx.tasks.type_order import BeginTypeOrder
 from tests.functional.test_order_tasks import due, new_order
-from workers.retry_scheduler import RetryScheduler
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def orders(database: Database, clock: Clock) -> OrderRepo:
 def task(orders: OrderRepo) -> BeginTypeOrder:
     from twisted.internet import reactor
 
-    return BeginTypeOrder(orders, None, Leases(orders, reactor, 30), Patience(reactor, 60))
+    return BeginTypeOrder(orders, None, Leases(orders, reactor, 30), OutageRetry(reactor, 60))
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -60,7 +60,8 @@ def task(orders: OrderRepo) -> BeginTypeOrder:
 @pytest.mark.parametrize("way", ["named", "turn", "served"])
 @pytest_twisted.ensureDeferred
 async def test_an_order_taken_in_hand_without_a_word_is_processed_by_whoever_took_it(
-        database: Database, orders: OrderRepo, clock: Clock, way: str, losses: int, committed: bool) -> None:
+    database: Database, orders: OrderRepo, clock: Clock, way: str, losses: int, committed: bool
+) -> None:
     order_id = await new_order(orders)
     clock.advance(1)
     other_id = await new_order(orders)
@@ -79,7 +80,8 @@ async def test_an_order_taken_in_hand_without_a_word_is_processed_by_whoever_too
 
 @pytest_twisted.ensureDeferred
 async def test_a_claim_that_another_has_overtaken_meanwhile_is_over(
-        database: Database, orders: OrderRepo, clock: Clock) -> None:
+    database: Database, orders: OrderRepo, clock: Clock
+) -> None:
     order_id = await new_order(orders)
     claim = Claim()
     with answers_lost(database), pytest.raises(DatabaseUnavailable):
@@ -95,7 +97,8 @@ async def test_a_claim_that_another_has_overtaken_meanwhile_is_over(
 @pytest.mark.parametrize("committed", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_due_tasks_that_nobody_was_given_are_due_again_at_once(
-        database: Database, orders: OrderRepo, clock: Clock, committed: bool) -> None:
+    database: Database, orders: OrderRepo, clock: Clock, committed: bool
+) -> None:
     order_id = await new_order(orders)
     # An hour old, so that it would be put off for an hour.
     clock.advance(3600)

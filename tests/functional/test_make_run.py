@@ -17,7 +17,7 @@ import pytest
 from tests.support.servers import wait_until
 from tests.support.service import BIN, DEV_CONFIG, ROOT, manage
 
-ODD = ["a b%2Fc", "it's a#b?c=d", "a&b;c%d \"ü\""]
+ODD = ["a b%2Fc", "it's a#b?c=d", 'a&b;c%d "ü"']
 
 
 def checkout(directory: Path) -> Path:
@@ -42,8 +42,9 @@ def checkout(directory: Path) -> Path:
 def run(directory: Path, log: Path, *arguments: str) -> int:
     """Run until it listens, then stop it; the status of twistd."""
     with log.open("wb") as output:
-        make = subprocess.Popen(["make", "run", "PORT=0", *arguments], cwd=directory, stdout=output, stderr=output,
-                                stdin=subprocess.DEVNULL)
+        make = subprocess.Popen(
+            ["make", "run", "PORT=0", *arguments], cwd=directory, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
     wait_until(lambda: "barbtx listens on" in log.read_text() or make.poll() is not None, 120, log.read_text())
     assert make.poll() is None, log.read_text()
     (child,) = psutil.Process(make.pid).children()
@@ -60,7 +61,8 @@ def test_it_runs_in_any_directory_with_its_data_in_any_other(tmp_path: Path, nam
     assert {path.name for path in data.iterdir()} >= {"mkek", "barbtx.sqlite"}
     assert {path.stat().st_mode & 0o077 for path in [data, *data.iterdir()]} == {0}
     assert sorted(path.name for path in directory.iterdir()) == sorted(
-        [".venv", "Makefile", "barbtx", "config", "constraints.txt", data.name, "setup.py", "twisted", "workers"])
+        [".venv", "Makefile", "barbtx", "config", "constraints.txt", data.name, "setup.py", "twisted", "workers"]
+    )
 
 
 def test_a_lost_master_key_is_not_replaced(tmp_path: Path) -> None:
@@ -83,16 +85,28 @@ def daemon(tmp_path: Path) -> Iterator[list[object]]:
     """The command that starts one. What is still running in the end is killed."""
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     manage("db", "upgrade", "-d", f"sqlite:///{tmp_path}/x")
-    yield [BIN / "twistd", f"--pidfile={tmp_path}/barbtx.pid", f"--logfile={tmp_path}/log", "barbtx",
-           "--config-file", DEV_CONFIG, "--set", f"database.connection=sqlite:///{tmp_path}/x", "--set",
-           f"simple_crypto_plugin.kek_file={tmp_path}/mkek", "--set", "api.bind_port=0"]
+    yield [
+        BIN / "twistd",
+        f"--pidfile={tmp_path}/barbtx.pid",
+        f"--logfile={tmp_path}/log",
+        "barbtx",
+        "--config-file",
+        DEV_CONFIG,
+        "--set",
+        f"database.connection=sqlite:///{tmp_path}/x",
+        "--set",
+        f"simple_crypto_plugin.kek_file={tmp_path}/mkek",
+        "--set",
+        "api.bind_port=0",
+    ]
     if (tmp_path / "barbtx.pid").exists():
         os.kill(int((tmp_path / "barbtx.pid").read_text()), signal.SIGKILL)
 
 
 def _started(tmp_path: Path) -> psutil.Process:
-    wait_until(lambda: (tmp_path / "log").exists() and "barbtx listens on" in (tmp_path / "log").read_text(), 120,
-               "the daemon")
+    wait_until(
+        lambda: (tmp_path / "log").exists() and "barbtx listens on" in (tmp_path / "log").read_text(), 120, "the daemon"
+    )
     return psutil.Process(int((tmp_path / "barbtx.pid").read_text()))
 
 
@@ -112,6 +126,8 @@ def test_a_daemon_is_known_by_its_pid_file(tmp_path: Path, daemon: list[object],
 
 
 def test_a_daemon_s_start_is_refused_with_a_status(tmp_path: Path, daemon: list[object]) -> None:
-    done = subprocess.run([*daemon, "--set", "api.bind_prot=1"], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [*daemon, "--set", "api.bind_prot=1"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.returncode == 1 and "bind_prot" in done.stderr
     assert not (tmp_path / "barbtx.pid").exists()

@@ -90,8 +90,9 @@ async def test_the_order_of_keys_and_keys_given_twice_do_not_matter(keks: KEKRep
 
 @pytest_twisted.ensureDeferred
 async def test_of_two_first_processes_with_different_keys_one_may_start(keks: KEKRepo) -> None:
-    outcomes = await DeferredList([Deferred.fromCoroutine(check_master_keys(keks, [holder(number)])) for number in (0, 1)],
-                                  consumeErrors=True)
+    outcomes = await DeferredList(
+        [Deferred.fromCoroutine(check_master_keys(keks, [holder(number)])) for number in (0, 1)], consumeErrors=True
+    )
     assert sorted(passed for passed, _ in outcomes) == [False, True]
     (failure,) = [failure for passed, failure in outcomes if not passed]
     assert failure.check(ConfigurationError)
@@ -101,7 +102,9 @@ async def test_of_two_first_processes_with_different_keys_one_may_start(keks: KE
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_loses_the_race_for_the_canary_gets_the_winners(keks: KEKRepo, database: Database, clock: Clock) -> None:
+async def test_who_loses_the_race_for_the_canary_gets_the_winners(
+    keks: KEKRepo, database: Database, clock: Clock
+) -> None:
     first, second = new_kek(holder(0), "c"), new_kek(holder(1), "c")
     assert await keks.add_canary(first) == first == await keks.add_canary(second)
     await keks.replace_canary(second, second)
@@ -112,7 +115,8 @@ async def test_who_loses_the_race_for_the_canary_gets_the_winners(keks: KEKRepo,
 
 @pytest_twisted.ensureDeferred
 async def test_a_plugin_that_does_not_name_its_keys_is_tried_on_the_oldest_and_the_newest(
-        keks: KEKRepo, clock: Clock) -> None:
+    keks: KEKRepo, clock: Clock
+) -> None:
     for number in (0, 1, 2):
         await keks.add_active(f"p{number}", attrs.evolve(new_kek(holder(number), f"p{number}"), master_key_id=None))
         clock.advance(1)
@@ -141,15 +145,24 @@ def test_the_migration_names_the_master_keys_of_what_is_there(database_url: str)
             made[kek.id] = IDS[number % 3]
             connection.execute(insert(Project).values(id=project, external_id=project, created_at=NOW))
             values = {**attrs.asdict(kek), "project_id": project, "active": True, "created_at": NOW}
-            connection.execute(text(f"INSERT INTO kek_data ({', '.join(columns)}) VALUES ({', '.join(f':{c}' for c in columns)})"),
-                               {name: values[name] for name in columns})
+            connection.execute(
+                text(f"INSERT INTO kek_data ({', '.join(columns)}) VALUES ({', '.join(f':{c}' for c in columns)})"),
+                {name: values[name] for name in columns},
+            )
         connection.execute(insert(Project).values(id="x", external_id="x", created_at=NOW))
         for plugin_name, meta in (("another.Plugin", values["plugin_meta"]), (full_name(holder(0)), "no envelope")):
             kek_id = str(uuid.uuid4())
             made[kek_id] = None
-            connection.execute(text(f"INSERT INTO kek_data ({', '.join(columns)}) VALUES ({', '.join(f':{c}' for c in columns)})"),
-                               {**{name: values[name] for name in columns}, "id": kek_id, "project_id": "x",
-                                "plugin_name": plugin_name, "plugin_meta": meta})
+            connection.execute(
+                text(f"INSERT INTO kek_data ({', '.join(columns)}) VALUES ({', '.join(f':{c}' for c in columns)})"),
+                {
+                    **{name: values[name] for name in columns},
+                    "id": kek_id,
+                    "project_id": "x",
+                    "plugin_name": plugin_name,
+                    "plugin_meta": meta,
+                },
+            )
     engine.dispose()
     assert manage(["db", "upgrade", "-d", database_url]) == 0
     engine = make_engine(database_url, 1, 10)
@@ -163,11 +176,19 @@ class Nodes:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.deployment = Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
-            "retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.3,
-            "queue.missing_key_seconds": 0.5, "queue.max_attempts": 2, "queue.local_wait_seconds": 0.1,
-            # A key that was unwrapped before is not to hide what master keys there are now.
-            "simple_crypto_plugin.pkek_cache_ttl": 0})
+        self.deployment = Deployment(
+            directory,
+            f"sqlite:///{directory}/barbtx.sqlite",
+            **{
+                "retry_scheduler.initial_delay_seconds": 0.2,
+                "retry_scheduler.periodic_interval_max_seconds": 0.3,
+                "queue.missing_key_seconds": 0.5,
+                "queue.max_attempts": 2,
+                "queue.local_wait_seconds": 0.1,
+                # A key that was unwrapped before is not to hide what master keys there are now.
+                "simple_crypto_plugin.pkek_cache_ttl": 0,
+            },
+        )
 
     def keys(self, *numbers: int) -> Path:
         path = self.directory / f"mkek-{uuid.uuid4()}"
@@ -202,9 +223,20 @@ async def test_a_node_that_lacks_a_key_answers_503_and_leaves_orders_to_one_that
     lacking = behind.of("q")
     assert (await lacking.get(ref)).status == 200
     for reply in [await lacking.get(f"{ref}/payload") for _ in range(5)] + [
-            await lacking.post("/v1/secrets", {"payload": "x", "payload_content_type": "text/plain"}),
-            await lacking.post("/v1/orders", {"type": "asymmetric", "meta": {
-                "algorithm": "rsa", "bit_length": 1024, "passphrase": "p", "payload_content_type": "text/plain"}})]:
+        await lacking.post("/v1/secrets", {"payload": "x", "payload_content_type": "text/plain"}),
+        await lacking.post(
+            "/v1/orders",
+            {
+                "type": "asymmetric",
+                "meta": {
+                    "algorithm": "rsa",
+                    "bit_length": 1024,
+                    "passphrase": "p",
+                    "payload_content_type": "text/plain",
+                },
+            },
+        ),
+    ]:
         assert reply.status == 503 and int(reply.headers["retry-after"]) > 0, reply
     order = await lacking.order()
     wait_until(lambda: behind.process.read_log().count("failed with status 503") > 5, 60, "it was not tried again")
@@ -219,7 +251,9 @@ async def test_a_node_that_lacks_a_key_answers_503_and_leaves_orders_to_one_that
 
 
 @pytest_twisted.ensureDeferred
-async def test_keys_that_are_added_to_the_file_are_there_after_a_sighup_and_bad_files_change_nothing(nodes: Nodes) -> None:
+async def test_keys_that_are_added_to_the_file_are_there_after_a_sighup_and_bad_files_change_nothing(
+    nodes: Nodes,
+) -> None:
     keys = nodes.keys(0)
     behind = nodes.start(keys)
     ahead = nodes.start(nodes.keys(1, 0))
@@ -236,15 +270,24 @@ async def test_keys_that_are_added_to_the_file_are_there_after_a_sighup_and_bad_
         return behind.process.read_log()
 
     async def readable() -> bool:
-        return all([(await behind.of(project).get(f"{ref}/payload")).content == project.encode()
-                    for project, ref in refs.items()])
+        return all(
+            [
+                (await behind.of(project).get(f"{ref}/payload")).content == project.encode()
+                for project, ref in refs.items()
+            ]
+        )
 
     in_force = "the list of master keys was read again and is in force"
     refusal = "the list of master keys was refused, and the one before stays in force"
     printed = await after(f"{KEYS[0]}\n{KEYS[1]}", 0o600, in_force)
     assert await readable()
-    for content, mode in (("", 0o600), ("nonsense", 0o600), (KEYS[0], 0o600), (KEYS[2], 0o600),
-                          (f"{KEYS[0]}\n{KEYS[1]}", 0o644)):
+    for content, mode in (
+        ("", 0o600),
+        ("nonsense", 0o600),
+        (KEYS[0], 0o600),
+        (KEYS[2], 0o600),
+        (f"{KEYS[0]}\n{KEYS[1]}", 0o644),
+    ):
         printed = await after(content, mode, refusal)
         assert await readable()
     assert not any(key in printed for key in KEYS) and "Traceback" not in printed
@@ -272,5 +315,3 @@ def test_an_empty_database_belongs_to_the_first_key(nodes: Nodes) -> None:
     nodes.start(nodes.keys(0))
     assert IDS[0] in nodes.refused(nodes.keys(1))
     nodes.start(nodes.keys(0, 1))
-
-

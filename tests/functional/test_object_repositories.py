@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 
-from barbtx.errors import BadRequest, Conflict, ConfigurationError, Forbidden, NotFound, QuotaReached
+from barbtx.errors import BadRequest, ConfigurationError, Conflict, Forbidden, NotFound, QuotaReached
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import Entry, NewContainer, NewSecret
@@ -54,13 +54,14 @@ async def test_a_container_comes_back_with_what_is_in_it(secrets: SecretRepo, co
 
 @pytest_twisted.ensureDeferred
 async def test_a_container_takes_only_live_secrets_of_its_project(
-        secrets: SecretRepo, containers: ContainerRepo, clock: Clock) -> None:
+    secrets: SecretRepo, containers: ContainerRepo, clock: Clock
+) -> None:
     expired = await new_secret(secrets, expiration=datetime.datetime(2026, 11, 23, 6, 1, 5))
     clock.advance(10)
     for secret_id in (await new_secret(secrets, "other"), GONE, expired):
         with pytest.raises(NotFound):
             await new_container(containers, Entry("x", secret_id))
-    assert (await containers.list("p", [], 10, 0)).total == 0
+    assert (await containers.list_page("p", [], 10, 0)).total == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -82,9 +83,14 @@ async def test_secrets_go_in_and_out_of_a_container(secrets: SecretRepo, contain
 async def test_of_the_same_entry_added_at_once_one_is_there(secrets: SecretRepo, containers: ContainerRepo) -> None:
     entry = Entry("x", await new_secret(secrets))
     container = await containers.get(await new_container(containers), None)
-    outcomes = await gatherResults([
-        containers.add_secret(container, "p", entry).addCallbacks(lambda _: "added", lambda f: f.trap(Conflict).__name__)
-        for _ in range(6)])
+    outcomes = await gatherResults(
+        [
+            containers.add_secret(container, "p", entry).addCallbacks(
+                lambda _: "added", lambda f: f.trap(Conflict).__name__
+            )
+            for _ in range(6)
+        ]
+    )
     assert sorted(outcomes) == ["Conflict"] * 5 + ["added"]
     assert (await containers.get(container.id, None)).entries == (entry,)
 
@@ -94,9 +100,9 @@ async def test_containers_are_listed_by_name_and_type(containers: ContainerRepo)
     await new_container(containers)
     await new_container(containers, project="other")
     for conditions, total in (([], 1), ([Condition("name", "like", "B_X")], 1), ([Condition("type", "eq", "rsa")], 0)):
-        page = await containers.list("p", conditions, 10, 0)
+        page = await containers.list_page("p", conditions, 10, 0)
         assert page.total == len(page.items) == total
-    assert (await containers.list("unknown", [], 10, 0)).total == 0
+    assert (await containers.list_page("unknown", [], 10, 0)).total == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -112,7 +118,7 @@ async def test_an_acl_says_what_it_means_to_whom(database: Database, secrets: Se
     for user, listed in (("a", True), ("c", False), (None, False)):
         access = (await secrets.get(secret_id, user)).access
         assert (access.project_access, access.listed) == (False, listed)
-    assert (await secrets.list("other", (), (("name", False),), 10, 0, shared_with="a")).total == 1
+    assert (await secrets.list_page("other", (), (("name", False),), 10, 0, shared_with="a")).total == 1
     await acls.replace(secret_id, True, [])
     assert (await acls.get(secret_id)).users == ()
     await acls.remove(secret_id)
@@ -138,7 +144,7 @@ async def test_consumers_come_once_and_go(database: Database, secrets: SecretRep
     with pytest.raises(BadRequest):
         await secrets.delete(secret_id, even_if_used=False)
     assert (await consumers.remove(secret_id, "p", "p", fields[0])).embedded == (fields[1],)
-    assert (await consumers.list(secret_id, 10, 0)).items[0].fields == fields[1]
+    assert (await consumers.list_page(secret_id, 10, 0)).items[0].fields == fields[1]
     await secrets.delete(secret_id)
     other = await new_secret(secrets)
     for n in range(2):
@@ -147,12 +153,13 @@ async def test_consumers_come_once_and_go(database: Database, secrets: SecretRep
 
 @pytest_twisted.ensureDeferred
 async def test_consumers_of_containers_are_listed_by_name(
-        database: Database, containers: ContainerRepo, clock: Clock) -> None:
+    database: Database, containers: ContainerRepo, clock: Clock
+) -> None:
     consumers = ConsumerRepo(database, clock, CONTAINER_CONSUMERS, -1)
     container_id = await new_container(containers)
     for name in ("b", "B", "a"):
         await consumers.add(container_id, "p", {"name": name, "URL": "u"})
-    page = await consumers.list(container_id, 2, 1)
+    page = await consumers.list_page(container_id, 2, 1)
     assert [consumer.fields["name"] for consumer in page.items] == ["a", "b"] and page.total == 3
     await containers.delete(container_id)
     assert await containers.get(container_id, None) is None
@@ -160,7 +167,8 @@ async def test_consumers_of_containers_are_listed_by_name(
 
 @pytest_twisted.ensureDeferred
 async def test_user_metadata_is_replaced_added_changed_and_removed(
-        database: Database, secrets: SecretRepo, clock: Clock) -> None:
+    database: Database, secrets: SecretRepo, clock: Clock
+) -> None:
     metadata = UserMetadataRepo(database, clock)
     secret_id = await new_secret(secrets)
     await metadata.replace(secret_id, {"a": "1", "": "empty\0"})
@@ -179,18 +187,22 @@ async def test_user_metadata_is_replaced_added_changed_and_removed(
 
 @pytest_twisted.ensureDeferred
 async def test_quotas_merge_and_hold(database: Database, clock: Clock) -> None:
-    quotas = QuotaRepo(database, clock, {name: -1 for name in RESOURCES})
+    quotas = QuotaRepo(database, clock, dict.fromkeys(RESOURCES, -1))
     assert await quotas.get("p") is None
     await quotas.merge("p", {"secrets": 3})
     await quotas.merge("p", {"orders": 0})
     assert await quotas.get("p") == {"secrets": 3, "orders": 0, "containers": None, "consumers": None, "cas": None}
     assert (await quotas.effective("p"))["containers"] == -1
-    assert [project for project, _ in (await quotas.list(10, 0)).items] == ["p"]
+    assert [project for project, _ in (await quotas.list_page(10, 0)).items] == ["p"]
     secrets = SecretRepo(database, clock)
-    made = await gatherResults([
-        secrets.create(NewSecret(str(uuid.uuid4()), "p")).addCallbacks(lambda _: "made",
-                                                                       lambda f: f.trap(QuotaReached).__name__)
-        for _ in range(12)])
+    made = await gatherResults(
+        [
+            secrets.create(NewSecret(str(uuid.uuid4()), "p")).addCallbacks(
+                lambda _: "made", lambda f: f.trap(QuotaReached).__name__
+            )
+            for _ in range(12)
+        ]
+    )
     assert sorted(made) == ["QuotaReached"] * 9 + ["made"] * 3
     await quotas.delete("p")
     with pytest.raises(NotFound):
@@ -205,8 +217,8 @@ async def test_transport_keys_are_published_once(database: Database, clock: Cloc
     assert await keys.publish("plugin", "k" * 5000) == first
     clock.advance(1)
     second = await keys.create("other", "k")
-    assert (await keys.list(None, 10, 0)).items == (first, second)
-    assert (await keys.list("plugin", 10, 0)).items == (first,)
+    assert (await keys.list_page(None, 10, 0)).items == (first, second)
+    assert (await keys.list_page("plugin", 10, 0)).items == (first,)
     await keys.delete(first)
     assert await keys.get(first) is None
 
@@ -217,8 +229,8 @@ async def test_stores_follow_the_configuration_unless_one_is_preferred(database:
     one, two = ConfiguredStore("a", "x", True, "one"), ConfiguredStore("b", None, False, "two")
     await stores.sync([one, two])
     await stores.sync([one, two])
-    second = next(store for store in await stores.list() if store.store_plugin == "b")
-    assert len(await stores.list()) == 2 and await stores.preferred("p") is None
+    second = next(store for store in await stores.list_all() if store.store_plugin == "b")
+    assert len(await stores.list_all()) == 2 and await stores.preferred("p") is None
     await stores.prefer("p", second.id)
     await stores.prefer("p", second.id)
     assert (await stores.preferred("p")).id == second.id
@@ -226,10 +238,10 @@ async def test_stores_follow_the_configuration_unless_one_is_preferred(database:
         await stores.sync([one])
     await stores.forget_preference("p")
     await stores.sync([one])
-    assert [store.name for store in await stores.list()] == ["one"]
+    assert [store.name for store in await stores.list_all()] == ["one"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_case_is_folded_in_the_same_way(secrets: SecretRepo) -> None:
     await new_secret(secrets, name="Schlüssel")
-    assert (await secrets.list("p", (Condition("name", "like", "SCHL%"),), (), 10, 0)).total == 1
+    assert (await secrets.list_page("p", (Condition("name", "like", "SCHL%"),), (), 10, 0)).total == 1

@@ -47,14 +47,25 @@ class OldRelease:
         wrapped = seal_version_1(key, plugin_key.id, self._key, ("barbtx project key", self._kek, self.project))
         self._row = str(uuid.uuid4())
         self._insert("projects", id=self._row, external_id=self.project, created_at=LONG_AGO)
-        self._insert("kek_data", id=self._kek, project_id=self._row, plugin_name=plugin, kek_label="l", active=True,
-                     algorithm="aes", bit_length=256, mode="gcm", plugin_meta=base64.b64encode(wrapped).decode(),
-                     created_at=LONG_AGO)
+        self._insert(
+            "kek_data",
+            id=self._kek,
+            project_id=self._row,
+            plugin_name=plugin,
+            kek_label="l",
+            active=True,
+            algorithm="aes",
+            bit_length=256,
+            mode="gcm",
+            plugin_meta=base64.b64encode(wrapped).decode(),
+            created_at=LONG_AGO,
+        )
 
     def _insert(self, table: str, **columns: object) -> None:
         self._connection.execute(
             text(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(':' + name for name in columns)})"),
-            columns)
+            columns,
+        )
 
     def _seal(self, plaintext: bytes, id: str) -> bytes:
         return seal_version_1(self._key, uuid.UUID(self._kek).bytes, plaintext, ("barbtx payload", id, self.project))
@@ -62,28 +73,58 @@ class OldRelease:
     def secret(self, payload: bytes, id: str | None = None) -> str:
         """Store a secret; its id."""
         id = id or str(uuid.uuid4())
-        self._insert("secrets", id=id, project_id=self._row, secret_type="opaque", status="ACTIVE",
-                     content_type="text/plain", store_plugin=STORE, store_metadata="{}", created_at=LONG_AGO,
-                     updated_at=LONG_AGO)
+        self._insert(
+            "secrets",
+            id=id,
+            project_id=self._row,
+            secret_type="opaque",
+            status="ACTIVE",
+            content_type="text/plain",
+            store_plugin=STORE,
+            store_metadata="{}",
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+        )
         self._insert("encrypted_data", secret_id=id, kek_id=self._kek, cypher_text=self._seal(payload, id))
         return id
 
     def order(self, passphrase: bytes) -> str:
         """Leave an order with a passphrase for somebody to make; its id."""
         id = str(uuid.uuid4())
-        self._insert("orders", id=id, project_id=self._row, type="asymmetric", meta=META, status="PENDING",
-                     created_at=LONG_AGO, updated_at=LONG_AGO)
-        self._insert("order_passphrases", order_id=id, store_plugin=STORE, store_metadata="{}", kek_id=self._kek,
-                     cypher_text=self._seal(passphrase, id))
-        self._insert("order_retry_tasks", order_id=id, retry_task="process_type_order", retry_at=LONG_AGO,
-                     retry_kwargs=f'{{"order_id": "{id}", "project_id": "{self.project}", "request_id": null}}',
-                     retry_count=0, created_at=LONG_AGO)
+        self._insert(
+            "orders",
+            id=id,
+            project_id=self._row,
+            type="asymmetric",
+            meta=META,
+            status="PENDING",
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+        )
+        self._insert(
+            "order_passphrases",
+            order_id=id,
+            store_plugin=STORE,
+            store_metadata="{}",
+            kek_id=self._kek,
+            cypher_text=self._seal(passphrase, id),
+        )
+        self._insert(
+            "order_retry_tasks",
+            order_id=id,
+            retry_task="process_type_order",
+            retry_at=LONG_AGO,
+            retry_kwargs=f'{{"order_id": "{id}", "project_id": "{self.project}", "request_id": null}}',
+            retry_count=0,
+            created_at=LONG_AGO,
+        )
         return id
 
     def key(self) -> None:
         """Remember an Idempotency-Key."""
-        self._insert("idempotency_keys", project_id=self._row, digest="d", fingerprint="f", answer="{}",
-                     created_at=LONG_AGO)
+        self._insert(
+            "idempotency_keys", project_id=self._row, digest="d", fingerprint="f", answer="{}", created_at=LONG_AGO
+        )
 
 
 def connect(url: str) -> sqlalchemy.Engine:
@@ -102,8 +143,10 @@ def test_passphrases_are_marked_and_nothing_else_is(database_url: str) -> None:
         order, _ = old.order(b"one"), old.order(b"two")
         old.secret(b"payload")
         old.key()
-        connection.execute(text("UPDATE order_passphrases SET kek_id = NULL, cypher_text = NULL WHERE order_id = :id"),
-                           {"id": old.order(b"kept by its store")})
+        connection.execute(
+            text("UPDATE order_passphrases SET kek_id = NULL, cypher_text = NULL WHERE order_id = :id"),
+            {"id": old.order(b"kept by its store")},
+        )
         # Whatever the first byte means there.
         OldRelease(connection, simple_crypto.generate_master_key(), "their.Plugin").order(b"of another plugin")
         sealed = connection.scalar(text(_PASSPHRASE), {"id": order})
@@ -176,24 +219,34 @@ async def test_old_payloads_are_read_and_old_orders_made(upgraded: Upgraded) -> 
 @pytest.mark.parametrize("release", ["an earlier", "this"])
 @pytest_twisted.ensureDeferred
 async def test_a_passphrase_moved_to_a_secret_with_its_orders_id_does_not_open(
-        upgraded: Upgraded, release: str) -> None:
+    upgraded: Upgraded, release: str
+) -> None:
     # Orders stay PENDING: whoever takes them is not there.
     api = upgraded.api(**{"queue.enable": "true", "transport_url": "rabbit://127.0.0.1:1/"})
     order, right = upgraded.moved, b"not for you"
     if release == "this":
-        reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {
-            "algorithm": "rsa", "bit_length": 1024, "passphrase": right.decode()}})
+        reply = await api.post(
+            "/v1/orders",
+            {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024, "passphrase": right.decode()}},
+        )
         order = reply.json["order_ref"].rpartition("/")[2]
     ref = await api.store("to be replaced")
     with upgraded.engine.begin() as connection:
         values = {"order": order, "old": ref.rpartition("/")[2]}
-        connection.execute(text(
-            f"INSERT INTO secrets (id, {_COPIED}) SELECT CAST(:order AS VARCHAR(36)), {_COPIED} FROM secrets "
-            "WHERE id = :old"), values)
-        connection.execute(text(
-            "INSERT INTO encrypted_data (secret_id, kek_id, cypher_text, kek_meta_extended) "
-            "SELECT order_id, kek_id, cypher_text, kek_meta_extended FROM order_passphrases WHERE order_id = :order"),
-            values)
+        connection.execute(
+            text(
+                f"INSERT INTO secrets (id, {_COPIED}) SELECT CAST(:order AS VARCHAR(36)), {_COPIED} FROM secrets "
+                "WHERE id = :old"
+            ),
+            values,
+        )
+        connection.execute(
+            text(
+                "INSERT INTO encrypted_data (secret_id, kek_id, cypher_text, kek_meta_extended) "
+                "SELECT order_id, kek_id, cypher_text, kek_meta_extended FROM order_passphrases WHERE order_id = :order"
+            ),
+            values,
+        )
     assert await payload(api, order) == 500
     assert await payload(api, values["old"]) == b"to be replaced"
     assert right.decode() not in api.process.read_log()

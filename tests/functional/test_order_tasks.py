@@ -16,8 +16,8 @@ from barbtx.errors import NotFound
 from barbtx.model.database import Database
 from barbtx.model.database_time import database_time
 from barbtx.model.models import OrderRetryTask
-from barbtx.model.records import ASYMMETRIC, SYMMETRIC, Lease, Made, NewSecret, Task
-from barbtx.model.repositories.order_tasks import LeaseLost, OtherLane
+from barbtx.model.records import ASYMMETRIC, SYMMETRIC, GeneratedObjects, Lease, NewSecret, Task
+from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from tests.functional.conftest import NOW
@@ -43,7 +43,9 @@ async def due(orders: OrderRepo) -> set[str]:
 
 @pytest.mark.parametrize("jump", [61, HOUR, 400 * 24 * HOUR])
 @pytest_twisted.ensureDeferred
-async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(orders: OrderRepo, clock: Clock, jump: int) -> None:
+async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(
+    orders: OrderRepo, clock: Clock, jump: int
+) -> None:
     for write in ("create", "take_due", "claim", "renew", "retry", "release", "make_due"):
         order_id = None if write == "create" else await new_order(orders)
         lease = await orders.claim(order_id, "p", 30) if write in ("renew", "retry", "release") else None
@@ -72,12 +74,17 @@ async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(orders: 
 
 @pytest.mark.parametrize("ahead", [2 * HOUR, 1000 * 24 * HOUR])
 @pytest_twisted.ensureDeferred
-async def test_a_time_that_cannot_be_right_counts_as_past(
-        database: Database, orders: OrderRepo, ahead: int) -> None:
+async def test_a_time_that_cannot_be_right_counts_as_past(database: Database, orders: OrderRepo, ahead: int) -> None:
     order_id = await new_order(orders)
     far = NOW + datetime.timedelta(seconds=ahead)
-    await database.interact(lambda session: session.execute(update(OrderRetryTask).values(
-        retry_at=far, leased_until=far, lease="somebody's", written_at=None)) and None)
+    await database.interact(
+        lambda session: (
+            session.execute(
+                update(OrderRetryTask).values(retry_at=far, leased_until=far, lease="somebody's", written_at=None)
+            )
+            and None
+        )
+    )
     assert await due(orders) == {order_id}
     assert await orders.claim(order_id, "p", 30)
 
@@ -106,7 +113,7 @@ async def test_tasks_live_by_the_databases_clock_and_not_by_the_nodes(database: 
     await right.renew(lease, 30)
     there = await database.interact(database_time)
     written = await database.interact(lambda session: session.scalar(select(OrderRetryTask.written_at)))
-    here = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    here = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     assert abs((there - here).total_seconds()) < 30 and abs((there - written).total_seconds()) < 30
 
 
@@ -122,11 +129,13 @@ async def test_what_could_not_be_published_is_due_again_soon_whatever_its_age(or
 
 
 async def finish(orders: OrderRepo, lease: Lease) -> None:
-    await orders.complete(lease, Made((NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m")
+    await orders.complete(lease, GeneratedObjects((NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m")
 
 
 @pytest_twisted.ensureDeferred
-async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(orders: OrderRepo, clock: Clock) -> None:
+async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(
+    orders: OrderRepo, clock: Clock
+) -> None:
     made: dict[str, list[str]] = {"a": [], "b": [], "c": []}
     for project, count in (("a", 12), ("b", 3), ("c", 1)):
         for _ in range(count):
@@ -141,7 +150,7 @@ async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(
     projects = [project for project, _ in order_of_turns]
     assert set(projects[:3]) == {"a", "b", "c"} and projects[7:] == ["a"] * 5
     for project, ids in made.items():
-        assert [order_id for owner, order_id in order_of_turns if owner == project] == ids[:projects.count(project)]
+        assert [order_id for owner, order_id in order_of_turns if owner == project] == ids[: projects.count(project)]
     for _ in range(4):
         await finish(orders, await orders.claim_next(SYMMETRIC, after, 30))
     assert await orders.claim_next(SYMMETRIC, after, 30) is None
@@ -154,7 +163,7 @@ async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(
 @pytest_twisted.ensureDeferred
 async def test_lanes_do_not_mix(orders: OrderRepo) -> None:
     pair, key = await new_order(orders, type_="asymmetric"), await new_order(orders)
-    with pytest.raises(OtherLane) as raised:
+    with pytest.raises(WrongLane) as raised:
         await orders.claim_next(SYMMETRIC, "", 30, pair, "p")
     assert raised.value.lane == ASYMMETRIC
     assert (await orders.claim_next(SYMMETRIC, "", 30)).order.id == key
@@ -175,7 +184,9 @@ async def test_no_two_get_the_same_turn(orders: OrderRepo) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_put_off_waits_for_its_time_unless_somebody_is_sent_for_it(orders: OrderRepo, clock: Clock) -> None:
+async def test_what_is_put_off_waits_for_its_time_unless_somebody_is_sent_for_it(
+    orders: OrderRepo, clock: Clock
+) -> None:
     order_id = await new_order(orders)
     await orders.retry(await orders.claim_next(SYMMETRIC, "", 30), "process_type_order", 7)
     assert await orders.claim_next(SYMMETRIC, "", 30) is None
@@ -188,18 +199,27 @@ async def test_what_is_put_off_waits_for_its_time_unless_somebody_is_sent_for_it
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_row_of_a_release_before_is_taken_by_whoever_is_sent_for_it(database: Database, orders: OrderRepo) -> None:
+async def test_the_row_of_a_release_before_is_taken_by_whoever_is_sent_for_it(
+    database: Database, orders: OrderRepo
+) -> None:
     old, other = await new_order(orders), await new_order(orders)
-    await database.interact(lambda session: session.execute(
-        update(OrderRetryTask).where(OrderRetryTask.order_id == old)
-        .values(waits_in=None, written_at=None, project_id=None)) and None)
+    await database.interact(
+        lambda session: (
+            session.execute(
+                update(OrderRetryTask)
+                .where(OrderRetryTask.order_id == old)
+                .values(waits_in=None, written_at=None, project_id=None)
+            )
+            and None
+        )
+    )
     assert (await orders.claim_next(SYMMETRIC, "", 30, old, "p")).order.id == old
     assert (await orders.claim_next(SYMMETRIC, "", 30, old, "p")).order.id == other
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_outcome_may_be_stored_again_if_it_is_unknown_whether_it_was(orders: OrderRepo) -> None:
-    made = Made((NewSecret(id=str(uuid.uuid4()), project_id="p"),))
+    made = GeneratedObjects((NewSecret(id=str(uuid.uuid4()), project_id="p"),))
     lease = await orders.claim(await new_order(orders), "p", 30)
     for _ in range(2):
         await orders.complete(lease, made, "s", "m")
@@ -209,14 +229,17 @@ async def test_an_outcome_may_be_stored_again_if_it_is_unknown_whether_it_was(or
     for _ in range(2):
         await orders.fail(lease, "500", "reason")
     with pytest.raises(LeaseLost):
-        await orders.complete(lease, attrs.evolve(made, secrets=(NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m")
+        await orders.complete(
+            lease, attrs.evolve(made, secrets=(NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m"
+        )
 
 
 @pytest.mark.parametrize("deleted", [0, 1])
 @pytest_twisted.ensureDeferred
 async def test_what_was_stored_stays_so_although_its_owner_has_deleted_a_part_of_it(
-        database: Database, clock: Clock, orders: OrderRepo, deleted: int) -> None:
-    pair = Made(tuple(NewSecret(id=str(uuid.uuid4()), project_id="p") for _ in range(2)))
+    database: Database, clock: Clock, orders: OrderRepo, deleted: int
+) -> None:
+    pair = GeneratedObjects(tuple(NewSecret(id=str(uuid.uuid4()), project_id="p") for _ in range(2)))
     lease = await orders.claim(await new_order(orders), "p", 30)
     await orders.complete(lease, pair, "s", "m")
     await SecretRepo(database, clock).delete(pair.secrets[deleted].id)

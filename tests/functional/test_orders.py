@@ -17,7 +17,12 @@ async def test_an_ordered_key_can_be_read(api: Api) -> None:
     assert order["meta"] == {"algorithm": "aes", "bit_length": 256, "mode": "cbc", "name": "my key", "expiration": None}
     secret = (await api.get(order["secret_ref"])).json
     assert (secret["algorithm"], secret["bit_length"], secret["mode"], secret["name"], secret["secret_type"]) == (
-        "aes", 256, "cbc", "my key", "symmetric")
+        "aes",
+        256,
+        "cbc",
+        "my key",
+        "symmetric",
+    )
     assert len((await api.get(f"{order['secret_ref']}/payload")).content) == 32
 
 
@@ -38,11 +43,16 @@ async def test_each_order_makes_one_key_and_no_two_the_same(api: Api) -> None:
     assert (await api.get("/v1/secrets")).json["total"] == 25
 
 
-@pytest.mark.parametrize(("meta", "code"), [
-    ({"algorithm": "aes", "bit_length": 512}, "400"), ({"algorithm": "3des", "bit_length": 192}, "400"),
-    ({"algorithm": "desede", "bit_length": 192}, "400"), ({"algorithm": "rsa", "bit_length": 2048}, "400"),
-    ({"algorithm": "banana", "bit_length": 256}, "400"),
-])
+@pytest.mark.parametrize(
+    ("meta", "code"),
+    [
+        ({"algorithm": "aes", "bit_length": 512}, "400"),
+        ({"algorithm": "3des", "bit_length": 192}, "400"),
+        ({"algorithm": "desede", "bit_length": 192}, "400"),
+        ({"algorithm": "rsa", "bit_length": 2048}, "400"),
+        ({"algorithm": "banana", "bit_length": 256}, "400"),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_made_ends_in_error_with_a_reason(api: Api, meta: dict, code: str) -> None:
     order = await api.finished(await api.order(**meta))
@@ -71,13 +81,15 @@ async def _pair(api: Api, **meta: object) -> str:
 @pytest_twisted.ensureDeferred
 async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secret_only(api: Api, key: str) -> None:
     passphrase = "a very own passphrase"
-    order = await api.finished(
-        await _pair(api, algorithm="RSA", bit_length=2048, name="pair", **{key: passphrase}))
+    order = await api.finished(await _pair(api, algorithm="RSA", bit_length=2048, name="pair", **{key: passphrase}))
     assert order["status"] == "ACTIVE" and key not in order["meta"]
     container = (await api.get(order["container_ref"])).json
     refs = {entry["name"]: entry["secret_ref"] for entry in container["secret_refs"]}
     assert (container["type"], container["name"], set(refs)) == (
-        "rsa", "pair", {"private_key", "public_key", "private_key_passphrase"})
+        "rsa",
+        "pair",
+        {"private_key", "public_key", "private_key_passphrase"},
+    )
     payloads = {name: (await api.get(f"{ref}/payload")).content for name, ref in refs.items()}
     private = load_pem_private_key(payloads["private_key"], passphrase.encode())
     assert private.public_key() == load_pem_public_key(payloads["public_key"])
@@ -88,8 +100,9 @@ async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secr
 
 @pytest_twisted.ensureDeferred
 async def test_a_passphrase_that_is_no_text_is_refused(api: Api) -> None:
-    reply = await api.post("/v1/orders", {"type": "asymmetric", "meta": {
-        "algorithm": "rsa", "bit_length": 2048, "passphrase": 5}})
+    reply = await api.post(
+        "/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 2048, "passphrase": 5}}
+    )
     assert reply.status == 400
 
 

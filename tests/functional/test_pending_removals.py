@@ -18,7 +18,16 @@ from barbtx.errors import NotFound, ProjectClosed
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.records import (
-    EncryptedDatum, Entry, KEKMeta, Made, NewContainer, NewSecret, Removal, RemovalClaim, StoredPayload, Task,
+    EncryptedDatum,
+    Entry,
+    GeneratedObjects,
+    KEKMeta,
+    NewContainer,
+    NewSecret,
+    Removal,
+    RemovalClaim,
+    StoredPayload,
+    Task,
 )
 from barbtx.model.repositories.acls import AclRepo
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, SECRET_CONSUMERS, ConsumerRepo
@@ -26,7 +35,12 @@ from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKGone, KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.pending_removals import (
-    PendingRemovalRepo, RemovalLost, TooManyRemovals, cancel_removal, list_removals, retry_removal,
+    PendingRemovalRepo,
+    RemovalLost,
+    TooManyRemovals,
+    cancel_removal,
+    list_removals,
+    retry_removal,
 )
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.quotas import QuotaRepo
@@ -70,7 +84,8 @@ async def removed(removals: PendingRemovalRepo, steps: ProjectRemovalRepo) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_a_removal_goes_from_note_to_confirmation_to_its_day_to_oblivion(
-        database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo
+) -> None:
     assert await removals.seconds_to_next() is None and await removals.claim() is None
     await removals.request("p")
     assert await removals.seconds_to_next() == 0
@@ -95,7 +110,8 @@ async def test_a_removal_goes_from_note_to_confirmation_to_its_day_to_oblivion(
 
 @pytest_twisted.ensureDeferred
 async def test_a_step_belongs_to_one_worker_until_its_lease_ends(
-        database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo
+) -> None:
     await removals.request("p")
     claims = [claim for claim in await gatherResults([removals.claim() for _ in range(8)]) if claim]
     assert len(claims) == 1 and await removals.seconds_to_next() == 30
@@ -106,8 +122,12 @@ async def test_a_step_belongs_to_one_worker_until_its_lease_ends(
     clock.advance(11)
     second = await removals.claim()
     assert second.attempt == 1, "that a worker died, or was slow, is no failure of the removal"
-    for lost in (removals.renew, removals.withdraw, lambda claim: removals.confirm(claim, 1),
-                 lambda claim: removals.put_off(claim, 1, None, counts=True)):
+    for lost in (
+        removals.renew,
+        removals.withdraw,
+        lambda claim: removals.confirm(claim, 1),
+        lambda claim: removals.reschedule(claim, 1, None, counts=True),
+    ):
         with pytest.raises(RemovalLost):
             await lost(claims[0])
     await removals.withdraw(second)
@@ -116,42 +136,50 @@ async def test_a_step_belongs_to_one_worker_until_its_lease_ends(
 
 @pytest_twisted.ensureDeferred
 async def test_only_failures_of_its_own_are_counted_and_after_some_it_waits_for_somebody(
-        database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo
+) -> None:
     due = await closed(removals)
     clock.advance(GRACE)
     for _ in range(10):
-        await removals.put_off(await removals.claim(), 5, "out of reach", counts=False)
+        await removals.reschedule(await removals.claim(), 5, "out of reach", counts=False)
         assert await removals.claim() is None
         clock.advance(5)
     for _ in range(3):
-        await removals.put_off(await removals.claim(), 5, "r" * 300, counts=True)
+        await removals.reschedule(await removals.claim(), 5, "r" * 300, counts=True)
         clock.advance(5)
     assert await removals.claim() is None and await removals.seconds_to_next() is None
     (failed,) = await shown(database)
     assert (failed.attempts, failed.problem, failed.due) == (3, "r" * 255, due)
-    for again in (lambda: removals.request("p"),
-                  lambda: database.interact(lambda session: retry_removal(session, "p", NOW))):
+    for again in (
+        lambda: removals.request("p"),
+        lambda: database.interact(lambda session: retry_removal(session, "p", NOW)),
+    ):
         await again()
         assert (await removals.claim()).attempt == 1
         clock.advance(31)
         for _ in range(2):
-            await removals.put_off(await removals.claim(), 0, "x", counts=True)
+            await removals.reschedule(await removals.claim(), 0, "x", counts=True)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_operator_can_cancel_at_any_time_and_a_worker_notices(
-        database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo
+) -> None:
     secrets = SecretRepo(database, clock)
     await secrets.create(NewSecret(str(uuid.uuid4()), "p"))
     await closed(removals)
     clock.advance(GRACE)
     claim = await removals.claim()
     assert (await database.interact(lambda session: cancel_removal(session, "p"))).due is not None
-    for step in (lambda: steps.check(claim), lambda: steps.remove_secrets(claim, []),
-                 lambda: steps.remove_rest(claim, 10), lambda: removals.renew(claim)):
+    for step in (
+        lambda: steps.check(claim),
+        lambda: steps.remove_secrets(claim, []),
+        lambda: steps.remove_rest(claim, 10),
+        lambda: removals.renew(claim),
+    ):
         with pytest.raises(RemovalLost):
             await step()
-    assert (await secrets.list("p", (), (), 10, 0)).total == 1
+    assert (await secrets.list_page("p", (), (), 10, 0)).total == 1
     for command in (cancel_removal, lambda session, project: retry_removal(session, project, NOW)):
         with pytest.raises(NotFound):
             await database.interact(lambda session, command=command: command(session, "p"))
@@ -189,7 +217,7 @@ async def test_a_clock_that_is_set_back_holds_no_removal_up(clock: Clock, remova
     clock.rightNow -= 3600
     claim = await removals.claim()
     assert claim is not None and claim.token != held.token
-    await removals.put_off(claim, 30, None, counts=False)
+    await removals.reschedule(claim, 30, None, counts=False)
     clock.rightNow -= 3600
     assert await removals.claim() is not None
 
@@ -217,7 +245,8 @@ class World:
 
 async def world_of(database: Database, clock: Clock) -> World:
     kek = await KEKRepo(database, clock).add_active(
-        "p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", "w"))
+        "p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", "w")
+    )
     world = World(database, clock, str(uuid.uuid4()), str(uuid.uuid4()), kek)
     await SecretRepo(database, clock).create(NewSecret(world.secret, "p"))
     await world.containers.create(NewContainer(world.container, "p", "generic", "c"))
@@ -232,7 +261,7 @@ def task(order_id: str) -> Task:
 
 async def _prefer(world: World) -> None:
     repo = SecretStoreRepo(world.database, world.clock)
-    await repo.prefer("p", (await repo.list())[0].id)
+    await repo.prefer("p", (await repo.list_all())[0].id)
 
 
 async def _link(world: World) -> None:
@@ -248,7 +277,8 @@ def _order(world: World, **how: Any) -> Any:
 WRITES: dict[str, Callable[[World], Any]] = {
     "a secret": lambda w: SecretRepo(w.database, w.clock).create(NewSecret(str(uuid.uuid4()), "p")),
     "a secret with payload": lambda w: SecretRepo(w.database, w.clock).create(
-        NewSecret(str(uuid.uuid4()), "p", payload=w.payload())),
+        NewSecret(str(uuid.uuid4()), "p", payload=w.payload())
+    ),
     "a payload": lambda w: SecretRepo(w.database, w.clock).add_payload(w.secret, w.payload()),
     "a container": lambda w: w.containers.create(NewContainer(str(uuid.uuid4()), "p", "generic")),
     "a secret in a container": _link,
@@ -257,7 +287,8 @@ WRITES: dict[str, Callable[[World], Any]] = {
     "a consumer of a secret": lambda w: w.consumers(SECRET_CONSUMERS).add(w.secret, "p", CONSUMER),
     "another project's consumer": lambda w: w.consumers(SECRET_CONSUMERS).add(w.secret, "other", CONSUMER),
     "a consumer of a container": lambda w: w.consumers(CONTAINER_CONSUMERS).add(
-        w.container, "p", {"name": "n", "URL": "http://u"}),
+        w.container, "p", {"name": "n", "URL": "http://u"}
+    ),
     "a secret's ACL": lambda w: AclRepo(w.database, w.clock, models.Secret).replace(w.secret, True, ["u"]),
     "a change of an ACL": lambda w: AclRepo(w.database, w.clock, models.Secret).merge(w.secret, None, ["u"]),
     "a container's ACL": lambda w: AclRepo(w.database, w.clock, models.Container).replace(w.container, False, []),
@@ -267,7 +298,8 @@ WRITES: dict[str, Callable[[World], Any]] = {
     "quotas": lambda w: QuotaRepo(w.database, w.clock, {}).merge("p", {"secrets": 5}),
     "a preferred store": _prefer,
     "a key": lambda w: KEKRepo(w.database, w.clock).add_active(
-        "p", KEKMeta(str(uuid.uuid4()), "another plugin", "l", "aes", 256, "gcm", "w")),
+        "p", KEKMeta(str(uuid.uuid4()), "another plugin", "l", "aes", 256, "gcm", "w")
+    ),
 }
 
 
@@ -276,14 +308,19 @@ async def run(write: Callable[[World], Any], world: World) -> None:
 
 
 def contents(database: Database) -> Deferred[dict[str, int]]:
-    return database.interact(lambda session: {
-        name: session.scalar(select(func.count()).select_from(table))
-        for name, table in models.Base.metadata.tables.items()}, write=False)
+    return database.interact(
+        lambda session: {
+            name: session.scalar(select(func.count()).select_from(table))
+            for name, table in models.Base.metadata.tables.items()
+        },
+        write=False,
+    )
 
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_added_to_a_project_that_is_to_be_removed_unless_that_is_cancelled(
-        database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo
+) -> None:
     world = await world_of(database, clock)
     await closed(removals)
     before = await contents(database)
@@ -304,7 +341,8 @@ async def write_all(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_only_said_and_not_confirmed_forbids_nothing(
-        database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo
+) -> None:
     world = await world_of(database, clock)
     await removals.request("p")
     await write_all(world)
@@ -319,7 +357,7 @@ async def test_reading_and_deleting_go_on(database: Database, clock: Clock, remo
     await world.consumers(SECRET_CONSUMERS).add(world.secret, "p", CONSUMER)
     await closed(removals)
     assert (await secrets.get(world.secret, "u")).access.listed
-    assert (await secrets.list("p", (), (), 10, 0)).total == 1
+    assert (await secrets.list_page("p", (), (), 10, 0)).total == 1
     await acls.remove(world.secret)
     await world.consumers(SECRET_CONSUMERS).remove(world.secret, "p", "p", CONSUMER)
     await UserMetadataRepo(database, clock).remove(world.secret, "old")
@@ -331,7 +369,8 @@ async def test_reading_and_deleting_go_on(database: Database, clock: Clock, remo
 
 @pytest_twisted.ensureDeferred
 async def test_what_an_order_makes_is_not_stored_and_the_order_goes_on_after_a_cancellation(
-        database: Database, clock: Clock, removals: PendingRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo
+) -> None:
     world = await world_of(database, clock)
     orders, made = OrderRepo(database, clock), NewSecret(str(uuid.uuid4()), "p", payload=world.payload())
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
@@ -341,18 +380,19 @@ async def test_what_an_order_makes_is_not_stored_and_the_order_goes_on_after_a_c
     await closed(removals)
     assert await orders.claim(second, "p", 30) is None
     with pytest.raises(ProjectClosed):
-        await orders.complete(lease, Made((made,)), "s", "m")
+        await orders.complete(lease, GeneratedObjects((made,)), "s", "m")
     await orders.release(lease)
     assert (await orders.get(first, "p")).status == "PENDING"
     await database.interact(lambda session: cancel_removal(session, "p"))
     for order_id in (first, second):
         lease = await orders.claim(order_id, "p", 30)
-        await orders.complete(lease, Made((attrs.evolve(made, id=str(uuid.uuid4())),)), "s", "m")
+        await orders.complete(lease, GeneratedObjects((attrs.evolve(made, id=str(uuid.uuid4())),)), "s", "m")
 
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_brings_a_removed_project_back_for_a_while(
-        database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo
+) -> None:
     world = await world_of(database, clock)
     await closed(removals, grace=0)
     await removed(removals, steps)
@@ -375,12 +415,19 @@ async def test_nothing_brings_a_removed_project_back_for_a_while(
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 @pytest_twisted.ensureDeferred
 async def test_writes_and_a_removal_at_the_same_time_leave_all_or_nothing(
-        database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo, steps: ProjectRemovalRepo
+) -> None:
     outcomes: list[str] = []
 
     def write(project: str) -> Deferred[Any]:
-        return SecretRepo(database, clock).create(NewSecret(str(uuid.uuid4()), project)).addCallbacks(
-            lambda _: outcomes.append("stored"), lambda failure: outcomes.append(failure.trap(ProjectClosed).__name__))
+        return (
+            SecretRepo(database, clock)
+            .create(NewSecret(str(uuid.uuid4()), project))
+            .addCallbacks(
+                lambda _: outcomes.append("stored"),
+                lambda failure: outcomes.append(failure.trap(ProjectClosed).__name__),
+            )
+        )
 
     async def remove(project: str) -> None:
         await removals.request(project)
@@ -395,9 +442,14 @@ async def test_writes_and_a_removal_at_the_same_time_leave_all_or_nothing(
 
     for n in range(5):
         project = f"p{n}"
-        await gatherResults([*(write(project) for _ in range(4)), Deferred.fromCoroutine(remove(project)),
-                             *(write(project) for _ in range(20))])
-        assert (await SecretRepo(database, clock).list(project, (), (), 10, 0)).total == 0
+        await gatherResults(
+            [
+                *(write(project) for _ in range(4)),
+                Deferred.fromCoroutine(remove(project)),
+                *(write(project) for _ in range(20)),
+            ]
+        )
+        assert (await SecretRepo(database, clock).list_page(project, (), (), 10, 0)).total == 0
         await write(project)
         assert outcomes[-1] == "ProjectClosed"
     assert (await contents(database))["projects"] == 0

@@ -16,7 +16,7 @@ from txamqp.content import Content
 
 from barbtx.model import models
 from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.transport import BadMessage
+from barbtx.queue.transport import InvalidMessage
 from tests.conftest import unique
 from tests.support.keystone import PASSWORD, Identity, Keystone
 from tests.support.servers import RabbitMQ
@@ -26,8 +26,15 @@ from workers.keystone_notifications import deleted_project
 
 
 def notification(project_id: str, event: str = "identity.project.deleted", envelope: bool = True) -> bytes:
-    inner = {"message_id": "m", "publisher_id": "identity.host", "event_type": event, "priority": "INFO",
-             "timestamp": "2026-01-01 00:00:00.000000", "payload": {"resource_info": project_id}, "_unique_id": "u"}
+    inner = {
+        "message_id": "m",
+        "publisher_id": "identity.host",
+        "event_type": event,
+        "priority": "INFO",
+        "timestamp": "2026-01-01 00:00:00.000000",
+        "payload": {"resource_info": project_id},
+        "_unique_id": "u",
+    }
     return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(inner)} if envelope else inner).encode()
 
 
@@ -40,13 +47,23 @@ def test_only_deleted_projects_count(envelope: bool) -> None:
     assert deleted_project(notification("", envelope=envelope)) is None
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"[]", b"\xff", b"{}", b'{"oslo.version": "3.0", "oslo.message": "{}"}', b'{"oslo.version": "2.1"}',
-    b'{"oslo.version": "2.0", "oslo.message": "nothing"}', b'{"event_type": 1}', b"[" * 100000,
-    *(notification(project_id) for project_id in ("p" * 256, "p\0", "p\n", "\ud800", ".", "..", "\u202e")),
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"{}",
+        b'{"oslo.version": "3.0", "oslo.message": "{}"}',
+        b'{"oslo.version": "2.1"}',
+        b'{"oslo.version": "2.0", "oslo.message": "nothing"}',
+        b'{"event_type": 1}',
+        b"[" * 100000,
+        *(notification(project_id) for project_id in ("p" * 256, "p\0", "p\n", "\ud800", ".", "..", "\u202e")),
+    ],
+)
 def test_what_is_no_notification_is_a_dead_letter(body: bytes) -> None:
-    with pytest.raises(BadMessage):
+    with pytest.raises(InvalidMessage):
         deleted_project(body)
 
 
@@ -59,18 +76,28 @@ def keystone() -> Iterator[StubKeystone]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def deployment(request: pytest.FixtureRequest, rabbitmq: RabbitMQ, keystone: StubKeystone,
-               tmp_path: Path) -> Iterator[Deployment]:
+def deployment(
+    request: pytest.FixtureRequest, rabbitmq: RabbitMQ, keystone: StubKeystone, tmp_path: Path
+) -> Iterator[Deployment]:
     url = f"sqlite:///{tmp_path}/barbtx.sqlite"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql").new_database(unique())
-    deployment = Deployment(tmp_path, url, **{
-        "keystone_notifications.enable": "true", "keystone_notifications.pool_name": unique("notifications."),
-        "keystone_notifications.control_exchange": unique("keystone."), "transport_url": rabbitmq.url,
-        "keystone_notifications.batch_size": 3, "keystone_notifications.retry_seconds_max": 0.1,
-        "keystone_notifications.max_attempts": 3, "keystone_notifications.interval_seconds": 0.1,
-        "keystone_notifications.grace_seconds": 0, **keystone.settings,
-    })
+    deployment = Deployment(
+        tmp_path,
+        url,
+        **{
+            "keystone_notifications.enable": "true",
+            "keystone_notifications.pool_name": unique("notifications."),
+            "keystone_notifications.control_exchange": unique("keystone."),
+            "transport_url": rabbitmq.url,
+            "keystone_notifications.batch_size": 3,
+            "keystone_notifications.retry_seconds_max": 0.1,
+            "keystone_notifications.max_attempts": 3,
+            "keystone_notifications.interval_seconds": 0.1,
+            "keystone_notifications.grace_seconds": 0,
+            **keystone.settings,
+        },
+    )
     yield deployment
     deployment.stop()
 
@@ -103,8 +130,11 @@ class Exchange:
         return self._settings["keystone_notifications.control_exchange"]
 
     def send(self, body: bytes) -> None:
-        self.channel.basic_publish(exchange=self.name, routing_key="notifications.info",
-                                   content=Content(body, properties={"content-type": "application/json"}))
+        self.channel.basic_publish(
+            exchange=self.name,
+            routing_key="notifications.info",
+            content=Content(body, properties={"content-type": "application/json"}),
+        )
 
     async def dead_letters(self) -> int:
         queue = self._settings["keystone_notifications.pool_name"] + ".dead"
@@ -124,8 +154,11 @@ async def fill(api: Api, other: Api) -> None:
     """One of everything, and of secrets more than fit into a batch."""
     refs = [await api.store() for _ in range(7)]
     await api.store("short-lived", expiration="2099-01-01")
-    container = (await api.post("/v1/containers", {
-        "type": "generic", "name": "c", "secret_refs": [{"name": "s", "secret_ref": refs[0]}]})).json["container_ref"]
+    container = (
+        await api.post(
+            "/v1/containers", {"type": "generic", "name": "c", "secret_refs": [{"name": "s", "secret_ref": refs[0]}]}
+        )
+    ).json["container_ref"]
     other_ref = await other.store("other's")
     await other.request("PUT", f"{other_ref}/acl", json={"read": {"users": ["user"]}})
     consumer = {"service": "s", "resource_type": "t", "resource_id": "r"}
@@ -136,32 +169,45 @@ async def fill(api: Api, other: Api) -> None:
     await api.request("PUT", f"{container}/acl", json={"read": {"project-access": False}})
     await api.request("PUT", f"{refs[0]}/metadata", json={"metadata": {"k": "v"}})
     await api.finished(await api.order())
-    await api.post("/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024,
-                                                                 "passphrase": "p"}})
-    await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 50}},
-                      roles="key-manager:service-admin")
+    await api.post(
+        "/v1/orders", {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}}
+    )
+    await api.request(
+        "PUT",
+        f"/v1/project-quotas/{api.project}",
+        json={"project_quotas": {"secrets": 50}},
+        roles="key-manager:service-admin",
+    )
 
 
 def removals(deployment: Deployment, *command: str) -> list[str]:
     """What ``barbtx-manage removals`` prints."""
-    sets = [part for key in ("database.connection", "keystone_notifications.max_attempts")
-            for part in ("--set", f"{key}={deployment.settings[key]}")]
-    return subprocess.run([BIN / "barbtx-manage", *sets, "removals", *command], check=True, capture_output=True,
-                          text=True).stdout.splitlines()
+    sets = [
+        part
+        for key in ("database.connection", "keystone_notifications.max_attempts")
+        for part in ("--set", f"{key}={deployment.settings[key]}")
+    ]
+    return subprocess.run(
+        [BIN / "barbtx-manage", *sets, "removals", *command], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
 
 
 def rows(deployment: Deployment) -> dict[str, int]:
     url = str(deployment.settings["database.connection"]).replace("postgresql://", "postgresql+psycopg://")
     engine = sqlalchemy.create_engine(url)
     with engine.connect() as connection:
-        counts = {name: connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table))
-                  for name, table in models.Base.metadata.tables.items()}
+        counts = {
+            name: connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table))
+            for name, table in models.Base.metadata.tables.items()
+        }
     engine.dispose()
     return {name: count for name, count in counts.items() if count}
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_of_a_deleted_project_goes_and_nothing_else(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
+async def test_everything_of_a_deleted_project_goes_and_nothing_else(
+    deployment: Deployment, rabbitmq: RabbitMQ
+) -> None:
     api = deployment.api()
     other = api.of(unique())
     async with Exchange(Brokers.from_url(rabbitmq.url), deployment) as exchange:
@@ -194,21 +240,35 @@ async def expire_one(deployment: Deployment) -> None:
     url = str(deployment.settings["database.connection"]).replace("postgresql://", "postgresql+psycopg://")
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
-        changed = connection.execute(sqlalchemy.update(models.Secret).where(models.Secret.expiration.is_not(None))
-                                     .values(expiration=datetime.datetime(2020, 1, 1)))
+        changed = connection.execute(
+            sqlalchemy.update(models.Secret)
+            .where(models.Secret.expiration.is_not(None))
+            .values(expiration=datetime.datetime(2020, 1, 1))
+        )
         assert changed.rowcount == 1
     engine.dispose()
 
 
 @pytest_twisted.ensureDeferred
 async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
-        rabbitmq: RabbitMQ, keystone: StubKeystone, tmp_path: Path) -> None:
+    rabbitmq: RabbitMQ, keystone: StubKeystone, tmp_path: Path
+) -> None:
     (tmp_path / "plugins").mkdir()
-    deployment = with_wrapping_store(tmp_path, tmp_path / "plugins", **{
-        "keystone_notifications.enable": "true", "keystone_notifications.pool_name": unique("notifications."),
-        "keystone_notifications.control_exchange": unique("keystone."), "transport_url": rabbitmq.url,
-        "keystone_notifications.retry_seconds_max": 0.1, "keystone_notifications.max_attempts": 3,
-        "keystone_notifications.interval_seconds": 0.1, "keystone_notifications.grace_seconds": 0, **keystone.settings})
+    deployment = with_wrapping_store(
+        tmp_path,
+        tmp_path / "plugins",
+        **{
+            "keystone_notifications.enable": "true",
+            "keystone_notifications.pool_name": unique("notifications."),
+            "keystone_notifications.control_exchange": unique("keystone."),
+            "transport_url": rabbitmq.url,
+            "keystone_notifications.retry_seconds_max": 0.1,
+            "keystone_notifications.max_attempts": 3,
+            "keystone_notifications.interval_seconds": 0.1,
+            "keystone_notifications.grace_seconds": 0,
+            **keystone.settings,
+        },
+    )
     # Orders stay PENDING: whoever takes them is not there.
     api = deployment.api(**{"queue.enable": "true", "transport_url": "rabbit://127.0.0.1:1/"}).of(unique())
     payloads = deployment.plugins / "payloads"
@@ -217,10 +277,16 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
             worker = deployment.worker("taking notifications from")
             await api.store()
             # Its passphrase waits in the store; nobody makes pairs of keys here.
-            await api.post("/v1/orders", {"type": "asymmetric", "meta": {
-                "algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}})
-            deleted = (await api.post("/v1/orders", {"type": "asymmetric", "meta": {
-                "algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}})).json["order_ref"]
+            await api.post(
+                "/v1/orders",
+                {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}},
+            )
+            deleted = (
+                await api.post(
+                    "/v1/orders",
+                    {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024, "passphrase": "p"}},
+                )
+            ).json["order_ref"]
             assert len(list(payloads.iterdir())) == 3
             assert (await api.delete(deleted)).status == 204
             assert len(list(payloads.iterdir())) == 2
@@ -246,8 +312,11 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
 async def test_a_real_keystone_s_word_is_enough(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
     real = Keystone(rabbitmq.url)
     deployment.settings |= {
-        "keystone_notifications.control_exchange": "keystone", "keystone_notifications.system_scope": "true",
-        "keystone_authtoken.auth_url": real.url, "keystone_authtoken.password": PASSWORD}
+        "keystone_notifications.control_exchange": "keystone",
+        "keystone_notifications.system_scope": "true",
+        "keystone_authtoken.auth_url": real.url,
+        "keystone_authtoken.password": PASSWORD,
+    }
     try:
         real.start()
         identity = Identity(real)

@@ -22,8 +22,9 @@ BODIES = {"secrets": SECRET, "orders": ORDER}
 
 
 def deployed(tmp_path_factory: pytest.TempPathFactory, **settings: object) -> Deployment:
-    return with_wrapping_store(tmp_path_factory.mktemp("wrapping"), tmp_path_factory.mktemp("plugins"),
-                               **{**PENDING, **settings})
+    return with_wrapping_store(
+        tmp_path_factory.mktemp("wrapping"), tmp_path_factory.mktemp("plugins"), **{**PENDING, **settings}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,12 @@ async def at_once(count: int, request) -> list[Reply]:
 @pytest.mark.parametrize("collection", list(BODIES))
 @pytest_twisted.ensureDeferred
 async def test_a_quota_that_is_full_leaves_nothing(api: Api, deployment: Deployment, collection: str) -> None:
-    await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {collection: 0}},
-                      roles="key-manager:service-admin")
+    await api.request(
+        "PUT",
+        f"/v1/project-quotas/{api.project}",
+        json={"project_quotas": {collection: 0}},
+        roles="key-manager:service-admin",
+    )
     before = kept(deployment)
     for headers in ({}, {"Idempotency-Key": unique()}):
         assert (await api.post(f"/v1/{collection}", BODIES[collection], headers=headers)).status == 403
@@ -77,8 +82,9 @@ async def test_too_many_keys_leave_nothing(api: Api, deployment: Deployment, col
 @pytest_twisted.ensureDeferred
 async def test_of_concurrent_repetitions_one_payload_is_left(api: Api, deployment: Deployment, collection: str) -> None:
     before, key = kept(deployment), unique()
-    replies = await at_once(12, lambda _: api.post(f"/v1/{collection}", BODIES[collection],
-                                                   headers={"Idempotency-Key": key}))
+    replies = await at_once(
+        12, lambda _: api.post(f"/v1/{collection}", BODIES[collection], headers={"Idempotency-Key": key})
+    )
     assert len({reply.content for reply in replies}) == 1 and replies[0].status in (201, 202), replies[0]
     assert len(kept(deployment) - before) == 1
     if collection == "secrets":
@@ -89,8 +95,12 @@ async def test_of_concurrent_repetitions_one_payload_is_left(api: Api, deploymen
 async def test_of_concurrent_payloads_for_a_secret_the_winners_is_left(api: Api, deployment: Deployment) -> None:
     before = kept(deployment)
     ref = (await api.post("/v1/secrets", {"name": "two steps"})).json["secret_ref"]
-    replies = await at_once(12, lambda number: api.request(
-        "PUT", ref, data=b"payload %d" % number, headers={"Content-Type": "application/octet-stream"}))
+    replies = await at_once(
+        12,
+        lambda number: api.request(
+            "PUT", ref, data=b"payload %d" % number, headers={"Content-Type": "application/octet-stream"}
+        ),
+    )
     (winner,) = [number for number, reply in enumerate(replies) if reply.status == 204]
     assert {reply.status for reply in replies} <= {204, 409}
     assert (await api.get(f"{ref}/payload")).content == b"payload %d" % winner
@@ -100,8 +110,11 @@ async def test_of_concurrent_payloads_for_a_secret_the_winners_is_left(api: Api,
 async def attempts(api: Api) -> list[tuple[str, str, dict]]:
     """A request of each kind that stores a payload."""
     ref = (await api.post("/v1/secrets", {"name": "two steps"})).json["secret_ref"]
-    return [("POST", "/v1/secrets", {"json": SECRET}), ("POST", "/v1/orders", {"json": ORDER}),
-            ("PUT", ref, {"data": b"payload", "headers": {"Content-Type": "application/octet-stream"}})]
+    return [
+        ("POST", "/v1/secrets", {"json": SECRET}),
+        ("POST", "/v1/orders", {"json": ORDER}),
+        ("PUT", ref, {"data": b"payload", "headers": {"Content-Type": "application/octet-stream"}}),
+    ]
 
 
 @pytest_twisted.ensureDeferred
@@ -120,7 +133,8 @@ async def test_a_database_that_takes_no_write_leaves_nothing(api: Api, deploymen
 
 @pytest_twisted.ensureDeferred
 async def test_where_the_commit_may_have_happened_the_payload_stays(
-        postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> None:
+    postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     url = postgresql.new_database(unique())
     manage("db", "upgrade", "-d", url)
     deployment = deployed(tmp_path_factory, **{"database.connection": url})
@@ -130,13 +144,19 @@ async def test_where_the_commit_may_have_happened_the_payload_stays(
         engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
         with engine.begin() as connection:
             # The server goes away in the middle of each commit.
-            connection.execute(sqlalchemy.text(
-                "CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"))
+            connection.execute(
+                sqlalchemy.text(
+                    "CREATE FUNCTION vanish() RETURNS trigger LANGUAGE plpgsql AS "
+                    "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+                )
+            )
             for table in ("secrets", "orders"):
-                connection.execute(sqlalchemy.text(
-                    f"CREATE CONSTRAINT TRIGGER vanish AFTER INSERT OR UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED "
-                    "FOR EACH ROW EXECUTE FUNCTION vanish()"))
+                connection.execute(
+                    sqlalchemy.text(
+                        f"CREATE CONSTRAINT TRIGGER vanish AFTER INSERT OR UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED "
+                        "FOR EACH ROW EXECUTE FUNCTION vanish()"
+                    )
+                )
         engine.dispose()
         for number, (method, path, arguments) in enumerate(requests, 1):
             reply = await api.request(method, path, **arguments)
@@ -148,7 +168,8 @@ async def test_where_the_commit_may_have_happened_the_payload_stays(
 
 @pytest_twisted.ensureDeferred
 async def test_an_order_is_deleted_although_its_store_cannot_forget_the_passphrase(
-        api: Api, deployment: Deployment) -> None:
+    api: Api, deployment: Deployment
+) -> None:
     before = kept(deployment)
     ref = (await api.post("/v1/orders", ORDER)).json["order_ref"]
     (name,) = kept(deployment) - before

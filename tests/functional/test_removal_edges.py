@@ -12,7 +12,7 @@ from barbtx.model.database import Database
 from barbtx.model.records import Task
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo, cancel_removal
-from barbtx.queue.transport import BadMessage
+from barbtx.queue.transport import InvalidMessage
 from tests.functional.test_project_removal import notification
 from workers.keystone_notifications import deleted_project
 
@@ -32,14 +32,15 @@ async def close(removals: PendingRemovalRepo, project: str, grace: float = 24 * 
 @pytest.mark.parametrize("project_id", ["p ", " p", "p  ", "p q", " ", "p\u00a0", "p\t"])
 def test_an_id_that_a_database_may_take_for_another_is_none(project_id: str) -> None:
     """To MariaDB an id with spaces at its end is the one without; Keystone knows nothing of it, and would say so."""
-    with pytest.raises(BadMessage):
+    with pytest.raises(InvalidMessage):
         deleted_project(notification(project_id))
 
 
 @pytest.mark.parametrize("how", ["cancelled by an operator", "in Keystone after all"])
 @pytest_twisted.ensureDeferred
 async def test_orders_go_on_at_once_when_their_project_stays(
-        database: Database, clock: Clock, removals: PendingRemovalRepo, how: str) -> None:
+    database: Database, clock: Clock, removals: PendingRemovalRepo, how: str
+) -> None:
     """The longer nobody takes a task, the more seldom it is published, and nobody takes one of a closed project."""
     orders = OrderRepo(database, clock)
     ids = {project: str(uuid.uuid4()) for project in ("p", "another")}

@@ -32,13 +32,25 @@ def keystone() -> Iterator[StubKeystone]:
 
 @pytest.fixture
 def deployment(rabbitmq: RabbitMQ, keystone: StubKeystone, tmp_path: Path) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, f"sqlite:///{tmp_path}/barbtx.sqlite", **{
-        "keystone_notifications.enable": "true", "keystone_notifications.pool_name": unique("notifications."),
-        "keystone_notifications.control_exchange": unique("keystone."), "transport_url": rabbitmq.url,
-        "keystone_notifications.retry_seconds_max": 0.2, "keystone_notifications.max_attempts": 3,
-        "keystone_notifications.interval_seconds": 0.1, "keystone_notifications.batch_size": 2,
-        "retry_scheduler.periodic_interval_max_seconds": 0.2, "retry_scheduler.republish_seconds": 1,
-        "retry_scheduler.first_publish_seconds": 0.5, "queue.lease_seconds": 2, **keystone.settings})
+    deployment = Deployment(
+        tmp_path,
+        f"sqlite:///{tmp_path}/barbtx.sqlite",
+        **{
+            "keystone_notifications.enable": "true",
+            "keystone_notifications.pool_name": unique("notifications."),
+            "keystone_notifications.control_exchange": unique("keystone."),
+            "transport_url": rabbitmq.url,
+            "keystone_notifications.retry_seconds_max": 0.2,
+            "keystone_notifications.max_attempts": 3,
+            "keystone_notifications.interval_seconds": 0.1,
+            "keystone_notifications.batch_size": 2,
+            "retry_scheduler.periodic_interval_max_seconds": 0.2,
+            "retry_scheduler.republish_seconds": 1,
+            "retry_scheduler.first_publish_seconds": 0.5,
+            "queue.lease_seconds": 2,
+            **keystone.settings,
+        },
+    )
     yield deployment
     deployment.stop()
 
@@ -69,7 +81,8 @@ async def test_a_forged_notification_does_nothing_but_a_warning(deployment: Depl
 @pytest.mark.parametrize("trouble", ["silent", "refusing", "elsewhere"])
 @pytest_twisted.ensureDeferred
 async def test_without_keystone_s_word_nothing_is_lost_neither_data_nor_the_notification(
-        deployment: Deployment, keystone: StubKeystone, trouble: str) -> None:
+    deployment: Deployment, keystone: StubKeystone, trouble: str
+) -> None:
     api = deployment.api().of(unique())
     deployment.settings["keystone_notifications.grace_seconds"] = 0
     if trouble == "silent":
@@ -123,8 +136,11 @@ async def test_in_its_grace_a_project_is_closed_and_can_be_opened_again(deployme
             ("PATCH", f"{box}/acl", {"json": {"read": {"project-access": False}}}),
             ("PUT", f"{ref}/metadata", {"json": {"metadata": {"k": "v"}}}),
             ("POST", f"{ref}/metadata", {"json": {"key": "another", "value": "v"}}),
-            ("PUT", f"/v1/project-quotas/{api.project}",
-             {"json": {"project_quotas": {"secrets": 9}}, "roles": "key-manager:service-admin"}),
+            (
+                "PUT",
+                f"/v1/project-quotas/{api.project}",
+                {"json": {"project_quotas": {"secrets": 9}}, "roles": "key-manager:service-admin"},
+            ),
         ]
         for method, path, body in writes:
             reply = await api.request(method, path, **body)
@@ -157,10 +173,12 @@ async def test_a_removal_that_is_due_is_asked_about_again(deployment: Deployment
 
 @pytest_twisted.ensureDeferred
 async def test_a_removal_outlives_the_worker_in_the_middle_of_it(
-        rabbitmq: RabbitMQ, keystone: StubKeystone, deployment: Deployment, tmp_path: Path) -> None:
+    rabbitmq: RabbitMQ, keystone: StubKeystone, deployment: Deployment, tmp_path: Path
+) -> None:
     (tmp_path / "plugins").mkdir()
-    stored = with_wrapping_store(tmp_path, tmp_path / "plugins", **{
-        **deployment.settings, "keystone_notifications.grace_seconds": 0})
+    stored = with_wrapping_store(
+        tmp_path, tmp_path / "plugins", **{**deployment.settings, "keystone_notifications.grace_seconds": 0}
+    )
     api = stored.api().of(unique())
     try:
         async with exchange_of(stored) as exchange:

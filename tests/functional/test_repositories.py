@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from barbtx.errors import Conflict, NotFound
 from barbtx.model.database import Database
 from barbtx.model.models import Base, Project
-from barbtx.model.records import EncryptedDatum, KEKMeta, Made, NewSecret, StoredPayload, Task
+from barbtx.model.records import EncryptedDatum, GeneratedObjects, KEKMeta, NewSecret, StoredPayload, Task
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
@@ -60,9 +60,16 @@ async def test_the_migrations_make_the_tables_of_the_models(database: Database) 
 
 @pytest_twisted.ensureDeferred
 async def test_a_secret_comes_back_as_it_was_stored(database: Database, secrets: SecretRepo, clock: Clock) -> None:
-    new = new_secret(name="näme\0\uf8fe🔑", secret_type="private", algorithm="", bit_length=32767, mode="m" * 255,
-                     creator_id="u", expiration=datetime.datetime(2090, 1, 2, 3, 4, 5),
-                     payload=await payload(database, clock))
+    new = new_secret(
+        name="näme\0\uf8fe🔑",
+        secret_type="private",
+        algorithm="",
+        bit_length=32767,
+        mode="m" * 255,
+        creator_id="u",
+        expiration=datetime.datetime(2090, 1, 2, 3, 4, 5),
+        payload=await payload(database, clock),
+    )
     await secrets.create(new)
     found = await secrets.get(new.id, with_payload=True)
     for field in attrs.fields(NewSecret):
@@ -97,11 +104,14 @@ async def test_of_concurrent_payloads_one_wins(database: Database, secrets: Secr
     new, stored = new_secret(), await payload(database, clock)
     await secrets.create(new)
     outcomes = []
-    await gatherResults([
-        secrets.add_payload(new.id, stored).addCallbacks(lambda _: outcomes.append("stored"),
-                                                         lambda f: outcomes.append(f.trap(Conflict).__name__))
-        for _ in range(8)
-    ])
+    await gatherResults(
+        [
+            secrets.add_payload(new.id, stored).addCallbacks(
+                lambda _: outcomes.append("stored"), lambda f: outcomes.append(f.trap(Conflict).__name__)
+            )
+            for _ in range(8)
+        ]
+    )
     assert sorted(outcomes) == ["Conflict"] * 7 + ["stored"]
 
 
@@ -112,7 +122,7 @@ async def test_an_expired_secret_is_gone(secrets: SecretRepo, clock: Clock) -> N
     assert await secrets.get(new.id)
     clock.advance(5)
     assert await secrets.get(new.id) is None
-    assert (await secrets.list("p", (), (), 10, 0)).total == 0
+    assert (await secrets.list_page("p", (), (), 10, 0)).total == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -134,41 +144,56 @@ async def test_lists_are_stable_and_only_of_the_project(secrets: SecretRepo, clo
         await secrets.create(secret)
     await secrets.create(new_secret(project_id="q"))
     ids = sorted(secret.id for secret in made)
-    first, second = [await secrets.list("p", (), (), 3, offset) for offset in (0, 3)]
+    first, second = [await secrets.list_page("p", (), (), 3, offset) for offset in (0, 3)]
     assert [secret.id for secret in (*first.items, *second.items)] == ids
     assert first.total == second.total == 5
-    assert (await secrets.list("p", (), (), 3, 2**63 - 1)).items == ()
+    assert (await secrets.list_page("p", (), (), 3, 2**63 - 1)).items == ()
 
 
 @pytest_twisted.ensureDeferred
 async def test_nulls_are_smallest_and_text_sorts_by_code_point(secrets: SecretRepo) -> None:
     for name in ("b", None, "a", "B", "é", "_"):
         await secrets.create(new_secret(name=name))
-    ascending = await secrets.list("p", (), (("name", False),), 10, 0)
+    ascending = await secrets.list_page("p", (), (("name", False),), 10, 0)
     assert [secret.name for secret in ascending.items] == [None, "B", "_", "a", "b", "é"]
-    descending = await secrets.list("p", (), (("name", True),), 10, 0)
+    descending = await secrets.list_page("p", (), (("name", True),), 10, 0)
     assert [secret.name for secret in descending.items] == ["é", "b", "a", "_", "B", None]
 
 
-@pytest.mark.parametrize(("pattern", "found"), [
-    ("ALPHA", ["alpha"]), ("al%", ["alpha"]), ("a_pha", ["alpha"]), ("100%", ["100%"]), ("100_", ["100%"]),
-    ("100\\%", []), ("back\\slash", ["back\\slash"]), ("back\\%", ["back\\slash"]), ("back\\\\slash", []),
-    ("alpha\\", []), ("nothing", []),
-])
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("ALPHA", ["alpha"]),
+        ("al%", ["alpha"]),
+        ("a_pha", ["alpha"]),
+        ("100%", ["100%"]),
+        ("100_", ["100%"]),
+        ("100\\%", []),
+        ("back\\slash", ["back\\slash"]),
+        ("back\\%", ["back\\slash"]),
+        ("back\\\\slash", []),
+        ("alpha\\", []),
+        ("nothing", []),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_like_is_the_same_everywhere(secrets: SecretRepo, pattern: str, found: list[str]) -> None:
     for name in ("alpha", "100%", "back\\slash", None):
         await secrets.create(new_secret(name=name))
-    page = await secrets.list("p", (Condition("name", "like", pattern),), (), 10, 0)
+    page = await secrets.list_page("p", (Condition("name", "like", pattern),), (), 10, 0)
     assert [secret.name for secret in page.items] == found
 
 
 @pytest_twisted.ensureDeferred
 async def test_times_compare_to_the_microsecond(secrets: SecretRepo) -> None:
     await secrets.create(new_secret())
-    for comparison, moment, total in (("eq", NOW, 1), ("gt", NOW, 0), ("gte", NOW, 1),
-                                      ("lt", NOW + datetime.timedelta(microseconds=1), 1)):
-        assert (await secrets.list("p", (Condition("created", comparison, moment),), (), 10, 0)).total == total
+    for comparison, moment, total in (
+        ("eq", NOW, 1),
+        ("gt", NOW, 0),
+        ("gte", NOW, 1),
+        ("lt", NOW + datetime.timedelta(microseconds=1), 1),
+    ):
+        assert (await secrets.list_page("p", (Condition("created", comparison, moment),), (), 10, 0)).total == total
 
 
 @pytest_twisted.ensureDeferred
@@ -179,9 +204,12 @@ async def test_two_who_make_the_same_project_get_the_same(database: Database, cl
                 connection.execute(insert(Project).values(id="other", external_id="raced", created_at=NOW))
                 connection.commit()
 
-        hook = other_transaction if database.engine.dialect.name != "sqlite" else (
+        hook = (
+            other_transaction
+            if database.engine.dialect.name != "sqlite"
             # SQLite has one writer: the other one can only have been here before, in our own transaction.
-            lambda: session.execute(insert(Project).values(id="other", external_id="raced", created_at=NOW)))
+            else (lambda: session.execute(insert(Project).values(id="other", external_id="raced", created_at=NOW)))
+        )
         return project_key(session, "raced", NOW, hook), project_key(session, "raced", NOW)
 
     assert await database.interact(work) == ("other", "other")
@@ -190,8 +218,9 @@ async def test_two_who_make_the_same_project_get_the_same(database: Database, cl
 @pytest_twisted.ensureDeferred
 async def test_a_project_has_one_active_key_however_many_make_one(database: Database, clock: Clock) -> None:
     repo = KEKRepo(database, clock)
-    made = await gatherResults([
-        repo.add_active("p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", str(n))) for n in range(8)])
+    made = await gatherResults(
+        [repo.add_active("p", KEKMeta(str(uuid.uuid4()), "plugin", "l", "aes", 256, "gcm", str(n))) for n in range(8)]
+    )
     assert len({kek.id for kek in made}) == 1
     assert await repo.get_active("p", "plugin") == made[0]
     assert await repo.get_active("p", "another") is None
@@ -230,14 +259,14 @@ async def test_a_claim_ends_when_it_is_not_renewed(orders: OrderRepo, clock: Clo
     with pytest.raises(LeaseLost):
         await orders.renew(first, 30)
     with pytest.raises(LeaseLost):
-        await orders.complete(first, Made((new_secret(),)), "s", "m")
+        await orders.complete(first, GeneratedObjects((new_secret(),)), "s", "m")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_completed_order_has_its_secret_and_no_task(orders: OrderRepo, secrets: SecretRepo) -> None:
     order_id, made = await new_order(orders), new_secret()
     lease = await orders.claim(order_id, "p", 30)
-    await orders.complete(lease, Made((made,)), "s" * 40, "m" * 300)
+    await orders.complete(lease, GeneratedObjects((made,)), "s" * 40, "m" * 300)
     order = await orders.get(order_id, "p")
     assert (order.status, order.secret_id) == ("ACTIVE", made.id)
     assert (order.sub_status, order.sub_status_message) == ("s" * 36, "m" * 255)
@@ -249,9 +278,9 @@ async def test_a_completed_order_has_its_secret_and_no_task(orders: OrderRepo, s
 async def test_what_an_order_made_is_not_stored_twice(orders: OrderRepo, secrets: SecretRepo) -> None:
     order_id, second = await new_order(orders), new_secret()
     lease = await orders.claim(order_id, "p", 30)
-    await orders.complete(lease, Made((new_secret(),)), "s", "m")
+    await orders.complete(lease, GeneratedObjects((new_secret(),)), "s", "m")
     with pytest.raises(LeaseLost):
-        await orders.complete(lease, Made((second,)), "s", "m")
+        await orders.complete(lease, GeneratedObjects((second,)), "s", "m")
     assert await secrets.get(second.id) is None
 
 
@@ -261,7 +290,7 @@ async def test_an_order_deleted_in_the_middle_stores_nothing(orders: OrderRepo, 
     lease = await orders.claim(order_id, "p", 30)
     await orders.delete(order_id, "p")
     with pytest.raises(LeaseLost):
-        await orders.complete(lease, Made((made,)), "s", "m")
+        await orders.complete(lease, GeneratedObjects((made,)), "s", "m")
     assert await secrets.get(made.id) is None
 
 
@@ -303,8 +332,9 @@ async def test_undone_tasks_become_due_and_then_ever_later(orders: OrderRepo, cl
 async def test_due_tasks_go_to_one_of_many_who_ask(orders: OrderRepo, clock: Clock) -> None:
     made = [await new_order(orders, retry_after=0) for _ in range(30)]
     clock.advance(1)
-    taken = [task.order_id for tasks in await gatherResults([orders.take_due(5, 60) for _ in range(12)])
-             for task in tasks]
+    taken = [
+        task.order_id for tasks in await gatherResults([orders.take_due(5, 60) for _ in range(12)]) for task in tasks
+    ]
     while more := await orders.take_due(5, 60):
         taken += [task.order_id for task in more]
     assert sorted(taken) == sorted(made)
@@ -319,15 +349,28 @@ async def test_a_retried_order_can_be_claimed_again_when_it_is_due(orders: Order
     assert (await orders.claim(order_id, "p", 30)).attempt == 2
 
 
-@pytest.mark.parametrize(("meta", "found"), [
-    ("two words", 1), ("two", 0), ("algorithm", 1), ("AES", 1), ('q"uote', 1), ("back\\slash", 1), ("n_me", 1),
-    ("é", 1), ("256", 0),
-])
+@pytest.mark.parametrize(
+    ("meta", "found"),
+    [
+        ("two words", 1),
+        ("two", 0),
+        ("algorithm", 1),
+        ("AES", 1),
+        ('q"uote', 1),
+        ("back\\slash", 1),
+        ("n_me", 1),
+        ("é", 1),
+        ("256", 0),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_meta_finds_whole_keys_and_values(orders: OrderRepo, meta: str, found: int) -> None:
-    await new_order(orders, meta='{"algorithm": "aes", "bit_length": 256, "name": "two words", "x": "q\\"uote", '
-                                 '"y": "back\\\\slash", "z": "é"}')
-    assert (await orders.list("p", meta, 10, 0)).total == found
+    await new_order(
+        orders,
+        meta='{"algorithm": "aes", "bit_length": 256, "name": "two words", "x": "q\\"uote", '
+        '"y": "back\\\\slash", "z": "é"}',
+    )
+    assert (await orders.list_page("p", meta, 10, 0)).total == found
 
 
 @pytest_twisted.ensureDeferred
@@ -344,7 +387,9 @@ async def test_a_clock_that_is_set_back_holds_nothing_up(orders: OrderRepo, cloc
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_order_that_is_released_is_due_at_once_and_has_lost_no_attempt(orders: OrderRepo, clock: Clock) -> None:
+async def test_an_order_that_is_released_is_due_at_once_and_has_lost_no_attempt(
+    orders: OrderRepo, clock: Clock
+) -> None:
     order_id = await new_order(orders)
     lease = await orders.claim(order_id, "p", 30)
     await orders.release(lease)

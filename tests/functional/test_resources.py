@@ -8,8 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from barbtx.api.app import ROOT_ROUTES, V1_ROUTES
 from barbtx.api.dispatch import Operation
+from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
 from barbtx.identity.policy import list_rules
 from tests.conftest import unique
 from tests.support.service import Api
@@ -33,8 +33,9 @@ def container_consumer(number: int = 0) -> dict[str, str]:
 
 
 async def set_quota(api: Api, project: str, **quotas: int) -> None:
-    reply = await api.request("PUT", f"/v1/project-quotas/{project}", json={"project_quotas": quotas},
-                              roles=SERVICE_ADMIN)
+    reply = await api.request(
+        "PUT", f"/v1/project-quotas/{project}", json={"project_quotas": quotas}, roles=SERVICE_ADMIN
+    )
     assert reply.status == 204, reply
 
 
@@ -50,8 +51,12 @@ def test_every_operation_of_every_route_has_a_rule_that_exists() -> None:
                 else:
                     assert operation.rule in rules, (path, attribute)
     # Version documents, and the methods that transport keys do not have.
-    assert open_to_all == {("/", "on_get"), ("/v1", "on_get"), ("/v1/transport_keys", "on_other"),
-                           ("/v1/transport_keys/<key_id>", "on_other")}
+    assert open_to_all == {
+        ("/", "on_get"),
+        ("/v1", "on_get"),
+        ("/v1/transport_keys", "on_other"),
+        ("/v1/transport_keys/<key_id>", "on_other"),
+    }
 
 
 @pytest.mark.parametrize("collection", ["secrets", "containers"])
@@ -84,14 +89,18 @@ async def test_concurrent_registrations_of_one_consumer_make_one(api: Api) -> No
     assert (await api.get(f"{ref}/consumers")).json["total"] == 1
 
 
-@pytest.mark.parametrize(("resource", "path", "body"), [
-    ("secrets", "/v1/secrets", {"name": "x"}),
-    ("containers", "/v1/containers", {"type": "generic"}),
-    ("orders", "/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}),
-])
+@pytest.mark.parametrize(
+    ("resource", "path", "body"),
+    [
+        ("secrets", "/v1/secrets", {"name": "x"}),
+        ("containers", "/v1/containers", {"type": "generic"}),
+        ("orders", "/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_quota_holds_against_any_number_of_concurrent_creations(
-        api: Api, resource: str, path: str, body: dict) -> None:
+    api: Api, resource: str, path: str, body: dict
+) -> None:
     await set_quota(api, api.project, **{resource: 50})
     count = 200 if resource == "secrets" else 80
     replies = await gatherResults([Deferred.fromCoroutine(api.post(path, body, timeout=60)) for _ in range(count)])
@@ -107,24 +116,38 @@ async def test_a_quota_holds_against_any_number_of_concurrent_creations(
 async def test_expired_secrets_do_not_count_and_nulls_follow_the_configuration(api: Api) -> None:
     await set_quota(api, api.project, secrets=-1, orders=0)
     assert (await api.get("/v1/quotas")).json["quotas"] == {
-        "secrets": -1, "orders": 0, "containers": -1, "consumers": -1, "cas": -1}
-    assert (await api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 128}})).status == 403
+        "secrets": -1,
+        "orders": 0,
+        "containers": -1,
+        "consumers": -1,
+        "cas": -1,
+    }
+    assert (
+        await api.post("/v1/orders", {"type": "key", "meta": {"algorithm": "aes", "bit_length": 128}})
+    ).status == 403
     assert (await api.get(f"/v1/project-quotas/{api.project}", roles=SERVICE_ADMIN)).json["project_quotas"] == {
-        "secrets": -1, "orders": 0, "containers": None, "consumers": None, "cas": None}
+        "secrets": -1,
+        "orders": 0,
+        "containers": None,
+        "consumers": None,
+        "cas": None,
+    }
 
 
 @pytest.mark.parametrize("quotas", [{"secrets": 2**31}, {"secrets": "5"}, {"secrets": True}, {"gold": 1}, []])
 @pytest_twisted.ensureDeferred
 async def test_quotas_that_make_no_sense_are_refused(api: Api, quotas: object) -> None:
-    reply = await api.request("PUT", f"/v1/project-quotas/{unique()}", json={"project_quotas": quotas},
-                              roles=SERVICE_ADMIN)
+    reply = await api.request(
+        "PUT", f"/v1/project-quotas/{unique()}", json={"project_quotas": quotas}, roles=SERVICE_ADMIN
+    )
     assert reply.status == 400
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_project_id_that_is_too_long_is_refused(api: Api) -> None:
-    reply = await api.request("PUT", f"/v1/project-quotas/{'p' * 256}", json={"project_quotas": {}},
-                              roles=SERVICE_ADMIN)
+    reply = await api.request(
+        "PUT", f"/v1/project-quotas/{'p' * 256}", json={"project_quotas": {}}, roles=SERVICE_ADMIN
+    )
     assert reply.status == 400
 
 
@@ -135,8 +158,12 @@ async def test_a_private_secret_is_for_its_creator_and_those_named(api: Api) -> 
     assert reply.status == 200
     elsewhere = api.of("elsewhere")
     for user, roles, client, status in (
-            ("user", "creator", api, 200), ("colleague", "creator", api, 403), ("colleague", "observer", api, 403),
-            ("friend", "nobody", elsewhere, 200), ("stranger", "admin", elsewhere, 403)):
+        ("user", "creator", api, 200),
+        ("colleague", "creator", api, 403),
+        ("colleague", "observer", api, 403),
+        ("friend", "nobody", elsewhere, 200),
+        ("stranger", "admin", elsewhere, 403),
+    ):
         assert (await client.get(f"{ref}/payload", user=user, roles=roles)).status == status, (user, roles)
     assert (await elsewhere.delete(ref, user="friend", roles="admin")).status == 403
     shared = (await elsewhere.get("/v1/secrets?acl_only=true", user="friend", roles="observer")).json
@@ -184,8 +211,14 @@ async def test_another_projects_user_does_nothing_with_metadata(api: Api) -> Non
     assert (await api.request("PUT", f"{ref}/metadata", json={"metadata": {"k": "v"}})).status == 201
     other = api.of("other")
     one = {"key": "k", "value": "stolen"}
-    for method, path, body in (("GET", "", None), ("GET", "/k", None), ("PUT", "", {"metadata": {}}),
-                               ("POST", "", one), ("PUT", "/k", one), ("DELETE", "/k", None)):
+    for method, path, body in (
+        ("GET", "", None),
+        ("GET", "/k", None),
+        ("PUT", "", {"metadata": {}}),
+        ("POST", "", one),
+        ("PUT", "/k", one),
+        ("DELETE", "/k", None),
+    ):
         assert (await other.request(method, f"{ref}/metadata{path}", json=body)).status == 403, (method, path)
     assert (await api.get(f"{ref}/metadata")).json == {"metadata": {"k": "v"}}
 
@@ -202,7 +235,13 @@ async def test_metadata_that_cannot_be_kept_is_refused_and_the_old_stays(api: Ap
 @pytest_twisted.ensureDeferred
 async def test_malformed_consumers_are_the_clients_error(api: Api) -> None:
     ref, box = await api.store(), await container(api)
-    for body in ({}, [], {**consumer(), "service": ""}, {**consumer(), "resource_id": "x" * 37}, {**consumer(), "service": 5}):
+    for body in (
+        {},
+        [],
+        {**consumer(), "service": ""},
+        {**consumer(), "resource_id": "x" * 37},
+        {**consumer(), "service": 5},
+    ):
         assert (await api.post(f"{ref}/consumers", body)).status == 400, body
         assert (await api.post(f"{box}/consumers", body)).status == 400, body
 
@@ -235,8 +274,17 @@ async def test_a_transport_key_lives_and_dies(api: Api) -> None:
 @pytest_twisted.ensureDeferred
 async def test_deep_paths_and_strange_ids_lead_nowhere(api: Api) -> None:
     ref, box = await api.store(), await container(api)
-    for path in (f"{ref}/acl/read", f"{ref}/metadata/k/more", f"{ref}/consumers/x", f"{box}/acl/read", f"{box}/nosuch",
-                 f"{ref}/consumers/{uuid.uuid4()}", "/v1/quotas/x", "/v1/secret-stores/preferred/x", f"/v1/orders/{'o' * 4000}"):
+    for path in (
+        f"{ref}/acl/read",
+        f"{ref}/metadata/k/more",
+        f"{ref}/consumers/x",
+        f"{box}/acl/read",
+        f"{box}/nosuch",
+        f"{ref}/consumers/{uuid.uuid4()}",
+        "/v1/quotas/x",
+        "/v1/secret-stores/preferred/x",
+        f"/v1/orders/{'o' * 4000}",
+    ):
         assert (await api.get(path)).status == 404, path
 
 
@@ -245,8 +293,13 @@ async def test_nul_is_kept_or_refused_but_never_an_error_of_ours(api: Api) -> No
     ref, box = await api.store(name="a\0b", algorithm="\0"), await container(api, name="\0")
     assert (await api.get(ref)).json["name"] == "a\0b" and (await api.get(box)).json["name"] == "\0"
     assert (await api.get("/v1/secrets?name=a%00b")).json["total"] == 1
-    for path, total in (("secrets?secret_type=%00", 0), ("secrets?alg=%00", 1), ("orders?meta=%00", 0),
-                        ("containers?type=%00", 0), ("transport_keys?plugin_name=%00", 0)):
+    for path, total in (
+        ("secrets?secret_type=%00", 0),
+        ("secrets?alg=%00", 1),
+        ("orders?meta=%00", 0),
+        ("containers?type=%00", 0),
+        ("transport_keys?plugin_name=%00", 0),
+    ):
         assert (await api.get(f"/v1/{path}")).json["total"] == total, path
     for path in ("/v1/orders/%00", "/v1/project-quotas/%00", f"{ref}/metadata/%00", f"{ref}%00"):
         assert (await api.get(path, roles=f"admin,{SERVICE_ADMIN}")).status == 400, path

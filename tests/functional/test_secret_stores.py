@@ -32,8 +32,7 @@ global_default = {default}
 
 def configured(directory: Path, store: str = "store_crypto", crypto: str = "", default: str = "false") -> Path:
     path = directory / "backends.conf"
-    path.write_text(BACKENDS.format(store=store, crypto=f"crypto_plugin = {crypto}" if crypto else "",
-                                      default=default))
+    path.write_text(BACKENDS.format(store=store, crypto=f"crypto_plugin = {crypto}" if crypto else "", default=default))
     return path
 
 
@@ -60,7 +59,9 @@ def api(served: Api) -> Api:
 async def test_the_configured_stores_are_listed_and_one_is_the_default(api: Api) -> None:
     stores = (await api.get("/v1/secret-stores")).json["secret_stores"]
     assert {(s["secret_store_plugin"], s["crypto_plugin"], s["global_default"]) for s in stores} == {
-        ("store_crypto", "simple_crypto", True), ("store_crypto", None, False)}
+        ("store_crypto", "simple_crypto", True),
+        ("store_crypto", None, False),
+    }
     default = (await api.get("/v1/secret-stores/global-default")).json
     assert default["global_default"] is True and default["name"] == "Software Only Crypto"
     assert (await api.get(default["secret_store_ref"])).json == default
@@ -100,10 +101,15 @@ async def test_only_an_admin_chooses(api: Api) -> None:
     assert (await api.get("/v1/secret-stores", roles="nobody")).status == 403
 
 
-@pytest.mark.parametrize(("fields", "said"), [
-    ({"default": "true"}, "exactly one"), ({"store": ""}, "secret_store_plugin is missing"),
-    ({"store": "nothing"}, "no plugin 'nothing'"), ({"crypto": "nothing"}, "no plugin 'nothing'"),
-])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"default": "true"}, "exactly one"),
+        ({"store": ""}, "secret_store_plugin is missing"),
+        ({"store": "nothing"}, "no plugin 'nothing'"),
+        ({"crypto": "nothing"}, "no plugin 'nothing'"),
+    ],
+)
 def test_backends_that_make_no_sense_stop_the_start(tmp_path: Path, fields: dict, said: str) -> None:
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     path = configured(tmp_path, **fields)
@@ -116,8 +122,11 @@ async def test_a_store_that_a_project_prefers_cannot_vanish(deployment: Deployme
     (second,) = [store for store in stores if not store["global_default"]]
     await api.request("POST", f"{second['secret_store_ref']}/preferred")
     path = tmp_path / "one.conf"
-    path.write_text(BACKENDS.format(store="", crypto="", default="").replace("software, again", "software")
-                    .split("[secretstore:again]")[0])
+    path.write_text(
+        BACKENDS.format(store="", crypto="", default="")
+        .replace("software, again", "software")
+        .split("[secretstore:again]")[0]
+    )
     sets = [f"{key}={value}" for key, value in deployment.settings.items()]
     assert "projects prefer it" in refused("barbtx", *sets, files=[path])
     with sqlite3.connect(deployment.directory / "barbtx.sqlite") as connection:

@@ -23,9 +23,14 @@ async def test_text_goes_in_and_comes_out(api: Api) -> None:
 @pytest.mark.parametrize("content", [b"\x00", bytes(range(256)), b"\xff" * 15000], ids=["nul", "all", "long"])
 @pytest_twisted.ensureDeferred
 async def test_octets_go_in_and_come_out(api: Api, content: bytes) -> None:
-    reply = await api.post("/v1/secrets", {
-        "payload": base64.b64encode(content).decode(), "payload_content_type": "application/octet-stream",
-        "payload_content_encoding": "base64"})
+    reply = await api.post(
+        "/v1/secrets",
+        {
+            "payload": base64.b64encode(content).decode(),
+            "payload_content_type": "application/octet-stream",
+            "payload_content_encoding": "base64",
+        },
+    )
     assert reply.status == 201
     payload = await api.get(f"{reply.json['secret_ref']}/payload", headers={"Accept": "application/octet-stream"})
     assert payload.content == content
@@ -71,13 +76,21 @@ async def test_another_project_can_do_nothing_with_a_secret(api: Api) -> None:
     assert (await api.get(f"{ref}/payload")).content == b"a payload"
 
 
-@pytest.mark.parametrize("document", [
-    {"payload": "x", "payload_content_type": "text/plain", "bit_length": True},
-    {"name": "n" * 256}, {"name": 5}, {"secret_type": "Opaque"}, {"expiration": "2001-01-01"},
-    {"expiration": "9999-12-31T23:59:59-23:00"}, {"expiration": "tomorrow"}, {"payload": "x"},
-    {"payload": "a===", "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64"},
-    {"payload": "%%%%", "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64"},
-])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"payload": "x", "payload_content_type": "text/plain", "bit_length": True},
+        {"name": "n" * 256},
+        {"name": 5},
+        {"secret_type": "Opaque"},
+        {"expiration": "2001-01-01"},
+        {"expiration": "9999-12-31T23:59:59-23:00"},
+        {"expiration": "tomorrow"},
+        {"payload": "x"},
+        {"payload": "a===", "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64"},
+        {"payload": "%%%%", "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64"},
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_what_is_refused_says_why_and_changes_nothing(api: Api, document: dict) -> None:
     reply = await api.post("/v1/secrets", document)
@@ -89,19 +102,24 @@ async def test_what_is_refused_says_why_and_changes_nothing(api: Api, document: 
 @pytest.mark.parametrize("encoded", ["cGF5bG9hZA==", "cGF5\nbG9h ZA==", "  cGF5bG9hZA==  "])
 @pytest_twisted.ensureDeferred
 async def test_base64_may_have_white_space(api: Api, encoded: str) -> None:
-    reply = await api.post("/v1/secrets", {"payload": encoded, "payload_content_type": "application/octet-stream",
-                                           "payload_content_encoding": "base64"})
+    reply = await api.post(
+        "/v1/secrets",
+        {"payload": encoded, "payload_content_type": "application/octet-stream", "payload_content_encoding": "base64"},
+    )
     assert (await api.get(f"{reply.json['secret_ref']}/payload")).content == b"payload"
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_never_repeats_the_payload(api: Api) -> None:
     marker = uuid.uuid4().hex
-    for document in ({"payload": marker, "payload_content_type": "text/html"},
-                     {"payload": marker * 1000, "payload_content_type": "text/plain"},
-                     {"payload": [marker], "payload_content_type": "text/plain"},
-                     {"payload": marker, "payload_content_type": marker},
-                     {"secret_type": marker}, {"name": marker * 20}):
+    for document in (
+        {"payload": marker, "payload_content_type": "text/html"},
+        {"payload": marker * 1000, "payload_content_type": "text/plain"},
+        {"payload": [marker], "payload_content_type": "text/plain"},
+        {"payload": marker, "payload_content_type": marker},
+        {"secret_type": marker},
+        {"name": marker * 20},
+    ):
         reply = await api.post("/v1/secrets", document)
         assert reply.status in (400, 413) and marker.encode() not in reply.content
     assert marker not in api.process.read_log()

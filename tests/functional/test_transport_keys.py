@@ -44,8 +44,12 @@ async def prepared(api: Api) -> tuple[str, str]:
 @pytest_twisted.ensureDeferred
 async def test_a_payload_travels_wrapped_in_both_directions(api: Api) -> None:
     ref, key_id = await prepared(api)
-    put = await api.request("PUT", f"{ref}?transport_key_id={key_id}", data=wrap(b"payload", TRANSPORT_KEY),
-                            headers={"Content-Type": "application/octet-stream"})
+    put = await api.request(
+        "PUT",
+        f"{ref}?transport_key_id={key_id}",
+        data=wrap(b"payload", TRANSPORT_KEY),
+        headers={"Content-Type": "application/octet-stream"},
+    )
     assert put.status == 204
     document = (await api.get(f"{ref}?transport_key_needed=TRUE")).json
     assert document["transport_key_ref"].endswith(key_id)
@@ -62,8 +66,11 @@ async def test_a_store_gives_out_one_key_however_often_it_is_asked(api: Api) -> 
 @pytest_twisted.ensureDeferred
 async def test_unknown_keys_and_keys_of_stores_that_do_not_wrap_are_refused(api: Api) -> None:
     ref = await api.store("clear")
-    made = await api.post("/v1/transport_keys", roles="key-manager:service-admin", document={
-        "plugin_name": "barbtx.plugin.stores.store_crypto.StoreCrypto", "transport_key": "k"})
+    made = await api.post(
+        "/v1/transport_keys",
+        roles="key-manager:service-admin",
+        document={"plugin_name": "barbtx.plugin.stores.store_crypto.StoreCrypto", "transport_key": "k"},
+    )
     for key_id in (UNKNOWN, made.json["transport_key_ref"].rpartition("/")[2]):
         body = {"payload": "x", "payload_content_type": "text/plain", "transport_key_id": key_id}
         assert (await api.post("/v1/secrets", body)).status == 400
@@ -93,8 +100,12 @@ async def test_a_deleted_secret_is_forgotten_by_its_store(api: Api, plugins: Pat
 
 @pytest_twisted.ensureDeferred
 async def test_a_secret_that_is_refused_leaves_no_payload_in_its_store(api: Api, plugins: Path) -> None:
-    quota = await api.request("PUT", f"/v1/project-quotas/{api.project}", json={"project_quotas": {"secrets": 1}},
-                              roles="key-manager:service-admin")
+    quota = await api.request(
+        "PUT",
+        f"/v1/project-quotas/{api.project}",
+        json={"project_quotas": {"secrets": 1}},
+        roles="key-manager:service-admin",
+    )
     assert quota.status == 204
     await api.store("one")
     before = kept(plugins)

@@ -23,9 +23,13 @@ from tests.support.service import Api, Deployment, Process
 
 #: Everything that waits does so for seconds instead of minutes.
 QUICK = {
-    "retry_scheduler.initial_delay_seconds": 0.2, "retry_scheduler.periodic_interval_max_seconds": 0.5,
-    "retry_scheduler.first_publish_seconds": 1, "retry_scheduler.republish_seconds": 3, "queue.lease_seconds": 3,
-    "queue.heartbeat_seconds": 1, "queue.shutdown_seconds": 5,
+    "retry_scheduler.initial_delay_seconds": 0.2,
+    "retry_scheduler.periodic_interval_max_seconds": 0.5,
+    "retry_scheduler.first_publish_seconds": 1,
+    "retry_scheduler.republish_seconds": 3,
+    "queue.lease_seconds": 3,
+    "queue.heartbeat_seconds": 1,
+    "queue.shutdown_seconds": 5,
 }
 KEY = {"type": "key", "meta": {"algorithm": "aes", "bit_length": 256}}
 PAIR = {"type": "asymmetric", "meta": {"algorithm": "rsa", "bit_length": 1024}}
@@ -57,8 +61,10 @@ class Figures:
     seconds: float
 
     def __str__(self) -> str:
-        return (f"{self.accepted} orders accepted, {self.lost} lost, {self.doubled} doubled, {self.stuck} stuck, "
-                f"{self.orphans} orphans, {self.failed} failed; settled {self.seconds:.1f} s after the fault")
+        return (
+            f"{self.accepted} orders accepted, {self.lost} lost, {self.doubled} doubled, {self.stuck} stuck, "
+            f"{self.orphans} orphans, {self.failed} failed; settled {self.seconds:.1f} s after the fault"
+        )
 
     @property
     def flawless(self) -> bool:
@@ -84,8 +90,13 @@ class Cluster:
         self.rabbitmq.start()
         self.proxy = Proxy(reactor(), self.rabbitmq.port)
         port = await self.proxy.start()
-        self.deployment = Deployment(self._directory, self.postgresql.new_database("barbtx"),
-                                     f"rabbit://guest:guest@127.0.0.1:{port}/", "tasks", **{**QUICK, **self._settings})
+        self.deployment = Deployment(
+            self._directory,
+            self.postgresql.new_database("barbtx"),
+            f"rabbit://guest:guest@127.0.0.1:{port}/",
+            "tasks",
+            **{**QUICK, **self._settings},
+        )
         for _ in range(apis):
             self.apis.append(await self.start_api())
         for _ in range(workers):
@@ -114,8 +125,10 @@ class Cluster:
     async def place(self, count: int, concurrency: int = 16, pairs: float = 0.1, patience: float = 60) -> None:
         """Order keys, and pairs among them, of whichever node answers, until so many have been accepted."""
         semaphore = DeferredSemaphore(concurrency)
-        await gatherResults([semaphore.run(lambda: Deferred.fromCoroutine(self._order(pairs, patience)))
-                             for _ in range(count)], consumeErrors=True)
+        await gatherResults(
+            [semaphore.run(lambda: Deferred.fromCoroutine(self._order(pairs, patience))) for _ in range(count)],
+            consumeErrors=True,
+        )
 
     async def _order(self, pairs: float, patience: float) -> None:
         body = PAIR if random.random() < pairs else KEY
@@ -166,12 +179,16 @@ class Cluster:
             await pause(0.2)
         took = reactor().seconds() - begin
         with engine.connect() as connection:
-            ended = connection.execute(select(order.id, order.status, order.type, order.secret_id, order.container_id)).all()
+            ended = connection.execute(
+                select(order.id, order.status, order.type, order.secret_id, order.container_id)
+            ).all()
             tasks = _count(connection, select(models.OrderRetryTask.order_id))
             secrets = set(connection.scalars(select(models.Secret.id)))
             data = set(connection.scalars(select(models.EncryptedDatum.secret_id)))
             containers = set(connection.scalars(select(models.Container.id)))
-            links = connection.execute(select(models.ContainerSecret.container_id, models.ContainerSecret.secret_id)).all()
+            links = connection.execute(
+                select(models.ContainerSecret.container_id, models.ContainerSecret.secret_id)
+            ).all()
         engine.dispose()
         active = [row for row in ended if row.status == "ACTIVE"]
         wanted_secrets = [row.secret_id for row in active if row.type == "key"]
@@ -179,28 +196,41 @@ class Cluster:
         linked = [link.secret_id for link in links if link.container_id in set(wanted_containers)]
         made = [*wanted_secrets, *linked]
         there = {row.id for row in ended}
-        incomplete = sum(secret not in data for secret in wanted_secrets) + max(0, 2 * len(wanted_containers) - len(linked))
+        incomplete = sum(secret not in data for secret in wanted_secrets) + max(
+            0, 2 * len(wanted_containers) - len(linked)
+        )
         return Figures(
-            accepted=len(self.accepted), lost=len(self.accepted - there) + incomplete, stuck=max(stuck or 0, tasks),
+            accepted=len(self.accepted),
+            lost=len(self.accepted - there) + incomplete,
+            stuck=max(stuck or 0, tasks),
             doubled=len(made) - len(set(made)) + max(0, len(linked) - 2 * len(wanted_containers)),
             orphans=len(secrets - set(made)) + len(data ^ secrets) + len(containers - set(wanted_containers)),
-            failed=sum(row.status == "ERROR" for row in ended), seconds=took)
+            failed=sum(row.status == "ERROR" for row in ended),
+            seconds=took,
+        )
 
     def resources(self) -> dict[int, dict[str, float]]:
         """What each process holds."""
         held = {}
         for process in self.processes:
             seen = psutil.Process(process.process.pid)
-            held[seen.pid] = {"descriptors": seen.num_fds(), "threads": seen.num_threads(),
-                              "megabytes": seen.memory_info().rss / 2**20}
+            held[seen.pid] = {
+                "descriptors": seen.num_fds(),
+                "threads": seen.num_threads(),
+                "megabytes": seen.memory_info().rss / 2**20,
+            }
         return held
 
     def leaks(self, before: dict[int, dict[str, float]]) -> list[str]:
         """What processes that were there before hold too much of now."""
         now = self.resources()
-        return [f"process {pid}: {what} from {held[what]:.0f} to {now[pid][what]:.0f}"
-                for pid, held in before.items() if pid in now
-                for what, more in _MAY_GROW.items() if now[pid][what] > held[what] + more]
+        return [
+            f"process {pid}: {what} from {held[what]:.0f} to {now[pid][what]:.0f}"
+            for pid, held in before.items()
+            if pid in now
+            for what, more in _MAY_GROW.items()
+            if now[pid][what] > held[what] + more
+        ]
 
     def logs(self) -> str:
         return "".join(process.read_log() for process in self.deployment.processes)
@@ -287,5 +317,8 @@ class Faults:
 
     @classmethod
     def names(cls) -> Iterable[str]:
-        return sorted(name for name, value in vars(cls).items()
-                      if not name.startswith("_") and name not in ("cluster", "names") and callable(value))
+        return sorted(
+            name
+            for name, value in vars(cls).items()
+            if not name.startswith("_") and name not in ("cluster", "names") and callable(value)
+        )

@@ -50,8 +50,19 @@ def openstack() -> Path:
             pip = [directory / "bin" / "pip", "--quiet"]
             subprocess.run([*pip, "install", "--no-deps", "-r", _PINS], check=True)
             pins = dict(line.split("==") for line in _PINS.read_text().split())
-            subprocess.run([*pip, "download", "--no-deps", "--no-binary", ":all:", "--dest", directory / "sources",
-                            *(f"{name}=={pins[name]}" for name in _WITH_SUITES)], check=True)
+            subprocess.run(
+                [
+                    *pip,
+                    "download",
+                    "--no-deps",
+                    "--no-binary",
+                    ":all:",
+                    "--dest",
+                    directory / "sources",
+                    *(f"{name}=={pins[name]}" for name in _WITH_SUITES),
+                ],
+                check=True,
+            )
             for archive in (directory / "sources").glob("*.tar.gz"):
                 with tarfile.open(archive) as file:
                     file.extractall(directory / "sources", filter="data")
@@ -61,7 +72,9 @@ def openstack() -> Path:
 
 def client_source(package: str) -> Path:
     """The unpacked source distribution of a client, which holds its functional test suite."""
-    return next(path for path in (openstack().parent / "sources").glob(f"{package.replace('-', '?')}-*") if path.is_dir())
+    return next(
+        path for path in (openstack().parent / "sources").glob(f"{package.replace('-', '?')}-*") if path.is_dir()
+    )
 
 
 class Keystone(Server):
@@ -85,21 +98,30 @@ class Keystone(Server):
         who = ["--keystone-user", getpass.getuser(), "--keystone-group", grp.getgrgid(os.getgid()).gr_name]
         self._manage("fernet_setup", *who)
         self._manage("credential_setup", *who)
-        self._manage("bootstrap", "--bootstrap-password", PASSWORD, "--bootstrap-public-url", self.url,
-                     "--bootstrap-region-id", "RegionOne")
+        self._manage(
+            "bootstrap",
+            "--bootstrap-password",
+            PASSWORD,
+            "--bootstrap-public-url",
+            self.url,
+            "--bootstrap-region-id",
+            "RegionOne",
+        )
 
     def _configure(self, shared: Path, expiration: int = 3600) -> None:
         notifications = ""
         if self._broker_url:
-            notifications = ("[oslo_messaging_notifications]\ndriver = messagingv2\n"
-                             f"transport_url = {self._broker_url}\n")
+            notifications = (
+                f"[oslo_messaging_notifications]\ndriver = messagingv2\ntransport_url = {self._broker_url}\n"
+            )
         (self.directory / "keystone.conf").write_text(
             f"[DEFAULT]\nlog_file = {self.directory}/keystone.log\n{notifications}"
             f"[database]\nconnection = sqlite:///{shared}/keystone.sqlite\n"
             f"[fernet_tokens]\nkey_repository = {shared}/fernet\n"
             f"[credential]\nkey_repository = {shared}/credential\n"
             f"[token]\nexpiration = {expiration}\n"
-            "[cache]\nenabled = true\nbackend = oslo_cache.dict\n[identity]\npassword_hash_rounds = 4\n")
+            "[cache]\nenabled = true\nbackend = oslo_cache.dict\n[identity]\npassword_hash_rounds = 4\n"
+        )
 
     def _manage(self, *command: str) -> None:
         self.run(str(self._bin / "keystone-manage"), "--config-file", str(self.directory / "keystone.conf"), *command)
@@ -119,16 +141,27 @@ class Keystone(Server):
         return twin
 
     def command(self) -> list[str]:
-        return [str(self._bin / "python"), "-W", "ignore", "-c", _SERVE, "--config-file",
-                str(self.directory / "keystone.conf"), str(self.port), *self._tls]
+        return [
+            str(self._bin / "python"),
+            "-W",
+            "ignore",
+            "-c",
+            _SERVE,
+            "--config-file",
+            str(self.directory / "keystone.conf"),
+            str(self.port),
+            *self._tls,
+        ]
 
     @property
     def url(self) -> str:
         return f"{'https' if any(self._tls) else 'http'}://127.0.0.1:{self.port}/v3"
 
     def is_ready(self) -> bool:
-        return any(connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN
-                   for connection in psutil.Process(self.process.pid).net_connections("tcp"))
+        return any(
+            connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN
+            for connection in psutil.Process(self.process.pid).net_connections("tcp")
+        )
 
     def validations(self) -> int:
         """How often it was asked about a token."""
@@ -143,8 +176,15 @@ class Identity:
         self._admin: str | None = None
         self._roles: dict[str, str] = {}
 
-    async def call(self, method: str, path: str, document: object = None, token: str | None = None,
-                   keystone: Keystone | None = None, **headers: str) -> Any:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        document: object = None,
+        token: str | None = None,
+        keystone: Keystone | None = None,
+        **headers: str,
+    ) -> Any:
         """A request; the response and the JSON of its body."""
         from twisted.internet import reactor
 
@@ -153,8 +193,9 @@ class Identity:
             sent["X-Auth-Token"] = token
         client = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
         url = (keystone or self.keystone).url + path
-        response = await client.request(method, url, headers=sent, timeout=PATIENCE,
-                                        **({} if document is None else {"json": document}))
+        response = await client.request(
+            method, url, headers=sent, timeout=PATIENCE, **({} if document is None else {"json": document})
+        )
         content = await treq.content(response)
         if response.code >= 400:
             raise RuntimeError(f"{method} {path}: {response.code} {content!r}")
@@ -168,13 +209,22 @@ class Identity:
             self._admin = await self.token("admin", PASSWORD, project="admin")
         return (await self.call(method, path, document, self._admin, **headers))[1]
 
-    async def token(self, user: str, password: str = PASSWORD, *, keystone: Keystone | None = None,
-                    project: str | None = None, **scope: Any) -> str:
+    async def token(
+        self,
+        user: str,
+        password: str = PASSWORD,
+        *,
+        keystone: Keystone | None = None,
+        project: str | None = None,
+        **scope: Any,
+    ) -> str:
         """A token for a project by name, for another scope, or for none."""
         if project is not None:
             scope = {"project": {"name": project, "domain": {"id": "default"}}}
-        identity = {"methods": ["password"],
-                    "password": {"user": {"name": user, "domain": {"id": "default"}, "password": password}}}
+        identity = {
+            "methods": ["password"],
+            "password": {"user": {"name": user, "domain": {"id": "default"}, "password": password}},
+        }
         document = {"auth": {"identity": identity, **({"scope": scope} if scope else {"scope": "unscoped"})}}
         response, _ = await self.call("POST", "/auth/tokens", document, keystone=keystone)
         return response.headers.getRawHeaders("x-subject-token")[0]

@@ -51,8 +51,11 @@ class Listening:
 
     def __init__(self, reactor: Any, **limits: Any) -> None:
         self.echo = Echo()
-        self.site = Site(self.echo, reactor, **{"max_body": 1000, "request_timeout": 0.3, "idle_timeout": 0.5,
-                                                "max_connections": 20, **limits})
+        self.site = Site(
+            self.echo,
+            reactor,
+            **{"max_body": 1000, "request_timeout": 0.3, "idle_timeout": 0.5, "max_connections": 20, **limits},
+        )
         self.port = reactor.listenTCP(0, self.site, backlog=1024, interface="127.0.0.1")
         self.number = self.port.getHost().port
 

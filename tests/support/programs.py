@@ -12,9 +12,14 @@ import subprocess
 import sys
 
 PACKAGES = {
-    "postgres": "postgresql", "initdb": "postgresql", "rabbitmq-server": "rabbitmq-server", "epmd": "rabbitmq-server",
-    "rabbitmqctl": "rabbitmq-server", "libfaketime.so.1": "libfaketime",
-    "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server",
+    "postgres": "postgresql",
+    "initdb": "postgresql",
+    "rabbitmq-server": "rabbitmq-server",
+    "epmd": "rabbitmq-server",
+    "rabbitmqctl": "rabbitmq-server",
+    "libfaketime.so.1": "libfaketime",
+    "mariadbd": "mariadb-server",
+    "mariadb-install-db": "mariadb-server",
 }
 # Debian's own rabbitmq-server in the PATH insists on being the rabbitmq user; the one behind it does not.
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/lib/rabbitmq/bin", "/usr/lib/*/faketime", "/usr/sbin", "/usr/bin")
@@ -45,8 +50,9 @@ def main() -> int:
     if not missing:
         return 0
     if os.geteuid() != 0:
-        print(f"The tests need programs that are not here. As root: apt-get install {' '.join(missing)}",
-              file=sys.stderr)
+        print(
+            f"The tests need programs that are not here. As root: apt-get install {' '.join(missing)}", file=sys.stderr
+        )
         return 1
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update"], check=True, env=environment)

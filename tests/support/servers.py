@@ -19,7 +19,6 @@ import pymysql
 
 from tests.support.programs import require
 
-
 #: Longest wait for what another process does, in seconds. It ends tests that would never end, and says nothing of speed: it
 #: must suffice on a machine that is busy with something else.
 PATIENCE = 180.0
@@ -88,9 +87,16 @@ class Server:
     def start(self) -> None:
         """Start, and return when it takes connections."""
         log = open(self.directory / "log", "ab")
-        self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                        cwd=self.directory, env=self.environment(), start_new_session=True,
-                                        **self._identity())
+        self.process = subprocess.Popen(
+            self.command(),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            cwd=self.directory,
+            env=self.environment(),
+            start_new_session=True,
+            **self._identity(),
+        )
         log.close()
         try:
             wait_until(lambda: self.process.poll() is not None or self.is_ready(), PATIENCE, f"{self} did not start")
@@ -134,16 +140,36 @@ class PostgreSQL(Server):
     user = "postgres"
 
     def prepare(self) -> None:
-        self.run(require("initdb"), "-D", str(self.directory / "data"), "-U", "postgres", "-A", "trust",
-                 "--encoding=UTF8", "--no-locale", "--no-sync")
+        self.run(
+            require("initdb"),
+            "-D",
+            str(self.directory / "data"),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
 
     def command(self) -> list[str]:
-        return [require("postgres"), "-D", str(self.directory / "data"), "-p", str(self.port),
-                "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.directory}"]
+        return [
+            require("postgres"),
+            "-D",
+            str(self.directory / "data"),
+            "-p",
+            str(self.port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            f"unix_socket_directories={self.directory}",
+        ]
 
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres",
-                               autocommit=True, connect_timeout=10)
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", autocommit=True, connect_timeout=10
+        )
 
     def is_ready(self) -> bool:
         try:
@@ -163,13 +189,25 @@ class MariaDB(Server):
     user = "mysql"
 
     def prepare(self) -> None:
-        self.run(require("mariadb-install-db"), "--no-defaults", f"--datadir={self.directory / 'data'}",
-                 "--auth-root-authentication-method=normal", "--skip-test-db")
+        self.run(
+            require("mariadb-install-db"),
+            "--no-defaults",
+            f"--datadir={self.directory / 'data'}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        )
 
     def command(self) -> list[str]:
-        return [require("mariadbd"), "--no-defaults", f"--datadir={self.directory / 'data'}", f"--port={self.port}",
-                "--bind-address=127.0.0.1", f"--socket={self.directory / 'socket'}",
-                f"--pid-file={self.directory / 'pid'}", "--innodb-buffer-pool-size=64M"]
+        return [
+            require("mariadbd"),
+            "--no-defaults",
+            f"--datadir={self.directory / 'data'}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={self.directory / 'socket'}",
+            f"--pid-file={self.directory / 'pid'}",
+            "--innodb-buffer-pool-size=64M",
+        ]
 
     def _connect(self) -> pymysql.Connection:
         return pymysql.connect(unix_socket=str(self.directory / "socket"), user="root", autocommit=True)
@@ -205,24 +243,34 @@ class RabbitMQ(Server):
         (self.directory / "plugins").write_text("[].\n")
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 10MB\n"
-            "vm_memory_high_watermark.absolute = 1GB\n")
+            "vm_memory_high_watermark.absolute = 1GB\n"
+        )
         if self._tls:
             names = ("cacertfile", "certfile", "keyfile")
             with open(self.directory / "rabbitmq.conf", "a") as file:
-                file.write(f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\nssl_options.verify = verify_peer\n"
-                           "ssl_options.fail_if_no_peer_cert = true\n")
+                file.write(
+                    f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\nssl_options.verify = verify_peer\n"
+                    "ssl_options.fail_if_no_peer_cert = true\n"
+                )
                 file.writelines(f"ssl_options.{name} = {path}\n" for name, path in zip(names, self._tls))
-        self._epmd = subprocess.Popen([require("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._epmd = subprocess.Popen(
+            [require("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def command(self) -> list[str]:
         return [require("rabbitmq-server")]
 
     def environment(self) -> dict[str, str]:
         return {
-            **os.environ, "HOME": str(self.directory), "ERL_EPMD_PORT": str(self._epmd_port),
-            "RABBITMQ_NODENAME": f"barbtx{self.port}@localhost", "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_MNESIA_BASE": str(self.directory / "mnesia"), "RABBITMQ_LOG_BASE": str(self.directory / "logs"),
+            **os.environ,
+            "HOME": str(self.directory),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": f"barbtx{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(self.directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.directory / "logs"),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(self.directory / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "plugins"),
@@ -231,8 +279,13 @@ class RabbitMQ(Server):
 
     def control(self, *command: str) -> None:
         """Run rabbitmqctl."""
-        subprocess.run([require("rabbitmqctl"), *command], check=True, capture_output=True, env=self.environment(),
-                       cwd=self.directory)
+        subprocess.run(
+            [require("rabbitmqctl"), *command],
+            check=True,
+            capture_output=True,
+            env=self.environment(),
+            cwd=self.directory,
+        )
 
     @property
     def url(self) -> str:

@@ -37,8 +37,15 @@ class Process:
     :ivar log: the file with everything it prints.
     """
 
-    def __init__(self, plugin: str, directory: Path, settings: dict[str, object], name: str,
-                 files: Iterable[Path] = (), plugins: Path | None = None) -> None:
+    def __init__(
+        self,
+        plugin: str,
+        directory: Path,
+        settings: dict[str, object],
+        name: str,
+        files: Iterable[Path] = (),
+        plugins: Path | None = None,
+    ) -> None:
         self.log = directory / f"{name}.log"
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         configs = [part for path in (DEV_CONFIG, *files) for part in ("--config-file", path)]
@@ -50,10 +57,14 @@ class Process:
     def start(self, ready: str) -> Process:
         """Start, and return when the log says that it is ready."""
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                            env=self._environment)
-        wait_until(lambda: ready in self.read_log() or self.process.poll() is not None, PATIENCE,
-                   f"{self.log} does not say {ready!r}")
+            self.process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment
+            )
+        wait_until(
+            lambda: ready in self.read_log() or self.process.poll() is not None,
+            PATIENCE,
+            f"{self.log} does not say {ready!r}",
+        )
         if self.process.poll() is not None:
             raise RuntimeError(self.read_log())
         return self
@@ -79,12 +90,15 @@ class Deployment:
     :ivar plugins: a directory with further distributions that they can import.
     """
 
-    def __init__(self, directory: Path, database_url: str, broker_url: str | None = None, topic: str = "",
-                 **settings: object) -> None:
+    def __init__(
+        self, directory: Path, database_url: str, broker_url: str | None = None, topic: str = "", **settings: object
+    ) -> None:
         self.directory = directory
         self.settings: dict[str, object] = {
-            "database.connection": database_url, "simple_crypto_plugin.kek_file": directory / "mkek",
-            "api.bind_port": 0, **settings,
+            "database.connection": database_url,
+            "simple_crypto_plugin.kek_file": directory / "mkek",
+            "api.bind_port": 0,
+            **settings,
         }
         if broker_url:
             self.settings |= {"queue.enable": "true", "transport_url": broker_url, "queue.topic": topic}
@@ -98,16 +112,23 @@ class Deployment:
     def api(self, **settings: object) -> Api:
         """Start an API process."""
         number = len(self.processes)
-        process = Process("barbtx", self.directory, self.settings | settings, f"api-{number}",
-                          self.config_files, self.plugins)
+        process = Process(
+            "barbtx", self.directory, self.settings | settings, f"api-{number}", self.config_files, self.plugins
+        )
         self.processes.append(process.start("barbtx listens on"))
         return Api(process, _LISTENS.search(process.read_log())[1])
 
     def worker(self, ready: str = "taking tasks from", **settings: object) -> Process:
         """Start a worker process."""
         number = len(self.processes)
-        process = Process("barbtx-worker", self.directory, self.settings | settings, f"worker-{number}",
-                          self.config_files, self.plugins)
+        process = Process(
+            "barbtx-worker",
+            self.directory,
+            self.settings | settings,
+            f"worker-{number}",
+            self.config_files,
+            self.plugins,
+        )
         self.processes.append(process.start(ready))
         return process
 
@@ -119,11 +140,19 @@ class Deployment:
 
 def with_keystone(directory: Path, url: str, **settings: object) -> Deployment:
     """A deployment that asks a Keystone; the fixture ``service_user`` makes its user there."""
-    return Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
-        "api.auth_strategy": "keystone", "keystone_authtoken.auth_url": url,
-        "keystone_authtoken.username": "barbtx", "keystone_authtoken.password": PASSWORD,
-        "keystone_authtoken.project_name": "service", "oslo_policy.enforce_new_defaults": "true", **settings,
-    })
+    return Deployment(
+        directory,
+        f"sqlite:///{directory}/barbtx.sqlite",
+        **{
+            "api.auth_strategy": "keystone",
+            "keystone_authtoken.auth_url": url,
+            "keystone_authtoken.username": "barbtx",
+            "keystone_authtoken.password": PASSWORD,
+            "keystone_authtoken.project_name": "service",
+            "oslo_policy.enforce_new_defaults": "true",
+            **settings,
+        },
+    )
 
 
 def with_wrapping_store(directory: Path, plugins: Path, **settings: object) -> Deployment:
@@ -136,8 +165,11 @@ def with_wrapping_store(directory: Path, plugins: Path, **settings: object) -> D
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-store\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[barbtx.secretstore]\nwrapping = their_store:from_config\n")
-    deployment = Deployment(directory, f"sqlite:///{directory}/barbtx.sqlite", **{
-        "secretstore.enabled_secretstore_plugins": "wrapping,store_crypto", **settings})
+    deployment = Deployment(
+        directory,
+        f"sqlite:///{directory}/barbtx.sqlite",
+        **{"secretstore.enabled_secretstore_plugins": "wrapping,store_crypto", **settings},
+    )
     deployment.plugins = plugins
     return deployment
 
@@ -159,8 +191,17 @@ class Api:
         """The same service for the holder of a token."""
         return Api(self.process, self.url, "", token or "")
 
-    async def request(self, method: str, path: str, *, roles: str | None = "admin", user: str | None = "user",
-                      headers: dict[str, str] | None = None, timeout: float = PATIENCE, **arguments: Any) -> Reply:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        roles: str | None = "admin",
+        user: str | None = "user",
+        headers: dict[str, str] | None = None,
+        timeout: float = PATIENCE,
+        **arguments: Any,
+    ) -> Reply:
         """Send a request to a path, or to a reference that the service gave."""
         from twisted.internet import reactor
 
@@ -171,11 +212,13 @@ class Api:
         url = path if path.startswith("http") else self.url + path
         pool = HTTPConnectionPool(reactor, persistent=False)
         client = HTTPClient(Agent(reactor, pool=pool))
-        response = await client.request(method, url, headers=sent, allow_redirects=False, timeout=timeout,
-                                        **arguments)
+        response = await client.request(method, url, headers=sent, allow_redirects=False, timeout=timeout, **arguments)
         content = await treq.content(response)
-        return Reply(response.code, {name.decode().lower(): values[0].decode()
-                                     for name, values in response.headers.getAllRawHeaders()}, content)
+        return Reply(
+            response.code,
+            {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()},
+            content,
+        )
 
     async def get(self, path: str, **arguments: Any) -> Reply:
         return await self.request("GET", path, **arguments)

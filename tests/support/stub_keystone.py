@@ -52,10 +52,14 @@ class StubKeystone(Resource):
     @property
     def settings(self) -> dict[str, object]:
         """What a deployment is configured with to ask this one."""
-        return {"keystone_authtoken.auth_url": f"http://127.0.0.1:{self._number}",
-                "keystone_authtoken.username": "barbtx", "keystone_authtoken.password": "p",
-                "keystone_authtoken.project_name": "service", "keystone_authtoken.circuit_seconds": 0.1,
-                "keystone_authtoken.http_request_max_retries": 0}
+        return {
+            "keystone_authtoken.auth_url": f"http://127.0.0.1:{self._number}",
+            "keystone_authtoken.username": "barbtx",
+            "keystone_authtoken.password": "p",
+            "keystone_authtoken.project_name": "service",
+            "keystone_authtoken.circuit_seconds": 0.1,
+            "keystone_authtoken.http_request_max_retries": 0,
+        }
 
     def render(self, request: Any) -> bytes:
         if request.method == b"POST":

@@ -11,7 +11,7 @@ from pathlib import Path
 from zope.interface import implementer
 
 from barbtx.errors import ServiceUnavailable
-from barbtx.plugin.interface.secret_store import ISecretStore, Kept, KeySpec, SecretDTO, Wrapping
+from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec, SecretDTO, StorageReceipt, Wrapping
 from barbtx.plugin.manager import PluginContext
 
 TRANSPORT_KEY = "transport key of the wrapping store"
@@ -45,34 +45,36 @@ class WrappingStore:
     def get_transport_key(self) -> str:
         return TRANSPORT_KEY
 
-    def store_secret(self, secret: SecretDTO) -> Kept:
+    def store_secret(self, secret: SecretDTO) -> StorageReceipt:
         content = wrap(secret.secret, secret.transport_key) if secret.transport_key else secret.secret
         path = self._directory / secret.secret_id
         while path.exists():
             # Another payload for the same secret, perhaps one that is being written now.
             path = path.with_name(f"{path.name}+")
         path.write_bytes(content)
-        return Kept({"key_id": path.name})
+        return StorageReceipt({"key_id": path.name})
 
-    def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
+    def get_secret(
+        self, secret_id: str, project_id: str, kept: StorageReceipt, wrapping: Wrapping | None = None
+    ) -> bytes:
         content = (self._directory / kept.metadata["key_id"]).read_bytes()
         if wrapping is None:
             return content
         assert wrapping.transport_key == TRANSPORT_KEY
         return wrap(content, wrapping.session_key)
 
-    def delete_secret(self, kept: Kept) -> None:
+    def delete_secret(self, kept: StorageReceipt) -> None:
         if (self._directory.parent / "down").exists():
             raise ServiceUnavailable("The wrapping store is out of reach.")
         (self._directory / kept.metadata["key_id"]).unlink(missing_ok=True)
 
-    def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
+    def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> StorageReceipt:
         if (self._directory.parent / "down").exists():
             raise ServiceUnavailable("The wrapping store is out of reach.")
         (self._directory / secret_id).write_bytes(os.urandom(key_spec.bit_length // 8))
-        return Kept({"key_id": secret_id})
+        return StorageReceipt({"key_id": secret_id})
 
-    def generate_asymmetric_key(self, ids: object, project_id: str, key_spec: KeySpec) -> Kept:
+    def generate_asymmetric_key(self, ids: object, project_id: str, key_spec: KeySpec) -> StorageReceipt:
         raise NotImplementedError("it makes no pairs")
 
 

@@ -14,22 +14,28 @@ from barbtx.identity.keystone.access_rules import AccessRules, PathPattern, norm
 UUID = "8f5e7f8c-98a7-4f0a-9a1f-94a0e1a1b8a1"
 
 
-@pytest.mark.parametrize(("pattern", "matching", "others"), [
-    ("/v1/secrets", ["/v1/secrets"], ["/v1/secrets/x", "/v1/secret", "/v1", "/v1/secretsx", "/", ""]),
-    ("/v1/secrets/", ["/v1/secrets"], ["/v1/secrets/x"]),
-    ("//v1//secrets", ["/v1/secrets"], ["/v1"]),
-    ("/v1/secrets/*", [f"/v1/secrets/{UUID}"], ["/v1/secrets", f"/v1/secrets/{UUID}/payload", "/v1/secrets/x\n/y"]),
-    ("/v1/secrets/{secret_id}/payload", [f"/v1/secrets/{UUID}/payload"],
-     ["/v1/secrets/payload", "/v1/secrets/a/b/payload"]),
-    ("/v1/secrets/**", ["/v1/secrets/a", "/v1/secrets/a/b/c", "/v1/secrets/a\nb"], ["/v1/secrets", "/v1/orders/a"]),
-    ("/v1/**", ["/v1/a"], ["/v1", "/v2/a"]),
-    ("/v1/**/payload", ["/v1/a/payload", "/v1/a/b/payload"], ["/v1/payload", "/v1/a/payload/b"]),
-    ("/v1/sec*s/a", ["/v1/secrets/a"], ["/v1/secs/a", "/v1/sec/s/a"]),
-    ("/v1/a.b", ["/v1/a.b"], ["/v1/axb"]),
-    ("/v1/(a|b)+$", ["/v1/(a|b)+$"], ["/v1/a"]),
-    ("/v1/{", ["/v1/{"], ["/v1/x"]),
-    ("/**", ["/", "/v1"], []),
-])
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("/v1/secrets", ["/v1/secrets"], ["/v1/secrets/x", "/v1/secret", "/v1", "/v1/secretsx", "/", ""]),
+        ("/v1/secrets/", ["/v1/secrets"], ["/v1/secrets/x"]),
+        ("//v1//secrets", ["/v1/secrets"], ["/v1"]),
+        ("/v1/secrets/*", [f"/v1/secrets/{UUID}"], ["/v1/secrets", f"/v1/secrets/{UUID}/payload", "/v1/secrets/x\n/y"]),
+        (
+            "/v1/secrets/{secret_id}/payload",
+            [f"/v1/secrets/{UUID}/payload"],
+            ["/v1/secrets/payload", "/v1/secrets/a/b/payload"],
+        ),
+        ("/v1/secrets/**", ["/v1/secrets/a", "/v1/secrets/a/b/c", "/v1/secrets/a\nb"], ["/v1/secrets", "/v1/orders/a"]),
+        ("/v1/**", ["/v1/a"], ["/v1", "/v2/a"]),
+        ("/v1/**/payload", ["/v1/a/payload", "/v1/a/b/payload"], ["/v1/payload", "/v1/a/payload/b"]),
+        ("/v1/sec*s/a", ["/v1/secrets/a"], ["/v1/secs/a", "/v1/sec/s/a"]),
+        ("/v1/a.b", ["/v1/a.b"], ["/v1/axb"]),
+        ("/v1/(a|b)+$", ["/v1/(a|b)+$"], ["/v1/a"]),
+        ("/v1/{", ["/v1/{"], ["/v1/x"]),
+        ("/**", ["/", "/v1"], []),
+    ],
+)
 def test_wildcards_stand_for_what_the_identity_api_says(pattern: str, matching: list[str], others: list[str]) -> None:
     for path in matching:
         assert PathPattern(pattern).matches(path), path
@@ -68,9 +74,16 @@ def test_rules_are_read_from_a_token() -> None:
             rules(listed)
 
 
-@given(st.sampled_from(["key-manager", "compute"]), st.sampled_from(["GET", "POST", "HEAD", "get"]),
-       st.sampled_from(["/v1/secrets", "/v1/orders"]))
+@given(
+    st.sampled_from(["key-manager", "compute"]),
+    st.sampled_from(["GET", "POST", "HEAD", "get"]),
+    st.sampled_from(["/v1/secrets", "/v1/orders"]),
+)
 def test_service_method_and_path_must_all_agree(service: str, method: str, path: str) -> None:
-    allowed = rules([{"service": "key-manager", "method": "GET", "path": "/v1/secrets"},
-                     {"service": "compute", "method": "POST", "path": "/**"}])
+    allowed = rules(
+        [
+            {"service": "key-manager", "method": "GET", "path": "/v1/secrets"},
+            {"service": "compute", "method": "POST", "path": "/**"},
+        ]
+    )
     assert allowed.allow("key-manager", method, [path]) == (method == "GET" and path == "/v1/secrets")

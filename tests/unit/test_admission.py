@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barbtx.model.admission import Admission, Full, Lane, Place, Work
+from barbtx.model.admission import Admission, AdmissionTicket, Lane, QueueFull, Workload
 
-LANES = st.builds(Lane, st.sampled_from(["secrets", "orders", "containers"]), st.sampled_from(Work),
-                  st.sampled_from([None, "a", "b"]))
+LANES = st.builds(
+    Lane,
+    st.sampled_from(["secrets", "orders", "containers"]),
+    st.sampled_from(Workload),
+    st.sampled_from([None, "a", "b"]),
+)
 
 
 def many(lanes: st.SearchStrategy[Lane]) -> st.SearchStrategy[list[Lane]]:
@@ -24,19 +28,22 @@ class Desk:
         self.admission = Admission(size, limit, writers)
         self.begun: list[object] = []
         self.displaced: list[object] = []
-        self.places: dict[object, Place] = {}
+        self.places: dict[object, AdmissionTicket] = {}
         self._last = 0
 
     def enter(self, lane: Lane) -> int:
         self._last += 1
         name = self._last
-        self.places[name] = self.admission.enter(lane, lambda: self.begun.append(name),
-                                                 lambda: self.displaced.append(name))
+        self.places[name] = self.admission.enter(
+            lane, lambda: self.begun.append(name), lambda: self.displaced.append(name)
+        )
         return name
 
     def running(self, **wanted: object) -> int:
-        return sum(place.running and all(getattr(place.lane, key) == value for key, value in wanted.items())
-                   for name, place in self.places.items())
+        return sum(
+            place.running and all(getattr(place.lane, key) == value for key, value in wanted.items())
+            for name, place in self.places.items()
+        )
 
     def leave(self, name: int) -> None:
         self.admission.leave(self.places.pop(name))
@@ -47,7 +54,8 @@ class Desk:
 
 @given(st.integers(1, 12), st.lists(LANES, max_size=80), st.data())
 def test_no_share_is_exceeded_and_nothing_waits_without_a_reason(
-        size: int, lanes: list[Lane], data: st.DataObject) -> None:
+    size: int, lanes: list[Lane], data: st.DataObject
+) -> None:
     desk = Desk(size)
     half, quarter = max(1, size // 2), max(1, size // 4)
     for lane in lanes:
@@ -57,15 +65,17 @@ def test_no_share_is_exceeded_and_nothing_waits_without_a_reason(
     assert desk.running() <= size
     for tables in ("secrets", "orders", "containers"):
         assert desk.running(tables=tables) <= half
-        assert all(desk.running(tables=tables, work=work) <= quarter for work in (Work.LIST, Work.WRITE))
-    assert all(desk.running(work=work) <= half for work in (Work.LIST, Work.WRITE))
+        assert all(desk.running(tables=tables, work=work) <= quarter for work in (Workload.LIST, Workload.WRITE))
+    assert all(desk.running(work=work) <= half for work in (Workload.LIST, Workload.WRITE))
     while desk.begun:
         desk.leave(desk.begun.pop(0))
     assert not desk.places and desk.admission.running == desk.admission.waiting == 0
 
 
-@given(st.integers(4, 40), many(LANES.filter(lambda lane: lane.tables == "orders")), st.sampled_from(Work))
-def test_one_stuck_group_of_tables_leaves_connections_to_the_others(size: int, stuck: list[Lane], work: Work) -> None:
+@given(st.integers(4, 40), many(LANES.filter(lambda lane: lane.tables == "orders")), st.sampled_from(Workload))
+def test_one_stuck_group_of_tables_leaves_connections_to_the_others(
+    size: int, stuck: list[Lane], work: Workload
+) -> None:
     desk = Desk(size)
     for lane in stuck:
         desk.enter(lane)
@@ -73,17 +83,20 @@ def test_one_stuck_group_of_tables_leaves_connections_to_the_others(size: int, s
     assert other in desk.begun
 
 
-@given(st.integers(4, 40), many(LANES.filter(lambda lane: lane.work is Work.WRITE)),
-       st.sampled_from([Work.READ, Work.LIST]))
-def test_stuck_writes_leave_connections_to_reads_and_lists(size: int, stuck: list[Lane], work: Work) -> None:
+@given(
+    st.integers(4, 40),
+    many(LANES.filter(lambda lane: lane.work is Workload.WRITE)),
+    st.sampled_from([Workload.READ, Workload.LIST]),
+)
+def test_stuck_writes_leave_connections_to_reads_and_lists(size: int, stuck: list[Lane], work: Workload) -> None:
     desk = Desk(size)
     for lane in stuck:
         desk.enter(lane)
     assert desk.enter(Lane("secrets", work, "a")) in desk.begun
 
 
-@given(st.integers(8, 40), st.sampled_from(Work), st.integers(1, 100))
-def test_one_project_leaves_connections_to_the_others(size: int, work: Work, count: int) -> None:
+@given(st.integers(8, 40), st.sampled_from(Workload), st.integers(1, 100))
+def test_one_project_leaves_connections_to_the_others(size: int, work: Workload, count: int) -> None:
     desk = Desk(size)
     for _ in range(count):
         desk.enter(Lane("secrets", work, "a"))
@@ -97,7 +110,7 @@ def test_a_single_writer_writes_in_turn(lanes: list[Lane]) -> None:
         desk.enter(lane)
     ended = 0
     while desk.begun:
-        assert desk.running(work=Work.WRITE) <= 1
+        assert desk.running(work=Workload.WRITE) <= 1
         desk.leave(desk.begun.pop(0))
         ended += 1
     assert ended == len(lanes)
@@ -105,7 +118,7 @@ def test_a_single_writer_writes_in_turn(lanes: list[Lane]) -> None:
 
 def test_those_of_a_lane_begin_in_order_and_lanes_take_turns() -> None:
     desk = Desk(1)
-    a, b = Lane("secrets", Work.READ, "a"), Lane("secrets", Work.READ, "b")
+    a, b = Lane("secrets", Workload.READ, "a"), Lane("secrets", Workload.READ, "b")
     first = [desk.enter(lane) for lane in (a, a, a, b, b)]
     order = []
     while desk.begun:
@@ -116,16 +129,16 @@ def test_those_of_a_lane_begin_in_order_and_lanes_take_turns() -> None:
 
 def test_who_waits_most_makes_room_for_others() -> None:
     desk = Desk(1, limit=5)
-    greedy = [desk.enter(Lane("orders", Work.WRITE, "a")) for _ in range(5)]
-    with pytest.raises(Full):
-        desk.enter(Lane("orders", Work.WRITE, "a"))
-    desk.enter(Lane("secrets", Work.READ, "b"))
+    greedy = [desk.enter(Lane("orders", Workload.WRITE, "a")) for _ in range(5)]
+    with pytest.raises(QueueFull):
+        desk.enter(Lane("orders", Workload.WRITE, "a"))
+    desk.enter(Lane("secrets", Workload.READ, "b"))
     assert desk.displaced == [greedy[4]] and desk.admission.waiting == 4
 
 
 def test_what_nobody_waits_for_never_begins() -> None:
     desk = Desk(1)
-    lane = Lane("secrets", Work.READ)
+    lane = Lane("secrets", Workload.READ)
     first, second, third = (desk.enter(lane) for _ in range(3))
     desk.withdraw(second)
     desk.leave(first)

@@ -51,8 +51,18 @@ class Connected:
 
     def __init__(self, **limits: Any) -> None:
         self.clock, self.echo = Clock(), Echo()
-        self.site = Site(self.echo, self.clock, **{"max_body": 1000, "request_timeout": 30, "idle_timeout": 60,
-                                                   "write_timeout": 20, "max_connections": 20, **limits})
+        self.site = Site(
+            self.echo,
+            self.clock,
+            **{
+                "max_body": 1000,
+                "request_timeout": 30,
+                "idle_timeout": 60,
+                "write_timeout": 20,
+                "max_connections": 20,
+                **limits,
+            },
+        )
         self.channel, self.transport = self.connect()
 
     def connect(self) -> tuple[Channel, Transport]:
@@ -70,10 +80,14 @@ ANSWERED = re.compile(rb"/big/\d+")
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([1, 300]), min_size=1, max_size=12), st.integers(1, 200),
-       st.lists(st.sampled_from(["receive", "receive", "fill", "drain", "answer"]), max_size=60))
+@given(
+    st.lists(st.sampled_from([1, 300]), min_size=1, max_size=12),
+    st.integers(1, 200),
+    st.lists(st.sampled_from(["receive", "receive", "fill", "drain", "answer"]), max_size=60),
+)
 def test_requests_are_answered_in_order_and_none_is_taken_from_a_client_that_does_not_read(
-        sizes: list[int], piece: int, actions: list[str]) -> None:
+    sizes: list[int], piece: int, actions: list[str]
+) -> None:
     made = Connected()
     paths = [f"/big/{size + n}" if n % 3 else "/hold" for n, size in enumerate(sizes)]
     incoming = b"".join(map(get, paths))
@@ -106,10 +120,14 @@ def test_requests_are_answered_in_order_and_none_is_taken_from_a_client_that_doe
     assert ANSWERED.findall(made.transport.value()) == expected
 
 
-@pytest.mark.parametrize("request_", [
-    get("/big/1"), b"POST /big/1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
-    b"POST /big/1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("/big/1"),
+        b"POST /big/1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST /big/1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    ],
+)
 def test_pipelined_requests_leave_other_connections_their_turn(request_: bytes) -> None:
     made = Connected()
     made.channel.dataReceived(request_ * 50)
@@ -160,9 +178,14 @@ def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
     assert made.transport.aborted
 
 
-@pytest.mark.parametrize("sent", [
-    b"GET /big/10 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", b"GET /big/10 HTTP/1.0\r\n\r\n", b"nonsense\r\n",
-])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /big/10 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        b"GET /big/10 HTTP/1.0\r\n\r\n",
+        b"nonsense\r\n",
+    ],
+)
 def test_so_is_one_that_does_not_read_the_last_answer(sent: bytes) -> None:
     made = Connected()
     made.channel.dataReceived(sent)
@@ -171,13 +194,16 @@ def test_so_is_one_that_does_not_read_the_last_answer(sent: bytes) -> None:
     assert made.transport.aborted
 
 
-@pytest.mark.parametrize("sent", [
-    b"GET / HTTP/1.1\r\nno colon\r\n" + get("/hold"),
-    b"GET / HTTP/1.1\r\nContent-Length: x\r\nA: b\r\n\r\n" + get("/hold"),
-    b"GET / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + get("/hold"),
-    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + get("/hold"),
-    b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n" + get("/hold"),
-])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nno colon\r\n" + get("/hold"),
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\nA: b\r\n\r\n" + get("/hold"),
+        b"GET / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + get("/hold"),
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + get("/hold"),
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n" + get("/hold"),
+    ],
+)
 def test_nothing_is_taken_for_a_request_after_something_that_was_none(sent: bytes) -> None:
     made = Connected()
     made.channel.dataReceived(sent)

@@ -12,10 +12,12 @@ from txamqp.codec import EOF
 from barbtx.queue.amqp.codec import Codec
 
 _texts = st.text(max_size=40)
-_scalars = (st.none() | st.booleans() | st.integers(-2**63, 2**63 - 1) | _texts
-            | st.floats(allow_nan=False))
-_fields = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=4)
-                       | st.dictionaries(st.text(max_size=20), inner, max_size=4), max_leaves=12)
+_scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | _texts | st.floats(allow_nan=False)
+_fields = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 def encoded(method: str, value: object) -> bytes:
@@ -48,13 +50,29 @@ def test_capabilities_are_encoded_as_rabbitmq_reads_them() -> None:
     assert table == b"\x00\x00\x00\x1f\x0ccapabilitiesF\x00\x00\x00\x0d\x0abasic.nackt\x01"
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    (b"t\x01", True), (b"b\xff", -1), (b"B\xff", 255), (b"s\xff\xff", -1), (b"u\xff\xff", 65535),
-    (b"I\xff\xff\xff\xff", -1), (b"i\xff\xff\xff\xff", 2**32 - 1), (b"l" + b"\xff" * 8, -1), (b"L" + b"\xff" * 8, -1),
-    (b"f\x3f\x80\x00\x00", 1.0), (b"d\x3f\xf0" + b"\x00" * 6, 1.0), (b"D\x02\x00\x00\x00\x7b", 1.23),
-    (b"T\x00\x00\x00\x00\x00\x00\x00\x05", 5), (b"V", None), (b"x\x00\x00\x00\x01\xff", b"\xff"),
-    (b"S\x00\x00\x00\x01\xff", b"\xff"), (b"S\x00\x00\x00\x01a", "a"), (b"A\x00\x00\x00\x02t\x00", [False]),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"t\x01", True),
+        (b"b\xff", -1),
+        (b"B\xff", 255),
+        (b"s\xff\xff", -1),
+        (b"u\xff\xff", 65535),
+        (b"I\xff\xff\xff\xff", -1),
+        (b"i\xff\xff\xff\xff", 2**32 - 1),
+        (b"l" + b"\xff" * 8, -1),
+        (b"L" + b"\xff" * 8, -1),
+        (b"f\x3f\x80\x00\x00", 1.0),
+        (b"d\x3f\xf0" + b"\x00" * 6, 1.0),
+        (b"D\x02\x00\x00\x00\x7b", 1.23),
+        (b"T\x00\x00\x00\x00\x00\x00\x00\x05", 5),
+        (b"V", None),
+        (b"x\x00\x00\x00\x01\xff", b"\xff"),
+        (b"S\x00\x00\x00\x01\xff", b"\xff"),
+        (b"S\x00\x00\x00\x01a", "a"),
+        (b"A\x00\x00\x00\x02t\x00", [False]),
+    ],
+)
 def test_every_type_of_field_that_rabbitmq_sends_is_read(field: bytes, value: object) -> None:
     table = b"\x01k" + field
     assert decoded("table", len(table).to_bytes(4, "big") + table) == {"k": value}

@@ -27,14 +27,17 @@ def test_later_settings_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert load(files).api.idle_timeout_seconds == 7
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("[api]\nbind_prot = 1\n", "did you mean 'bind_port'"),
-    ("[databse]\nconnection = x\n", "did you mean 'database'"),
-    ("[api]\nbind_port = many\n", "bind_port"),
-    ("[api]\nbind_port = 70000\n", "bind_port"),
-    ("[queue]\nenable = perhaps\n", "enable"),
-    ("no section\n", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[api]\nbind_prot = 1\n", "did you mean 'bind_port'"),
+        ("[databse]\nconnection = x\n", "did you mean 'database'"),
+        ("[api]\nbind_port = many\n", "bind_port"),
+        ("[api]\nbind_port = 70000\n", "bind_port"),
+        ("[queue]\nenable = perhaps\n", "enable"),
+        ("no section\n", ""),
+    ],
+)
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "bad.conf"
     path.write_text(text)

@@ -60,20 +60,39 @@ def written(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def test_there_are_secrets() -> None:
-    assert {("database", "connection"), ("DEFAULT", "transport_url"), ("keystone_authtoken", "password"),
-            ("simple_crypto_plugin", "kek")} <= set(SECRETS)
+    assert {
+        ("database", "connection"),
+        ("DEFAULT", "transport_url"),
+        ("keystone_authtoken", "password"),
+        ("simple_crypto_plugin", "kek"),
+    } <= set(SECRETS)
 
 
-_BAD_DOLLARS = st.sampled_from(["$", "${"]).flatmap(lambda start: st.sampled_from(
-    [f"a{start}{MARKER}", f"{MARKER}{start}x", f"postgresql://u:{start}{MARKER}@h/d", f"{start}{MARKER}.x",
-     f"$password{MARKER}", f"{MARKER}$host_href", f"{MARKER}${{api}}", f"{MARKER}$api"])).filter(
-         lambda text: re.search(r"\$([_A-Za-z]|\{)", text))
+_BAD_DOLLARS = (
+    st.sampled_from(["$", "${"])
+    .flatmap(
+        lambda start: st.sampled_from(
+            [
+                f"a{start}{MARKER}",
+                f"{MARKER}{start}x",
+                f"postgresql://u:{start}{MARKER}@h/d",
+                f"{start}{MARKER}.x",
+                f"$password{MARKER}",
+                f"{MARKER}$host_href",
+                f"{MARKER}${{api}}",
+                f"{MARKER}$api",
+            ]
+        )
+    )
+    .filter(lambda text: re.search(r"\$([_A-Za-z]|\{)", text))
+)
 
 
 @settings(deadline=None)
 @given(option=st.sampled_from(SECRETS), value=_BAD_DOLLARS, how=st.sampled_from(["file", "setting", "environment"]))
 def test_a_dollar_in_a_secret_is_explained_without_the_text(
-        tmp_path_factory: pytest.TempPathFactory, option: tuple[str, str], value: str, how: str) -> None:
+    tmp_path_factory: pytest.TempPathFactory, option: tuple[str, str], value: str, how: str
+) -> None:
     section, name = option
     with pytest.MonkeyPatch.context() as patch:
         if how == "file":
@@ -94,37 +113,58 @@ def test_a_dollar_that_is_meant_is_kept(tmp_path: Path, text: str, meant: str) -
     assert conf.keystone_authtoken.password == meant
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    (f"[keystone_authtoken]\npassword {MARKER}\n", "line 2"), (f"password = {MARKER}\n", "line 1"),
-    (f"[keystone_authtoken]\n= {MARKER}\n", "line 2"), (f"[keystone_authtoken\npassword = {MARKER}\n", "line 1"),
-    (f"  {MARKER}\n", "line 1"), (f"[simple_crypto_plugin]\n{MARKER}0123=\n", "line 2"),
-    (f"[api]\nbind_port = $transport_url\n[DEFAULT]\ntransport_url = rabbit://u:{MARKER}@h\n", "[api] bind_port"),
-    (f"[DEFAULT]\nhost_href = ${MARKER}\n", "[DEFAULT] host_href"),
-    (f"[api]\nbind_port = {MARKER}$x\n", "[api] bind_port"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[keystone_authtoken]\npassword {MARKER}\n", "line 2"),
+        (f"password = {MARKER}\n", "line 1"),
+        (f"[keystone_authtoken]\n= {MARKER}\n", "line 2"),
+        (f"[keystone_authtoken\npassword = {MARKER}\n", "line 1"),
+        (f"  {MARKER}\n", "line 1"),
+        (f"[simple_crypto_plugin]\n{MARKER}0123=\n", "line 2"),
+        (f"[api]\nbind_port = $transport_url\n[DEFAULT]\ntransport_url = rabbit://u:{MARKER}@h\n", "[api] bind_port"),
+        (f"[DEFAULT]\nhost_href = ${MARKER}\n", "[DEFAULT] host_href"),
+        (f"[api]\nbind_port = {MARKER}$x\n", "[api] bind_port"),
+    ],
+)
 def test_no_message_shows_what_may_be_a_secret(tmp_path: Path, text: str, said: str) -> None:
     lines = refusal([written(tmp_path, text)])
     assert any(said in line for line in lines)
     assert MARKER not in "".join(lines)
 
 
-@pytest.mark.parametrize("setting", [
-    MARKER, f"database.connection:postgresql://u:{MARKER}@h/d", f"keystone_authtoken.password:{MARKER}=x",
-    f"{MARKER}.{MARKER}={MARKER}", f"keystone_authtoken.{MARKER}=1",
-])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        MARKER,
+        f"database.connection:postgresql://u:{MARKER}@h/d",
+        f"keystone_authtoken.password:{MARKER}=x",
+        f"{MARKER}.{MARKER}={MARKER}",
+        f"keystone_authtoken.{MARKER}=1",
+    ],
+)
 def test_no_message_about_a_setting_shows_it(setting: str) -> None:
     assert MARKER not in "".join(refusal([], ["api.bind_port=1", setting]))
 
 
-@pytest.mark.parametrize(("text", "secret"), [
-    ("[keystone_authtoken]\npassword = x\n", True), ("[simple_crypto_plugin]\nkek = x\n", True),
-    ("[DEFAULT]\ntransport-url = rabbit://u:p@h\n", True), ("[database]\nconnection = postgresql://u:p@h/d\n", True),
-    ("[database]\nconnection = postgresql://u@h/d?password=x\n", True),
-    ("[database]\nconnection = sqlite:////var/lib/x\n", False), ("[database]\nconnection = postgresql://u@h/d\n", False),
-    ("[keystone_authtoken]\nusername = x\npassword =\n", False), ("[api]\nbind_port = 1\n", False),
-])
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("[keystone_authtoken]\npassword = x\n", True),
+        ("[simple_crypto_plugin]\nkek = x\n", True),
+        ("[DEFAULT]\ntransport-url = rabbit://u:p@h\n", True),
+        ("[database]\nconnection = postgresql://u:p@h/d\n", True),
+        ("[database]\nconnection = postgresql://u@h/d?password=x\n", True),
+        ("[database]\nconnection = sqlite:////var/lib/x\n", False),
+        ("[database]\nconnection = postgresql://u@h/d\n", False),
+        ("[keystone_authtoken]\nusername = x\npassword =\n", False),
+        ("[api]\nbind_port = 1\n", False),
+    ],
+)
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o604])
-def test_a_file_with_secrets_is_refused_if_others_may_read_it(tmp_path: Path, text: str, secret: bool, mode: int) -> None:
+def test_a_file_with_secrets_is_refused_if_others_may_read_it(
+    tmp_path: Path, text: str, secret: bool, mode: int
+) -> None:
     path = written(tmp_path, text, mode)
     if secret and mode & 0o004:
         (line,) = refusal([path])
@@ -133,13 +173,22 @@ def test_a_file_with_secrets_is_refused_if_others_may_read_it(tmp_path: Path, te
         load([str(path)])
 
 
-@pytest.mark.parametrize(("mode", "directory_mode", "refused"), [
-    (0o600, 0o700, False), (0o644, 0o755, False), (0o664, 0o775, False), (0o666, 0o755, True), (0o602, 0o755, True),
-    (0o644, 0o777, True), (0o644, 0o1777, False),
-])
+@pytest.mark.parametrize(
+    ("mode", "directory_mode", "refused"),
+    [
+        (0o600, 0o700, False),
+        (0o644, 0o755, False),
+        (0o664, 0o775, False),
+        (0o666, 0o755, True),
+        (0o602, 0o755, True),
+        (0o644, 0o777, True),
+        (0o644, 0o1777, False),
+    ],
+)
 @pytest.mark.parametrize("link", [False, True])
 def test_a_file_that_others_may_write_is_refused(
-        tmp_path: Path, mode: int, directory_mode: int, refused: bool, link: bool) -> None:
+    tmp_path: Path, mode: int, directory_mode: int, refused: bool, link: bool
+) -> None:
     directory = tmp_path / "etc"
     directory.mkdir()
     path = written(directory, "[api]\nbind_port = 1\n", mode)
@@ -153,12 +202,24 @@ def test_a_file_that_others_may_write_is_refused(
         load([str(path)])
 
 
-@pytest.mark.parametrize(("mode", "allowed", "refused"), [
-    (0o600, False, False), (0o400, False, False), (0o440, False, True), (0o640, False, True), (0o440, True, False),
-    (0o640, True, False), (0o660, True, True), (0o444, True, True), (0o644, True, True), (0o602, True, True),
-])
+@pytest.mark.parametrize(
+    ("mode", "allowed", "refused"),
+    [
+        (0o600, False, False),
+        (0o400, False, False),
+        (0o440, False, True),
+        (0o640, False, True),
+        (0o440, True, False),
+        (0o640, True, False),
+        (0o660, True, True),
+        (0o444, True, True),
+        (0o644, True, True),
+        (0o602, True, True),
+    ],
+)
 def test_the_group_may_read_master_keys_only_if_that_is_allowed(
-        tmp_path: Path, mode: int, allowed: bool, refused: bool) -> None:
+    tmp_path: Path, mode: int, allowed: bool, refused: bool
+) -> None:
     data = tmp_path / "..2026"
     data.mkdir()
     (data / "mkek").write_text("A" * 43 + "=\n")
@@ -179,7 +240,8 @@ def test_the_group_may_read_master_keys_only_if_that_is_allowed(
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o700, False), (0o755, False), (0o1777, False), (0o777, True)])
 def test_master_keys_that_others_may_replace_are_warned_of(
-        tmp_path: Path, warnings: list[str], mode: int, warned: bool) -> None:
+    tmp_path: Path, warnings: list[str], mode: int, warned: bool
+) -> None:
     directory = tmp_path / "keys"
     directory.mkdir()
     (directory / "mkek").write_text(generate_master_key())
@@ -190,8 +252,15 @@ def test_master_keys_that_others_may_replace_are_warned_of(
 
 
 def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[str]) -> None:
-    load([], [f"keystone_authtoken.password={MARKER}", "database.connection=sqlite:////tmp/x", "api.bind_port=1",
-              f"transport_url=rabbit://u:{MARKER}@h/"])
+    load(
+        [],
+        [
+            f"keystone_authtoken.password={MARKER}",
+            "database.connection=sqlite:////tmp/x",
+            "api.bind_port=1",
+            f"transport_url=rabbit://u:{MARKER}@h/",
+        ],
+    )
     assert len(warnings) == 2
     assert "OS_KEYSTONE_AUTHTOKEN__PASSWORD" in warnings[0] and "OS_DEFAULT__TRANSPORT_URL" in warnings[1]
     assert MARKER not in "".join(warnings)
@@ -201,11 +270,15 @@ _KNOWN = {environment_name(section, opt.dest) for section, opts in list_opts() f
 
 
 @settings(deadline=None)
-@given(name=st.one_of(
-    st.sampled_from(sorted(_KNOWN)).flatmap(lambda name: st.integers(4, len(name) - 1).map(
-        lambda at: name[:at] + name[at + 1:])),
-    st.from_regex(r"OS_[A-Z]{1,8}__[A-Z_]{1,12}", fullmatch=True), st.sampled_from(sorted(_KNOWN)).map(str.lower).map(
-        lambda name: "OS" + name[2:])))
+@given(
+    name=st.one_of(
+        st.sampled_from(sorted(_KNOWN)).flatmap(
+            lambda name: st.integers(4, len(name) - 1).map(lambda at: name[:at] + name[at + 1 :])
+        ),
+        st.from_regex(r"OS_[A-Z]{1,8}__[A-Z_]{1,12}", fullmatch=True),
+        st.sampled_from(sorted(_KNOWN)).map(str.lower).map(lambda name: "OS" + name[2:]),
+    )
+)
 def test_an_unknown_variable_of_an_option_s_form_is_refused(name: str) -> None:
     assume(name not in _KNOWN and "__" in name[3:])
     with pytest.MonkeyPatch.context() as patch:
@@ -214,8 +287,20 @@ def test_an_unknown_variable_of_an_option_s_form_is_refused(name: str) -> None:
     assert name in line and MARKER not in line
 
 
-@pytest.mark.parametrize("name", ["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_PROJECT_DOMAIN_NAME", "OS_CLOUD", "OS_",
-                                  "OS_IDENTITY_API_VERSION", "OS__X", "XOS_API__BIND_PROT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OS_AUTH_URL",
+        "OS_USERNAME",
+        "OS_PASSWORD",
+        "OS_PROJECT_DOMAIN_NAME",
+        "OS_CLOUD",
+        "OS_",
+        "OS_IDENTITY_API_VERSION",
+        "OS__X",
+        "XOS_API__BIND_PROT",
+    ],
+)
 def test_variables_of_other_tools_do_not_matter(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "x")
     load()
@@ -240,21 +325,44 @@ def test_all_problems_come_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     two.write_text("nonsense\n[api\n= 3\n")
     monkeypatch.setenv("OS_API__BIND_HOTS", "x")
     monkeypatch.setenv("OS_QUEUE__ENABLE", "perhaps")
-    lines = refusal([one, two, tmp_path / "none.conf"], ["x", "api.nothing=1", "queue.max_length=0", "quotas.quota_secrets=a"])
-    for said in ("[databse]", "bind_prot", "[api] bind_port", "idle_timeout_seconds", "two.conf, line 1", "two.conf, line 2",
-                 "two.conf, line 3", "none.conf", "OS_API__BIND_HOTS", "OS_QUEUE__ENABLE", "--set number 1", "'nothing'",
-                 "max_length", "quota_secrets"):
+    lines = refusal(
+        [one, two, tmp_path / "none.conf"], ["x", "api.nothing=1", "queue.max_length=0", "quotas.quota_secrets=a"]
+    )
+    for said in (
+        "[databse]",
+        "bind_prot",
+        "[api] bind_port",
+        "idle_timeout_seconds",
+        "two.conf, line 1",
+        "two.conf, line 2",
+        "two.conf, line 3",
+        "none.conf",
+        "OS_API__BIND_HOTS",
+        "OS_QUEUE__ENABLE",
+        "--set number 1",
+        "'nothing'",
+        "max_length",
+        "quota_secrets",
+    ):
         assert any(said in line for line in lines), (said, lines)
     assert len(lines) == 14
 
 
 def test_a_start_names_the_problems_of_files_values_plugins_rules_and_pipeline_at_once(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text('"secret:decyrpt": "@"')
-    path = written(tmp_path, "[api]\nbind_prot = 1\n[database]\nconnection = nonsense\n[queue]\nenable = true\n"
-                             "[DEFAULT]\ntransport_url = nonsense\napi_paste_config = none.ini\n"
-                             f"[simple_crypto_plugin]\nkek_file = /none\n[oslo_policy]\npolicy_file = {tmp_path}/policy.yaml\n")
-    done = subprocess.run([BIN / "twistd", "-n", "--pidfile=", "barbtx", "--config-file", DEV_CONFIG, "--config-file", path],
-                          capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    path = written(
+        tmp_path,
+        "[api]\nbind_prot = 1\n[database]\nconnection = nonsense\n[queue]\nenable = true\n"
+        "[DEFAULT]\ntransport_url = nonsense\napi_paste_config = none.ini\n"
+        f"[simple_crypto_plugin]\nkek_file = /none\n[oslo_policy]\npolicy_file = {tmp_path}/policy.yaml\n",
+    )
+    done = subprocess.run(
+        [BIN / "twistd", "-n", "--pidfile=", "barbtx", "--config-file", DEV_CONFIG, "--config-file", path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and all(line.startswith("barbtx: ") for line in lines)
     for said in ("bind_prot", "[database] connection", "transport_url", "none.ini", "kek_file /none", "secret:decyrpt"):

@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.test.requesthelper import DummyRequest
 
-from barbtx.api.answers import Answer
-from barbtx.api.bodies import Schema
-from barbtx.api.dispatch import Call, Controller, Endpoint, Found, operation
+from barbtx.api.dispatch import Call, Controller, Endpoint, ResolvedResource, operation
+from barbtx.api.responses import Response
+from barbtx.api.validation import Schema
 from barbtx.config import load
 from barbtx.errors import NotFound
 
@@ -27,26 +27,26 @@ class Things(Controller):
         self.cancelled: list[str] = []
         self.there = True
 
-    async def find(self, call: Call) -> Found:
+    async def find(self, call: Call) -> ResolvedResource:
         if not self.there:
             raise NotFound("There is no such thing.")
-        return Found("thing")
+        return ResolvedResource("thing")
 
-    async def _wait(self, name: str) -> Answer:
+    async def _wait(self, name: str) -> Response:
         try:
             await self.gate
         except CancelledError:
             self.cancelled.append(name)
             raise
         self.finished.append(name)
-        return Answer(document={"did": name})
+        return Response(document={"did": name})
 
     @operation("Thing retrieval", "thing:get")
-    async def on_get(self, call: Call, found: Found) -> Answer:
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
         return await self._wait("get")
 
     @operation("Thing creation", "thing:post", body=BODY)
-    async def on_post(self, call: Call, found: Found, document: dict) -> Answer:
+    async def on_post(self, call: Call, found: ResolvedResource, document: dict) -> Response:
         return await self._wait("post")
 
 
@@ -105,7 +105,8 @@ def status_of(endpoint: Endpoint, request: Request) -> int:
 
 
 def test_the_checks_come_in_the_order_of_the_contract(
-        things: Things, endpoint: Endpoint, allowed: dict[str, bool]) -> None:
+    things: Things, endpoint: Endpoint, allowed: dict[str, bool]
+) -> None:
     """Each request has all the faults of those after it."""
     allowed["thing:post"] = False
     things.there = False

@@ -91,13 +91,20 @@ def test_a_project_key_opens_as_nothing_else_and_nothing_else_as_a_project_key()
     crypto.check_kek(bound, "p")
 
 
-@pytest.mark.parametrize(("version", "domain", "expected"), [
-    (VERSION_1, Domain.PAYLOAD, b"old"), (VERSION_1, Domain.ORDER_PASSPHRASE, b"old"),
-    (PASSPHRASE_VERSION_1, Domain.ORDER_PASSPHRASE, b"old"), (PASSPHRASE_VERSION_1, Domain.PAYLOAD, None),
-    (0, Domain.PAYLOAD, None), (3, Domain.ORDER_PASSPHRASE, None),
-])
+@pytest.mark.parametrize(
+    ("version", "domain", "expected"),
+    [
+        (VERSION_1, Domain.PAYLOAD, b"old"),
+        (VERSION_1, Domain.ORDER_PASSPHRASE, b"old"),
+        (PASSPHRASE_VERSION_1, Domain.ORDER_PASSPHRASE, b"old"),
+        (PASSPHRASE_VERSION_1, Domain.PAYLOAD, None),
+        (0, Domain.PAYLOAD, None),
+        (3, Domain.ORDER_PASSPHRASE, None),
+    ],
+)
 def test_envelopes_of_an_earlier_release_open_as_what_they_are(
-        version: int, domain: Domain, expected: bytes | None) -> None:
+    version: int, domain: Domain, expected: bytes | None
+) -> None:
     kek = old_kek()
     sealed = seal_version_1(PROJECT_KEY, uuid.UUID(kek.id).bytes, b"old", ("barbtx payload", "id", "p"))
     assert opens(bytes([version]) + sealed[1:], "id", domain, kek) == expected
@@ -118,7 +125,7 @@ def as_secret(payload: StoredPayload, id: str) -> Secret:
 @pytest_twisted.ensureDeferred
 async def test_an_orders_passphrase_and_a_payload_do_not_open_in_each_others_place() -> None:
     stores = StoreManager((StoreCrypto((CRYPTO,), OneKey(), {}, {}),), (), None)
-    passphrase = await resources.keep_passphrase(stores, "id", "p", "open sesame")
+    passphrase = await resources.store_passphrase(stores, "id", "p", "open sesame")
     assert await resources.get_passphrase(stores, "id", "p", passphrase) == "open sesame"
     with pytest.raises(DecryptionFailed):
         await resources.get_secret(stores, as_secret(passphrase, "id"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC
-from barbtx.queue.fair import FairQueue
+from barbtx.queue.fair_queue import FairQueue
 from barbtx.queue.local import LocalTransport
 from barbtx.queue.transport import TaskMessage
 
@@ -25,7 +25,7 @@ def test_everything_comes_out_once_in_its_owners_order_and_owners_take_turns(ite
     for position, (owner, _) in enumerate(out):
         # Whoever still has something waiting had a turn among the last three.
         waiting = {other for other, _ in out[position:]}
-        assert all(other in {o for o, _ in out[max(0, position - 3):position + 3]} for other in waiting)
+        assert all(other in {o for o, _ in out[max(0, position - 3) : position + 3]} for other in waiting)
 
 
 class Tasks:

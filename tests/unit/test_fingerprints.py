@@ -64,12 +64,19 @@ def test_a_fingerprint_is_that_of_one_content(one: Content, two: Content) -> Non
     assert run(made.matches(text, two)) is (one == two)
 
 
-@pytest.mark.parametrize(("first", "then", "known"), [
-    ((OLD,), (OLD,), True), ((OLD,), (NEW, OLD), True), ((NEW, OLD), (OLD, NEW), True), ((OLD,), (NEW,), False),
-])
+@pytest.mark.parametrize(
+    ("first", "then", "known"),
+    [
+        ((OLD,), (OLD,), True),
+        ((OLD,), (NEW, OLD), True),
+        ((NEW, OLD), (OLD, NEW), True),
+        ((OLD,), (NEW,), False),
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_repetition_is_known_again_as_long_as_the_master_key_is_configured(
-        first: tuple[str, ...], then: tuple[str, ...], known: bool) -> None:
+    first: tuple[str, ...], then: tuple[str, ...], known: bool
+) -> None:
     content = Content((b"POST",), b"body")
     text = await fingerprints(*first).make(content)
     if known:

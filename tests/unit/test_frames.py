@@ -48,12 +48,16 @@ def test_a_frame_over_the_agreed_size_is_refused_before_it_is_there() -> None:
         list(FrameBuffer(SPEC, 100).feed(b"\x03\x00\x01\x00\x00\x10\x00"))
 
 
-@pytest.mark.parametrize("data", [
-    b"\x03\x00\x01\x00\x00\x00\x01a\xcd",
-    b"\x07\x00\x01\x00\x00\x00\x01a\xce",
-    b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce",
-    b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x3c\xce",
-], ids=["bad end", "unknown type", "unknown method", "cut short"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x03\x00\x01\x00\x00\x00\x01a\xcd",
+        b"\x07\x00\x01\x00\x00\x00\x01a\xce",
+        b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x03\xe7\xce",
+        b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x3c\xce",
+    ],
+    ids=["bad end", "unknown type", "unknown method", "cut short"],
+)
 def test_what_is_no_frame_is_an_error_and_nothing_else(data: bytes) -> None:
     with pytest.raises(FrameError):
         list(FrameBuffer(SPEC, 4096).feed(data))

@@ -10,13 +10,13 @@ from twisted.internet.task import Clock
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError, ServiceUnavailable
-from barbtx.identity.keystone.circuit import Circuit
-from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.identity.keystone.circuit_breaker import CircuitBreaker
 from barbtx.identity.keystone.session import login_document
+from barbtx.identity.keystone.single_flight import SingleFlight
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
 
 
-def is_open(circuit: Circuit) -> bool:
+def is_open(circuit: CircuitBreaker) -> bool:
     try:
         circuit.check()
     except ServiceUnavailable as problem:
@@ -27,7 +27,7 @@ def is_open(circuit: Circuit) -> bool:
 
 def test_a_circuit_opens_after_failures_in_a_row_and_lets_one_try_through() -> None:
     clock = Clock()
-    circuit = Circuit(clock, "X", 3, 5.0)
+    circuit = CircuitBreaker(clock, "X", 3, 5.0)
     for _ in range(2):
         circuit.failed()
     circuit.succeeded()
@@ -50,7 +50,7 @@ def test_a_circuit_opens_after_failures_in_a_row_and_lets_one_try_through() -> N
 def test_a_clock_set_back_does_not_keep_a_circuit_open_for_longer() -> None:
     clock = Clock()
     clock.advance(10000)
-    circuit = Circuit(clock, "X", 1, 5.0)
+    circuit = CircuitBreaker(clock, "X", 1, 5.0)
     circuit.failed()
     clock.rightNow -= 3600
     with pytest.raises(ServiceUnavailable) as caught:
@@ -59,7 +59,7 @@ def test_a_clock_set_back_does_not_keep_a_circuit_open_for_longer() -> None:
 
 
 def test_a_question_is_asked_once_for_all_who_wait() -> None:
-    flights, gates = SharedFlights(), []
+    flights, gates = SingleFlight(), []
 
     async def ask() -> Any:
         gates.append(Deferred())
@@ -80,7 +80,7 @@ def test_a_question_is_asked_once_for_all_who_wait() -> None:
 
 
 def test_the_last_who_waits_may_leave() -> None:
-    flights, gate = SharedFlights(), Deferred()
+    flights, gate = SingleFlight(), Deferred()
 
     async def ask() -> Any:
         return await gate
@@ -92,8 +92,12 @@ def test_the_last_who_waits_may_leave() -> None:
     assert len(flights) == 0
 
 
-TOKEN = {"user": {"id": "u", "domain": {"id": "d"}}, "expires_at": "2026-01-01T00:00:00.000000Z",
-         "project": {"id": "p", "domain": {"id": "e"}}, "roles": [{"name": "Member"}]}
+TOKEN = {
+    "user": {"id": "u", "domain": {"id": "d"}},
+    "expires_at": "2026-01-01T00:00:00.000000Z",
+    "project": {"id": "p", "domain": {"id": "e"}},
+    "roles": [{"name": "Member"}],
+}
 
 
 def test_an_identity_is_read_from_a_token() -> None:
@@ -102,7 +106,9 @@ def test_an_identity_is_read_from_a_token() -> None:
     assert Identity.from_document({**TOKEN, "project": None}).project_id is None
 
 
-@pytest.mark.parametrize("change", [{"user": {}}, {"user": None}, {"expires_at": "soon"}, {"roles": [{}]}, {"roles": 1}])
+@pytest.mark.parametrize(
+    "change", [{"user": {}}, {"user": None}, {"expires_at": "soon"}, {"roles": [{}]}, {"roles": 1}]
+)
 def test_what_is_no_token_is_not_read(change: dict[str, Any]) -> None:
     with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
         Identity.from_document(TOKEN | change)
@@ -123,9 +129,18 @@ class _Session:
 
 
 def validator(clock: Clock, **answers: Any) -> TokenValidator:
-    options = {"auth_url": "http://keystone.example", "username": "u", "password": "p", "project_name": "p",
-               "token_cache_time": 300, "token_cache_entries": 2, "invalid_token_cache_time": 5}
-    made = TokenValidator.from_config(clock, clock, load([], [f"keystone_authtoken.{k}={v}" for k, v in options.items()]))
+    options = {
+        "auth_url": "http://keystone.example",
+        "username": "u",
+        "password": "p",
+        "project_name": "p",
+        "token_cache_time": 300,
+        "token_cache_entries": 2,
+        "invalid_token_cache_time": 5,
+    }
+    made = TokenValidator.from_config(
+        clock, clock, load([], [f"keystone_authtoken.{k}={v}" for k, v in options.items()])
+    )
     made.session = _Session(clock, answers)
     return made
 
@@ -198,12 +213,24 @@ def options(**settings: str) -> Any:
 def test_the_login_is_the_configured_one() -> None:
     password = login_document(options(username="u", password="p", project_name="service", user_domain_name="D"))
     assert password["auth"] == {
-        "identity": {"methods": ["password"], "password": {"user": {
-            "name": "u", "domain": {"name": "D"}, "password": "p"}}},
-        "scope": {"project": {"name": "service", "domain": {"id": "default"}}}}
-    by_name = login_document(options(auth_type="v3applicationcredential", application_credential_name="c", user_id="u",
-                                     application_credential_secret="s"))
+        "identity": {
+            "methods": ["password"],
+            "password": {"user": {"name": "u", "domain": {"name": "D"}, "password": "p"}},
+        },
+        "scope": {"project": {"name": "service", "domain": {"id": "default"}}},
+    }
+    by_name = login_document(
+        options(
+            auth_type="v3applicationcredential",
+            application_credential_name="c",
+            user_id="u",
+            application_credential_secret="s",
+        )
+    )
     assert by_name["auth"]["identity"]["application_credential"] == {"name": "c", "user": {"id": "u"}, "secret": "s"}
     with pytest.raises(ConfigurationError):
-        login_document(options(auth_type="v3applicationcredential", application_credential_name="c",
-                               application_credential_secret="s"))
+        login_document(
+            options(
+                auth_type="v3applicationcredential", application_credential_name="c", application_credential_secret="s"
+            )
+        )

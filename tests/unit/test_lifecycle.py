@@ -15,17 +15,17 @@ from twisted.python.threadpool import ThreadPool
 from barbtx.config import load
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.lifecycle import CheckedStart
-from barbtx.model.gate import Gate
+from barbtx.model.access_gate import AccessGate
 from barbtx.reload import Reload
 from barbtx.threads import end_pools
 
 
 @attrs.define
 class Database:
-    gate: Gate = attrs.field(factory=Gate)
+    gate: AccessGate = attrs.field(factory=AccessGate)
 
 
-class Foundation:
+class Runtime:
     """What a start check needs of one; each check has the next of some outcomes."""
 
     def __init__(self, *outcomes: BaseException | Deferred | None) -> None:
@@ -47,38 +47,41 @@ class Failing(Service):
         raise ValueError("no way to start")
 
 
-def start(foundation: Foundation, service: Service) -> list[str]:
+def start(runtime: Runtime, service: Service) -> list[str]:
     """Start a service; the reasons for which the start is refused, sooner or later."""
     reasons: list[str] = []
-    CheckedStart(foundation, service, reasons.append, 10).startService()
+    CheckedStart(runtime, service, reasons.append, 10).startService()
     return reasons
 
 
-@pytest.mark.parametrize("outcomes", [(None,), (ServiceUnavailable("down"), None), (OSError(), ServiceUnavailable("x"), None),
-                                      (Deferred(), None)], ids=["at once", "down", "twice", "hangs"])
+@pytest.mark.parametrize(
+    "outcomes",
+    [(None,), (ServiceUnavailable("down"), None), (OSError(), ServiceUnavailable("x"), None), (Deferred(), None)],
+    ids=["at once", "down", "twice", "hangs"],
+)
 def test_what_is_started_and_fails_refuses_the_start(outcomes: tuple) -> None:
-    foundation = Foundation(*outcomes)
-    reasons = start(foundation, Failing())
-    foundation.reactor.pump([1] * 15)
+    runtime = Runtime(*outcomes)
+    reasons = start(runtime, Failing())
+    runtime.reactor.pump([1] * 15)
     assert reasons == ["the start failed: ValueError: no way to start"]
 
 
 def test_only_the_check_is_admitted_until_it_has_passed() -> None:
-    foundation, service = Foundation(OSError("gone"), Deferred(), ServiceUnavailable("down"), None), Service()
-    reasons = start(foundation, service)
+    runtime, service = Runtime(OSError("gone"), Deferred(), ServiceUnavailable("down"), None), Service()
+    reasons = start(runtime, service)
     for _ in range(15):
-        assert service.running and not foundation.database.gate.admits()
-        foundation.reactor.advance(1)
-    foundation.reactor.advance(1)
-    assert foundation.database.gate.admits() and reasons == []
+        assert service.running and not runtime.database.gate.admits()
+        runtime.reactor.advance(1)
+    runtime.reactor.advance(1)
+    assert runtime.database.gate.admits() and reasons == []
 
 
 @pytest.mark.parametrize("before", [(), (ServiceUnavailable("down"),)])
 def test_a_refusal_by_a_later_check_counts_as_well(before: tuple) -> None:
-    foundation = Foundation(*before, ConfigurationError("not ours"))
-    reasons = start(foundation, Service())
-    foundation.reactor.advance(2)
-    assert reasons == ["not ours"] and not foundation.database.gate.admits()
+    runtime = Runtime(*before, ConfigurationError("not ours"))
+    reasons = start(runtime, Service())
+    runtime.reactor.advance(2)
+    assert reasons == ["not ours"] and not runtime.database.gate.admits()
 
 
 @pytest.fixture
@@ -117,8 +120,12 @@ def test_a_part_that_cannot_be_reloaded_does_not_hold_up_the_others() -> None:
     async def works(_: object) -> None:
         done.append("works")
 
-    reload = Reload(conf, lambda: succeed(load([], ["api.bind_port=1"])), {"one": fails, "two": works},
-                    others=(lambda: done.append("other"), lambda: 1 / 0, lambda: done.append("last")))
+    reload = Reload(
+        conf,
+        lambda: succeed(load([], ["api.bind_port=1"])),
+        {"one": fails, "two": works},
+        others=(lambda: done.append("other"), lambda: 1 / 0, lambda: done.append("last")),
+    )
     reload()
     assert done == ["other", "last", "works"]
 

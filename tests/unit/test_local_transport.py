@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from barbtx.queue.local import LocalTransport
-from barbtx.queue.transport import BadMessage, Refused, TaskMessage
+from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage
 
 MESSAGE = TaskMessage("process_type_order", {})
 
@@ -19,7 +19,7 @@ class Gates:
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []
 
-    async def give_back(self) -> None:
+    async def release_orders(self) -> None:
         self.given_back = True
 
     async def dispatch(self, message: TaskMessage) -> None:
@@ -49,7 +49,7 @@ async def test_what_does_not_fit_is_refused(transport: LocalTransport) -> None:
     for _ in range(4):
         transport.send(MESSAGE)
     assert not transport.ready
-    with pytest.raises(Refused):
+    with pytest.raises(PublishRefused):
         await transport.send(MESSAGE)
 
 
@@ -84,5 +84,5 @@ def test_what_takes_too_long_to_end_is_given_back(tasks: Gates, transport: Local
 
 def test_a_task_that_fails_is_logged_and_over(transport: LocalTransport, tasks: Gates) -> None:
     sent = transport.send(MESSAGE)
-    tasks.waiting[0].errback(BadMessage("x"))
+    tasks.waiting[0].errback(InvalidMessage("x"))
     assert sent.called and transport.ready

@@ -52,8 +52,9 @@ def test_a_failure_has_its_traceback_but_no_local_variables() -> None:
 
 
 def test_a_text_line_ends_with_its_ids_and_the_fields_that_its_message_does_not_show() -> None:
-    line = text(lambda log: log.info("order {order_id} is due", order_id="o", request_id="req-1", user_id="a b",
-                                     n=None))
+    line = text(
+        lambda log: log.info("order {order_id} is due", order_id="o", request_id="req-1", user_id="a b", n=None)
+    )
     assert re.fullmatch(r'\S+ \[test#info\] order o is due \[order_id=o request_id=req-1 user_id="a b"\]\n', line), line
 
 
@@ -92,7 +93,7 @@ def test_lines_say_whom_the_code_runs_for_in_coroutines_threads_and_callbacks() 
         def begin() -> None:
             Deferred.fromCoroutine(work(log))
             activity.note(order_id="o")
-            kept.append(activity.carry(lambda: log.info("carried")))
+            kept.append(activity.bind(lambda: log.info("carried")))
 
         activity.run(Activity(request_id="r"), begin)
         activity.run(Activity(request_id="another"), waiting.callback, None)
@@ -103,7 +104,11 @@ def test_lines_say_whom_the_code_runs_for_in_coroutines_threads_and_callbacks() 
         log.info("outside")
 
     assert [(line["message"], line.get("request_id"), line.get("order_id")) for line in lines(emit)] == [
-        ("first", "r", None), ("second", "r", "o"), ("carried", "r", "o"), ("outside", None, None)]
+        ("first", "r", None),
+        ("second", "r", "o"),
+        ("carried", "r", "o"),
+        ("outside", None, None),
+    ]
 
 
 def test_an_event_s_own_field_wins() -> None:
@@ -116,8 +121,16 @@ def test_an_outage_is_logged_once_in_a_while_with_its_number() -> None:
     observer = json_lines(stream)
 
     def happens(what: str, moment: int) -> None:
-        observer({"log_level": LogLevel.warn, "log_format": "{what} is down", "what": what, "log_outage": True,
-                  "log_time": float(moment), "log_namespace": "test"})
+        observer(
+            {
+                "log_level": LogLevel.warn,
+                "log_format": "{what} is down",
+                "what": what,
+                "log_outage": True,
+                "log_time": float(moment),
+                "log_namespace": "test",
+            }
+        )
 
     for second in range(100):
         happens("it", second)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oslo_policy import policy as oslo_policy
 
-from barbtx.api.app import ROOT_ROUTES, V1_ROUTES
 from barbtx.api.dispatch import Operation
+from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy import Policy, credentials_of, get_enforcer, list_rules
-from barbtx.identity.policy_check import find_risks
+from barbtx.identity.policy_audit import find_risks
 from barbtx.identity.predicates import compile_rules
 
 ROLES = ("admin", "creator", "observer", "audit", "key-manager:service-admin", "reader", "member", "nobody")
@@ -62,25 +62,42 @@ _LEAVES = st.one_of(
     st.sampled_from(["@", "!"]),
     st.sampled_from(_ROLE_NAMES).map(lambda role: f"role:{role}"),
     st.sampled_from(["r0", "r1", "r2", "absent"]).map(lambda rule: f"rule:{rule}"),
-    st.builds(lambda name, key: f"{name}:%({key})s", st.sampled_from(
-        ["project_id", "user_id", "roles", "True", "'read'", "None", "1", "domain_id", "token.project.id"]),
-        st.sampled_from(_KEYS)),
-    st.sampled_from(["project_id:p", "user_id:u", "'p':p", "role:%(user_id)s", "user_id:%(target.secret.creator_id)s x"]),
+    st.builds(
+        lambda name, key: f"{name}:%({key})s",
+        st.sampled_from(
+            ["project_id", "user_id", "roles", "True", "'read'", "None", "1", "domain_id", "token.project.id"]
+        ),
+        st.sampled_from(_KEYS),
+    ),
+    st.sampled_from(
+        ["project_id:p", "user_id:u", "'p':p", "role:%(user_id)s", "user_id:%(target.secret.creator_id)s x"]
+    ),
 )
-_CHECKS = st.recursive(_LEAVES, lambda inner: st.one_of(
-    inner.map(lambda check: f"not {check}" if " " not in check else f"not ({check})"),
-    st.builds(lambda parts, word: "(" + f" {word} ".join(parts) + ")", st.lists(inner, min_size=2, max_size=3),
-              st.sampled_from(["and", "or"])),
-), max_leaves=8)
+_CHECKS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        inner.map(lambda check: f"not {check}" if " " not in check else f"not ({check})"),
+        st.builds(
+            lambda parts, word: "(" + f" {word} ".join(parts) + ")",
+            st.lists(inner, min_size=2, max_size=3),
+            st.sampled_from(["and", "or"]),
+        ),
+    ),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=400, deadline=None)
-@given(checks=st.lists(_CHECKS, min_size=3, max_size=3),
-       roles=st.sets(st.sampled_from([*_ROLE_NAMES, "ADMIN", "none"])),
-       found=st.dictionaries(st.sampled_from(_KEYS), _VALUES),
-       user=st.sampled_from(["u", "v", None]), project=st.sampled_from(["p", "q"]))
+@given(
+    checks=st.lists(_CHECKS, min_size=3, max_size=3),
+    roles=st.sets(st.sampled_from([*_ROLE_NAMES, "ADMIN", "none"])),
+    found=st.dictionaries(st.sampled_from(_KEYS), _VALUES),
+    user=st.sampled_from(["u", "v", None]),
+    project=st.sampled_from(["p", "q"]),
+)
 def test_any_rules_decide_as_oslo_policy_does(
-        checks: list[str], roles: set[str], found: dict[str, object], user: str | None, project: str) -> None:
+    checks: list[str], roles: set[str], found: dict[str, object], user: str | None, project: str
+) -> None:
     # r2 may name r0 and r1, r1 only r0, and r0 none: rules in a circle are refused when they are loaded.
     rules = {f"r{n}": check for n, check in enumerate(checks)}
     for n, name in enumerate(rules):
@@ -110,13 +127,26 @@ def test_an_override_takes_the_place_of_both_defaults(tmp_path) -> None:
     assert not policy.allows("secrets:post", context("member"), {})
 
 
-@pytest.mark.parametrize("text", [
-    '"secrets:post": "role:a or or"', "[not a mapping", '"secrets:post": "rule:secrets:post"',
-    # oslo.policy alone would take each of these, and let everybody in with some.
-    '"secret:decrypt": "not roleaudit and not role:audit"', '"secret:decrypt": !', '"secret:decrypt": ~',
-    '"secret:decrypt": ""', '"secrets:post": "role:x or nonsense"', '"secrets:post": 5', '"secrets:post": true',
-    '"secrets:post": {"role": "x"}', "- secrets:post", "just a text", '"secrets:post": "http://127.0.0.1:1/ask"',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"secrets:post": "role:a or or"',
+        "[not a mapping",
+        '"secrets:post": "rule:secrets:post"',
+        # oslo.policy alone would take each of these, and let everybody in with some.
+        '"secret:decrypt": "not roleaudit and not role:audit"',
+        '"secret:decrypt": !',
+        '"secret:decrypt": ~',
+        '"secret:decrypt": ""',
+        '"secrets:post": "role:x or nonsense"',
+        '"secrets:post": 5',
+        '"secrets:post": true',
+        '"secrets:post": {"role": "x"}',
+        "- secrets:post",
+        "just a text",
+        '"secrets:post": "http://127.0.0.1:1/ask"',
+    ],
+)
 def test_a_policy_file_with_an_error_stops_the_start(tmp_path, text: str) -> None:
     (tmp_path / "policy.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match="policy"):
@@ -124,8 +154,12 @@ def test_a_policy_file_with_an_error_stops_the_start(tmp_path, text: str) -> Non
 
 
 def test_every_operation_of_every_route_has_a_rule_that_exists() -> None:
-    open_to_all = {route: controller for route, controller in (ROOT_ROUTES | V1_ROUTES).items()
-                   for operation in _operations(controller) if operation.rule is None}
+    open_to_all = {
+        route: controller
+        for route, controller in (ROOT_ROUTES | V1_ROUTES).items()
+        for operation in _operations(controller)
+        if operation.rule is None
+    }
     assert set(open_to_all) == {"/", "/v1"}
     used = {operation.rule for controller in V1_ROUTES.values() for operation in _operations(controller)}
     assert used - {None} <= set(RULES)
@@ -133,8 +167,11 @@ def test_every_operation_of_every_route_has_a_rule_that_exists() -> None:
 
 def _operations(controller: type) -> list[Operation]:
     """Those that do something: ``on_other`` is for methods that are not allowed, and says so."""
-    return [value for name in dir(controller) if name != "on_other"
-            and isinstance(value := getattr(controller, name), Operation)]
+    return [
+        value
+        for name in dir(controller)
+        if name != "on_other" and isinstance(value := getattr(controller, name), Operation)
+    ]
 
 
 def test_what_reaches_beyond_a_project_is_named_and_the_hardened_rules_close_it() -> None:
@@ -161,7 +198,9 @@ def test_a_literal_refusal_may_stand_anywhere(tmp_path) -> None:
     assert not policy.allows("secrets:post", context("admin"), {}) and policy.allows("secrets:get", context("b"), {})
 
 
-@pytest.mark.parametrize("check", ["class:x", "user_id.x:y", "user_id:%(target.secret.project_id)d", "user_id:%(broken"])
+@pytest.mark.parametrize(
+    "check", ["class:x", "user_id.x:y", "user_id:%(target.secret.project_id)d", "user_id:%(broken"]
+)
 def test_a_check_that_makes_no_sense_admits_nobody(tmp_path, check: str) -> None:
     (tmp_path / "policy.yaml").write_text(f'"secret:get": "{check}"\n')
     policy = Policy.from_config(load([], [f"oslo_policy.policy_file={tmp_path}/policy.yaml"]))
@@ -188,11 +227,13 @@ def test_a_reload_takes_the_new_rules_or_keeps_the_old(tmp_path) -> None:
     assert policy.allows("secrets:get", context("b"), {}) and not policy.allows("secrets:get", context("c"), {})
 
 
-@pytest.mark.parametrize("tool", ["oslopolicy-sample-generator", "oslopolicy-policy-generator",
-                                  "oslopolicy-list-redundant"])
+@pytest.mark.parametrize(
+    "tool", ["oslopolicy-sample-generator", "oslopolicy-policy-generator", "oslopolicy-list-redundant"]
+)
 def test_oslo_policy_s_tools_know_barbtx(tool: str, tmp_path) -> None:
-    done = subprocess.run([Path(sys.executable).parent / tool, "--namespace", "barbtx"], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).parent / tool, "--namespace", "barbtx"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     if "generator" in tool:
         assert '"secret:decrypt": "True:%(enforce_new_defaults)s and' in done.stdout
@@ -200,11 +241,20 @@ def test_oslo_policy_s_tools_know_barbtx(tool: str, tmp_path) -> None:
 
 def test_oslopolicy_checker_understands_the_generated_policy(tmp_path) -> None:
     tools = Path(sys.executable).parent
-    subprocess.run([tools / "oslopolicy-policy-generator", "--namespace", "barbtx", "--output-file", "all.yaml"],
-                   cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "access.json").write_text(json.dumps({"token": {
-        "roles": [{"name": "member"}], "user": {"id": "u"}, "project": {"id": "p"}}}))
+    subprocess.run(
+        [tools / "oslopolicy-policy-generator", "--namespace", "barbtx", "--output-file", "all.yaml"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    (tmp_path / "access.json").write_text(
+        json.dumps({"token": {"roles": [{"name": "member"}], "user": {"id": "u"}, "project": {"id": "p"}}})
+    )
     (tmp_path / "target.json").write_text(json.dumps({"enforce_new_defaults": True}))
-    done = subprocess.run([tools / "oslopolicy-checker", "--policy", "all.yaml", "--access", "access.json", "--target",
-                           "target.json"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [tools / "oslopolicy-checker", "--policy", "all.yaml", "--access", "access.json", "--target", "target.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert "passed: secrets:post" in done.stdout and "failed: project_quotas:put" in done.stdout, done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import attrs
@@ -13,27 +12,46 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from barbtx.errors import (
-    BadRequest, Conflict, NotFound, ProjectClosed, QuotaReached, ServiceUnavailable, TooManyRequests, describe,
+    BadRequest,
+    Conflict,
+    NotFound,
+    ProjectClosed,
+    QuotaReached,
+    ServiceUnavailable,
+    TooManyRequests,
+    describe,
 )
 from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
-from barbtx.model.records import Lease, Made, NewSecret, Order, StoredPayload
+from barbtx.model.records import GeneratedObjects, Lease, NewSecret, Order, StoredPayload
 from barbtx.model.repositories.idempotency import DuplicateKey
 from barbtx.model.repositories.orders import LeaseLost
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
 from barbtx.plugin.interface.crypto import MasterKeyUnavailable
-from barbtx.plugin.manager import NotEnabled, StoreManager
-from barbtx.tasks.base import Overtaken
+from barbtx.plugin.manager import PluginNotEnabled, StoreManager
+from barbtx.tasks.base import TaskSuperseded
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 from barbtx.tasks.leases import Leases
-from barbtx.tasks.patience import Patience
+from barbtx.tasks.outage_retry import OutageRetry
 from barbtx.tasks.type_order import BeginTypeOrder, Outcome
 from tests.support.wrapping_store import WrappingStore
 
 DEFINITE = [
-    QuotaReached(), Conflict("x"), NotFound("x"), BadRequest("x"), TooManyRequests("x"), DuplicateKey(), LeaseLost(),
-    IntegrityError("statement", {}, Exception()), CancelledError(), KeyError("x"), LookupError("x"), HasPayload(None),
-    ServiceUnavailable("x"), DatabaseUnavailable(reason="no free connection"), asyncio.TimeoutError(),
+    QuotaReached(),
+    Conflict("x"),
+    NotFound("x"),
+    BadRequest("x"),
+    TooManyRequests("x"),
+    DuplicateKey(),
+    LeaseLost(),
+    IntegrityError("statement", {}, Exception()),
+    CancelledError(),
+    KeyError("x"),
+    LookupError("x"),
+    HasPayload(None),
+    ServiceUnavailable("x"),
+    DatabaseUnavailable(reason="no free connection"),
+    TimeoutError(),
 ]
 UNKNOWN = [DatabaseUnavailable(outcome_unknown=True), CancelledInCommit()]
 ALL = [(error, False) for error in DEFINITE] + [(error, True) for error in UNKNOWN]
@@ -56,7 +74,8 @@ async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
 @pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
 @pytest_twisted.ensureDeferred
 async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
-        stores: StoreManager, directory: Path, error: Exception, stays: bool) -> None:
+    stores: StoreManager, directory: Path, error: Exception, stays: bool
+) -> None:
     payloads = [await stored(stores, id) for id in ("one", "two")]
     with pytest.raises(type(error)) as caught:
         async with resources.forgotten_if_refused(stores, *payloads, None):
@@ -74,7 +93,8 @@ async def test_a_payload_that_was_written_stays(stores: StoreManager, directory:
 
 @pytest_twisted.ensureDeferred
 async def test_a_store_that_cannot_delete_does_not_hide_what_was_refused(
-        stores: StoreManager, directory: Path, tmp_path: Path) -> None:
+    stores: StoreManager, directory: Path, tmp_path: Path
+) -> None:
     first, second = await stored(stores, "first"), await stored(stores, "second")
     unknown = attrs.evolve(first, plugin="no.such.Store")
     (directory / "first").unlink()
@@ -120,29 +140,37 @@ class Outcomes:
 ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 
 
-async def finish(stores: StoreManager, orders: Outcomes, clock: Clock = Clock(), patience: float = 0.0,
-                 **follow_on: object) -> None:
-    made = Made(tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")]))
+async def finish(
+    stores: StoreManager, orders: Outcomes, clock: Clock = Clock(), patience: float = 0.0, **follow_on: object
+) -> None:
+    made = GeneratedObjects(
+        tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")])
+    )
     lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
-    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, patience))
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, patience))
     await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
 
 
 @pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
 @pytest_twisted.ensureDeferred
 async def test_a_worker_takes_back_what_it_could_not_write(
-        stores: StoreManager, directory: Path, error: Exception, stays: bool) -> None:
-    with pytest.raises(Overtaken if isinstance(error, LeaseLost) else type(error)):
+    stores: StoreManager, directory: Path, error: Exception, stays: bool
+) -> None:
+    with pytest.raises(TaskSuperseded if isinstance(error, LeaseLost) else type(error)):
         await finish(stores, Outcomes(error))
     left = {path.name for path in directory.iterdir()}
     # The passphrase is needed for another attempt.
     assert left == ({"private", "public", "passphrase"} if stays else {"passphrase"})
 
 
-@pytest.mark.parametrize("error", [CancelledError(), KeyError("x"), IntegrityError("statement", {}, Exception()),
-                                   BadRequest("x"), RuntimeError("x")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [CancelledError(), KeyError("x"), IntegrityError("statement", {}, Exception()), BadRequest("x"), RuntimeError("x")],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_may_have_been_written_at_an_earlier_try_stays_whatever_ends_the_last(
-        stores: StoreManager, directory: Path, error: Exception) -> None:
+    stores: StoreManager, directory: Path, error: Exception
+) -> None:
     clock = Clock()
     orders = Outcomes(DatabaseUnavailable(outcome_unknown=True), ServiceUnavailable("x"), error)
     finishing = Deferred.fromCoroutine(finish(stores, orders, clock, 60.0))
@@ -160,13 +188,15 @@ def test_what_a_project_took_no_more_was_not_written_at_an_earlier_try(stores: S
     assert {path.name for path in directory.iterdir()} == {"passphrase"}
 
 
-@pytest.mark.parametrize("lacked", [NotEnabled("a store"), MasterKeyUnavailable("an id")],
-                         ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "lacked", [PluginNotEnabled("a store"), MasterKeyUnavailable("an id")], ids=lambda value: type(value).__name__
+)
 @pytest_twisted.ensureDeferred
 async def test_an_order_waits_for_a_worker_that_has_what_it_needs(
-        stores: StoreManager, directory: Path, lacked: Exception) -> None:
+    stores: StoreManager, directory: Path, lacked: Exception
+) -> None:
     orders, clock = Outcomes(), Clock()
-    task = BeginTypeOrder(orders, stores, Leases(orders, clock), Patience(clock, 0.0))
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, 0.0))
     lease = Lease(ORDER, "token", 10, await stored(stores, "passphrase"))
     await task.handle_error(lease, describe(lacked, "Process TypeOrder"), lacked)
     assert orders.retried and not orders.counted and [path.name for path in directory.iterdir()] == ["passphrase"]

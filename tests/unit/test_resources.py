@@ -12,8 +12,8 @@ from zope.interface.verify import verifyObject
 from barbtx.errors import NotSupported, describe
 from barbtx.model.records import EncryptedDatum, KEKMeta, NewSecret
 from barbtx.plugin import resources
-from barbtx.plugin.interface.secret_store import ISecretStore, Kept
-from barbtx.plugin.manager import NotEnabled, StoreManager
+from barbtx.plugin.interface.secret_store import ISecretStore, StorageReceipt
+from barbtx.plugin.manager import PluginNotEnabled, StoreManager
 from barbtx.plugin.stores.store_crypto import StoreCrypto
 from tests.support.wrapping_store import WrappingStore
 
@@ -52,15 +52,15 @@ async def test_a_store_that_is_not_enabled_any_more_is_named(stores: StoreManage
         await resources.get_secret(lacking, stored)
     fault = describe(caught.value, "Secret payload retrieval")
     assert fault.status == 503 and "Retry-After" in fault.headers and "WrappingStore" not in fault.description
-    with pytest.raises(NotEnabled):
+    with pytest.raises(PluginNotEnabled):
         await resources.delete_secret(lacking, stored)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_crypto_plugin_that_is_not_enabled_is_no_corruption() -> None:
     kek = KEKMeta("k", "another.Plugin", "l", "aes", 256, "gcm", "w")
-    with pytest.raises(NotEnabled, match="another.Plugin"):
-        await StoreCrypto((), None, {}, {}).get_secret("s", "p", Kept(datum=EncryptedDatum(kek, b"c", None)))
+    with pytest.raises(PluginNotEnabled, match="another.Plugin"):
+        await StoreCrypto((), None, {}, {}).get_secret("s", "p", StorageReceipt(datum=EncryptedDatum(kek, b"c", None)))
 
 
 @pytest_twisted.ensureDeferred

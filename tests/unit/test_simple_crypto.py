@@ -12,7 +12,10 @@ import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric import dsa, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
-    load_der_private_key, load_der_public_key, load_pem_private_key, load_pem_public_key,
+    load_der_private_key,
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +29,15 @@ from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.crypto.envelope import open_sealed, seal
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys,
-    MasterKeyUnavailable, SupportType,
+    DecryptDTO,
+    DecryptionFailed,
+    EncryptDTO,
+    GenerateDTO,
+    GeneratePairDTO,
+    ICryptoPlugin,
+    IMasterKeys,
+    MasterKeyUnavailable,
+    SupportType,
 )
 from barbtx.plugin.manager import PluginContext
 
@@ -123,8 +133,11 @@ async def test_generated_pairs_fit_together(algorithm: str, kind: type, passphra
     kek = new_kek(crypto)
     dto = GeneratePairDTO(algorithm, 1024, passphrase, "private", "public", "passphrase")
     parts = dict(zip(("private", "public", "passphrase"), await crypto.generate_asymmetric(dto, kek, "p")))
-    opened = {name: crypto.decrypt(DecryptDTO(part.cypher_text, name), kek, "p")
-              for name, part in parts.items() if part is not None}
+    opened = {
+        name: crypto.decrypt(DecryptDTO(part.cypher_text, name), kek, "p")
+        for name, part in parts.items()
+        if part is not None
+    }
     pem = algorithm == "RSA"
     password = passphrase.encode() if passphrase else None
     private = (load_pem_private_key if pem else load_der_private_key)(opened["private"], password)
@@ -134,10 +147,18 @@ async def test_generated_pairs_fit_together(algorithm: str, kind: type, passphra
     assert opened.get("passphrase") == password
 
 
-@pytest.mark.parametrize(("algorithm", "bits", "mode", "supported"), [
-    ("AES", 256, None, True), ("aes", 512, None, False), ("aes", 512, "XTS", True), ("aes", 64, "xts", False),
-    ("hmacsha512", 128, "cbc", True), ("rsa", 2048, None, False), ("", 128, None, False),
-])
+@pytest.mark.parametrize(
+    ("algorithm", "bits", "mode", "supported"),
+    [
+        ("AES", 256, None, True),
+        ("aes", 512, None, False),
+        ("aes", 512, "XTS", True),
+        ("aes", 64, "xts", False),
+        ("hmacsha512", 128, "cbc", True),
+        ("rsa", 2048, None, False),
+        ("", 128, None, False),
+    ],
+)
 def test_it_supports_the_keys_of_the_contract(algorithm: str, bits: int, mode: str | None, supported: bool) -> None:
     assert plugin(KEY).supports(SupportType.SYMMETRIC_KEY_GENERATION, algorithm, bits, mode) is supported
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from barbtx.errors import Fault, NotSupported
-from barbtx.queue.transport import BadMessage, TaskMessage, decode, encode
+from barbtx.errors import ErrorResponse, NotSupported
+from barbtx.queue.transport import InvalidMessage, TaskMessage, decode, encode
 from barbtx.tasks.base import BaseTask
 from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 
@@ -34,7 +34,7 @@ class Recorder(BaseTask):
     async def handle_processing(self, entity: object) -> object:
         return await self._step("process", "result")
 
-    async def handle_error(self, entity: object, fault: Fault, exception: Exception) -> None:
+    async def handle_error(self, entity: object, fault: ErrorResponse, exception: Exception) -> None:
         self.fault = fault
         await self._step("error", None)
 
@@ -62,14 +62,14 @@ async def test_a_failure_is_recorded_in_safe_words_and_raised() -> None:
     with pytest.raises(RuntimeError):
         await task.process()
     assert task.calls == ["retrieve", "process", "error"]
-    assert task.fault == Fault(500, "Test task failure seen - please contact site administrator.")
+    assert task.fault == ErrorResponse(500, "Test task failure seen - please contact site administrator.")
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_of_known_kind_keeps_its_status_and_reason() -> None:
     task = Recorder(process=NotSupported("no such algorithm"))
     assert await task.process_and_suppress_exceptions() is None
-    assert task.fault == Fault(400, "Test task issue seen - no such algorithm.")
+    assert task.fault == ErrorResponse(400, "Test task issue seen - no such algorithm.")
 
 
 @pytest_twisted.ensureDeferred
@@ -109,11 +109,23 @@ def test_fields_of_a_later_release_are_left_alone() -> None:
     assert decode(body, "barbtx", "1.1") == MESSAGE
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"{", b"[]", b"\xff", b"null", b'{"a":"\xc3\xa9"}', encode(MESSAGE, "other", "1.1"),
-    encode(MESSAGE, "barbtx", "2.0"), b'{"version":"1.1","namespace":"barbtx","method":1,"args":{}}',
-    b'{"version":"1.1","namespace":"barbtx","method":"m","args":{"order_id":5}}', b"[" * 100000,
-], ids=lambda body: repr(body[:20]))
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"null",
+        b'{"a":"\xc3\xa9"}',
+        encode(MESSAGE, "other", "1.1"),
+        encode(MESSAGE, "barbtx", "2.0"),
+        b'{"version":"1.1","namespace":"barbtx","method":1,"args":{}}',
+        b'{"version":"1.1","namespace":"barbtx","method":"m","args":{"order_id":5}}',
+        b"[" * 100000,
+    ],
+    ids=lambda body: repr(body[:20]),
+)
 def test_what_is_no_message_is_refused(body: bytes) -> None:
-    with pytest.raises(BadMessage):
+    with pytest.raises(InvalidMessage):
         decode(body, "barbtx", "1.1")

@@ -21,12 +21,10 @@ class _ApiMaker(_Maker):
     description = "barbtx, the key manager: its API"
 
     def makeService(self, options):
-        from barbtx.api.process import API_PARTS, make_api
+        from barbtx.api.application import API_PARTS, make_api
         from barbtx.twistd import make_service
-        from workers.retry_scheduler import RetryScheduler
 
-        return make_service(options, lambda reactor, foundation: make_api(reactor, foundation, RetryScheduler),
-                            API_PARTS)
+        return make_service(options, make_api, API_PARTS)
 
 
 @implementer(IServiceMaker, IPlugin)
@@ -36,7 +34,7 @@ class _WorkerMaker(_Maker):
 
     def makeService(self, options):
         from barbtx.twistd import make_service
-        from workers.process import make_worker
+        from workers.application import make_worker
 
         return make_service(options, make_worker)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from barbtx.api.answers import Answer
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, Found, operation
-from barbtx.api.schemas import answers
+from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.responses import Response
+from barbtx.api.schemas import responses
 from barbtx.errors import NotFound
 from barbtx.model.records import SecretStore
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
@@ -15,7 +15,7 @@ from barbtx.model.repositories.secret_stores import SecretStoreRepo
 
 def _stores(call: Call) -> SecretStoreRepo:
     """:raises NotFound: there is nothing to choose from."""
-    stores = call.services.stores
+    stores = call.dependencies.stores
     if not stores.backends:
         raise NotFound("Not Found. Multiple backends support is not enabled in service configuration.")
     return stores.choices
@@ -39,9 +39,11 @@ class SecretStoresController(Controller):
 
     name = "Secret store(s) retrieval"
 
-    @operation(name, "secretstores:get", answer=answers.SECRET_STORES)
-    async def on_get(self, call: Call, found: Found) -> Answer:
-        return Answer(document={"secret_stores": [_document(call, store) for store in await _stores(call).list()]})
+    @operation(name, "secretstores:get", answer=responses.SECRET_STORES)
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+        return Response(
+            document={"secret_stores": [_document(call, store) for store in await _stores(call).list_all()]}
+        )
 
 
 class GlobalDefaultController(Controller):
@@ -49,10 +51,10 @@ class GlobalDefaultController(Controller):
 
     name = "Global default secret store retrieval"
 
-    @operation(name, "secretstores:get_global_default", answer=answers.SECRET_STORE)
-    async def on_get(self, call: Call, found: Found) -> Answer:
-        (store,) = [store for store in await _stores(call).list() if store.global_default]
-        return Answer(document=_document(call, store))
+    @operation(name, "secretstores:get_global_default", answer=responses.SECRET_STORE)
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+        (store,) = [store for store in await _stores(call).list_all() if store.global_default]
+        return Response(document=_document(call, store))
 
 
 class PreferredStoreController(Controller):
@@ -60,12 +62,12 @@ class PreferredStoreController(Controller):
 
     name = "Preferred secret store retrieval"
 
-    @operation(name, "secretstores:get_preferred", answer=answers.SECRET_STORE)
-    async def on_get(self, call: Call, found: Found) -> Answer:
+    @operation(name, "secretstores:get_preferred", answer=responses.SECRET_STORE)
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
         store = await _stores(call).preferred(call.context.project_id)
         if store is None:
             raise NotFound("Not Found. No preferred secret store defined for this project.")
-        return Answer(document=_document(call, store))
+        return Response(document=_document(call, store))
 
 
 class SecretStoreController(Controller):
@@ -73,15 +75,15 @@ class SecretStoreController(Controller):
 
     name = "Secret store retrieval"
 
-    async def find(self, call: Call) -> Found:
+    async def find(self, call: Call) -> ResolvedResource:
         store = await _stores(call).get(require_uuid4(call.ids["store_id"], "secret store"))
         if store is None:
             raise NotFound("Not Found. Secret store not found.")
-        return Found(store)
+        return ResolvedResource(store)
 
-    @operation(name, "secretstore:get", answer=answers.SECRET_STORE)
-    async def on_get(self, call: Call, found: Found) -> Answer:
-        return Answer(document=_document(call, found.object))
+    @operation(name, "secretstore:get", answer=responses.SECRET_STORE)
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+        return Response(document=_document(call, found.object))
 
 
 class StorePreferenceController(SecretStoreController):
@@ -91,11 +93,11 @@ class StorePreferenceController(SecretStoreController):
     on_get = None
 
     @operation(name, "secretstore_preferred:post", success=(204,))
-    async def on_post(self, call: Call, found: Found) -> Answer:
+    async def on_post(self, call: Call, found: ResolvedResource) -> Response:
         await _stores(call).prefer(call.context.project_id, found.object.id)
-        return Answer(204)
+        return Response(204)
 
     @operation("Removing preferred secret store", "secretstore_preferred:delete", success=(204,))
-    async def on_delete(self, call: Call, found: Found) -> Answer:
+    async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
         await _stores(call).forget_preference(call.context.project_id)
-        return Answer(204)
+        return Response(204)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from barbtx.api.answers import Answer
-from barbtx.api.dispatch import Call, Controller, Found, operation
+from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
 from barbtx.api.middleware.microversion import MAXIMUM, MINIMUM, version_text
 from barbtx.api.negotiation import accepts_version_document, media_type
-from barbtx.api.schemas import answers
+from barbtx.api.responses import Response
+from barbtx.api.schemas import responses
 
 # The release of the reference service whose behaviour this is.
 _BUILD = "23.0.0"
@@ -33,15 +33,21 @@ class VersionsController(Controller):
 
     name = "Versions retrieval"
 
-    @operation(name, None, accepts=accepts_version_document, success=(200, 300, 302), answer=answers.VERSIONS,
-               query=("build",))
-    async def on_get(self, call: Call, found: Found) -> Answer:
+    @operation(
+        name,
+        None,
+        accepts=accepts_version_document,
+        success=(200, 300, 302),
+        answer=responses.VERSIONS,
+        query=("build",),
+    )
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
         if "build" in call.query:
-            return Answer(document={"build": _BUILD})
+            return Response(document={"build": _BUILD})
         if media_type(call.header("accept") or "") == "application/json-home":
-            return Answer(302, headers={"Location": f"{call.base}/v1/"})
+            return Response(302, headers={"Location": f"{call.base}/v1/"})
         version = _version(call)
-        return Answer(300, {"versions": {"values": [version]} if call.microversion == MINIMUM else [version]})
+        return Response(300, {"versions": {"values": [version]} if call.microversion == MINIMUM else [version]})
 
 
 class VersionController(Controller):
@@ -49,7 +55,6 @@ class VersionController(Controller):
 
     name = "Version retrieval"
 
-    @operation(name, None, accepts=accepts_version_document,
-               answer=answers.thing({"version": answers.VERSION}))
-    async def on_get(self, call: Call, found: Found) -> Answer:
-        return Answer(document={"version": _version(call)})
+    @operation(name, None, accepts=accepts_version_document, answer=responses.thing({"version": responses.VERSION}))
+    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+        return Response(document={"version": _version(call)})

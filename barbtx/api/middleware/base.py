@@ -12,8 +12,8 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from barbtx.api.answers import apply_early_fault
-from barbtx.errors import BarbtxError, Fault, describe
+from barbtx.api.responses import write_early_error
+from barbtx.errors import BarbtxError, ErrorResponse, describe
 
 
 @implementer(IResource)
@@ -57,9 +57,9 @@ class Filter(ABC):
             request.write(body)
             request.finish()
 
-    def refuse(self, request: Any, fault: Fault) -> bytes:
+    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
         """Render a refusal."""
-        return apply_early_fault(request, fault)
+        return write_early_error(request, fault)
 
     def getChildWithDefault(self, name: bytes, request: IRequest) -> IResource:
         return self

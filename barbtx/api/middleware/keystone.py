@@ -10,25 +10,45 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from barbtx.api.answers import Answer, apply_answer
-from barbtx.api.front import Builder
+from barbtx.api.dependencies import Dependencies
 from barbtx.api.middleware.base import Filter
-from barbtx.api.services import Services
-from barbtx.errors import Fault
+from barbtx.api.responses import Response, write_response
+from barbtx.api.root import Builder
+from barbtx.errors import ErrorResponse
 from barbtx.identity.context import RequestContext
 from barbtx.identity.keystone.access_rules import normalize
+from barbtx.identity.keystone.fair_scheduler import Requester
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
-from barbtx.identity.keystone.turns import Asker
 
 log = Logger()
 
 # What keystonemiddleware would tell an application in. Here nothing reads them; they go all the same, so that nothing
 # ever will.
 _IDENTITY_HEADERS = tuple(
-    f"x-{prefix}{name}".encode() for prefix in ("", "service-") for name in (
-        "identity-status", "project-id", "project-name", "project-domain-id", "project-domain-name", "user-id",
-        "user-name", "user-domain-id", "user-domain-name", "domain-id", "domain-name", "roles", "role", "tenant-id",
-        "tenant-name", "tenant", "user", "is-admin-project", "system-scope"))
+    f"x-{prefix}{name}".encode()
+    for prefix in ("", "service-")
+    for name in (
+        "identity-status",
+        "project-id",
+        "project-name",
+        "project-domain-id",
+        "project-domain-name",
+        "user-id",
+        "user-name",
+        "user-domain-id",
+        "user-domain-name",
+        "domain-id",
+        "domain-name",
+        "roles",
+        "role",
+        "tenant-id",
+        "tenant-name",
+        "tenant",
+        "user",
+        "is-admin-project",
+        "system-scope",
+    )
+)
 
 
 @attrs.frozen(eq=False)
@@ -83,7 +103,7 @@ class KeystoneAuth(Filter):
         known = self.validator.known(token, allow_expired=allow_expired)
         if known is not None:
             return known
-        asker = Asker(request.sender.group, request.client)
+        asker = Requester(request.sender.group, request.client)
         return await self.validator.validate(token, allow_expired=allow_expired, asker=asker)
 
     def _context(self, request: Any, identity: Identity, service: Identity | None) -> RequestContext:
@@ -93,12 +113,18 @@ class KeystoneAuth(Filter):
         if service is None:
             self._check_access_rules(request, identity)
         return RequestContext(
-            identity.project_id, identity.user_id, identity.roles, request.request_id,
-            user_domain_id=identity.user_domain_id, project_domain_id=identity.project_domain_id,
-            service_user_id=service and service.user_id, service_project_id=service and service.project_id,
+            identity.project_id,
+            identity.user_id,
+            identity.roles,
+            request.request_id,
+            user_domain_id=identity.user_domain_id,
+            project_domain_id=identity.project_domain_id,
+            service_user_id=service and service.user_id,
+            service_project_id=service and service.project_id,
             service_roles=service.roles if service else frozenset(),
             service_user_domain_id=service and service.user_domain_id,
-            service_project_domain_id=service and service.project_domain_id, is_admin_project=identity.is_admin_project,
+            service_project_domain_id=service and service.project_domain_id,
+            is_admin_project=identity.is_admin_project,
         )
 
     def _check_access_rules(self, request: Any, identity: Identity) -> None:
@@ -114,9 +140,16 @@ class KeystoneAuth(Filter):
         path = normalize(b"/".join(request.postpath).decode())
         method = request.method.decode("ascii", "replace")
         if not identity.access_rules.allow(self.service_type, method, {path, normalize(self.prefix + path)}):
-            log.info("the access rules of the caller's application credential do not allow {method} {path} of "
-                     "{service_type}", method=method, path=path, service_type=self.service_type,
-                     request_id=request.request_id, project_id=identity.project_id, user_id=identity.user_id)
+            log.info(
+                "the access rules of the caller's application credential do not allow {method} {path} of "
+                "{service_type}",
+                method=method,
+                path=path,
+                service_type=self.service_type,
+                request_id=request.request_id,
+                project_id=identity.project_id,
+                user_id=identity.user_id,
+            )
             raise InvalidToken
 
     def _refused(self, request: Any, problem: InvalidToken) -> None:
@@ -124,14 +157,18 @@ class KeystoneAuth(Filter):
             raise problem
         request.context = RequestContext(None, None, frozenset(), request.request_id)
 
-    def refuse(self, request: Any, fault: Fault) -> bytes:
+    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
         """A 401 in two shapes at once: that of Keystone's middleware, which clients of Keystone read, and our own."""
         if fault.status != 401:
             return super().refuse(request, fault)
         request.fault = fault
-        document = {"error": {"code": 401, "title": fault.title, "message": fault.description},
-                    "code": 401, "title": fault.title, "description": fault.description}
-        return apply_answer(request, Answer(401, document, headers={"WWW-Authenticate": self.challenge}))
+        document = {
+            "error": {"code": 401, "title": fault.title, "message": fault.description},
+            "code": 401,
+            "title": fault.title,
+            "description": fault.description,
+        }
+        return write_response(request, Response(401, document, headers={"WWW-Authenticate": self.challenge}))
 
 
 def _token(request: Any, name: bytes) -> bytes | None:
@@ -146,15 +183,21 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
 
     :raises ConfigurationError: (when built) Keystone cannot be asked as configured.
     """
-    def build_filter(build: Builder, services: Services) -> KeystoneAuth:
-        options = services.conf.keystone_authtoken
-        validator = TokenValidator.from_config(services.reactor, services.clock, services.conf)
-        services.gauges["tokens"] = validator.gauges
+
+    def build_filter(build: Builder, dependencies: Dependencies) -> KeystoneAuth:
+        options = dependencies.conf.keystone_authtoken
+        validator = TokenValidator.from_config(dependencies.reactor, dependencies.clock, dependencies.conf)
+        dependencies.gauges["tokens"] = validator.gauges
         uri = options.www_authenticate_uri or options.auth_url
         return KeystoneAuth(
-            build(services), validator, f'Keystone uri="{uri}"',
-            frozenset(role.lower() for role in options.service_token_roles), options.service_token_roles_required,
-            options.delay_auth_decision and services.conf.allow_anonymous_access,
-            options.service_type, urlsplit(services.conf.host_href or "").path)
+            build(dependencies),
+            validator,
+            f'Keystone uri="{uri}"',
+            frozenset(role.lower() for role in options.service_token_roles),
+            options.service_token_roles_required,
+            options.delay_auth_decision and dependencies.conf.allow_anonymous_access,
+            options.service_type,
+            urlsplit(dependencies.conf.host_href or "").path,
+        )
 
-    return lambda build: lambda services: build_filter(build, services)
+    return lambda build: lambda dependencies: build_filter(build, dependencies)

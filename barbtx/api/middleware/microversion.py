@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from barbtx.api.answers import add_vary
-from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
+from barbtx.api.responses import add_vary
+from barbtx.api.root import Builder
 from barbtx.errors import BadRequest, NotAcceptable
 
 Version = tuple[int, int]
@@ -65,4 +65,4 @@ class Microversion(Filter):
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     """PasteDeploy filter factory."""
-    return lambda build: lambda services: Microversion(build(services))
+    return lambda build: lambda dependencies: Microversion(build(dependencies))

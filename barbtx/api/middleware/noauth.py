@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
-from barbtx.api.answers import Answer, apply_answer
-from barbtx.api.front import Builder
+from barbtx.api.dependencies import Dependencies
 from barbtx.api.middleware.base import Filter
-from barbtx.api.services import Services
-from barbtx.api.targets import host_of, is_loopback
-from barbtx.errors import BadRequest, ConfigurationError, Fault, MisdirectedRequest
+from barbtx.api.request_target import host_of, is_loopback
+from barbtx.api.responses import Response, write_response
+from barbtx.api.root import Builder
+from barbtx.errors import BadRequest, ConfigurationError, ErrorResponse, MisdirectedRequest
 from barbtx.identity.context import RequestContext
 
 log = Logger()
@@ -61,15 +61,19 @@ class NoAuthContext(Filter):
         if not is_loopback(host) and host not in self.hosts:
             raise MisdirectedRequest(
                 "Without authentication the service takes requests only for localhost and loopback addresses. Ask for "
-                "one of these, or have its operator add the name to [api] noauth_hosts.")
+                "one of these, or have its operator add the name to [api] noauth_hosts."
+            )
 
-    def refuse(self, request: Any, fault: Fault) -> bytes:
+    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
         """As the reference's framework does: to who asks for JSON in a shape of its own, else as plain text."""
         if b"application/json" not in (request.getHeader(b"accept") or b""):
             return super().refuse(request, fault)
-        document = {"message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
-                    "code": f"{fault.status} {fault.title}", "title": fault.title}
-        return apply_answer(request, Answer(fault.status, document))
+        document = {
+            "message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
+            "code": f"{fault.status} {fault.title}",
+            "title": fault.title,
+        }
+        return write_response(request, Response(fault.status, document))
 
 
 def _header(request: Any, name: bytes) -> str | None:
@@ -92,16 +96,20 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
 
     :raises ConfigurationError: (when built) others than this machine's users could reach the service.
     """
-    def build_filter(build: Builder, services: Services) -> NoAuthContext:
-        api = services.conf.api
+
+    def build_filter(build: Builder, dependencies: Dependencies) -> NoAuthContext:
+        api = dependencies.conf.api
         if not is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
             raise ConfigurationError(
                 f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: whoever reaches it may "
                 "read every secret. Bind to 127.0.0.1, or set [api] allow_unauthenticated_remote if you mean it"
             )
-        log.warn("no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of whoever "
-                 "connects, so it listens on {host} only", host=api.bind_host)
+        log.warn(
+            "no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of whoever "
+            "connects, so it listens on {host} only",
+            host=api.bind_host,
+        )
         hosts = None if api.allow_unauthenticated_remote else frozenset(host.lower() for host in api.noauth_hosts)
-        return NoAuthContext(build(services), services.conf.admin_role, hosts)
+        return NoAuthContext(build(dependencies), dependencies.conf.admin_role, hosts)
 
-    return lambda build: lambda services: build_filter(build, services)
+    return lambda build: lambda dependencies: build_filter(build, dependencies)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from barbtx.api.answers import show_request_id
-from barbtx.api.front import Builder
 from barbtx.api.middleware.base import Filter
+from barbtx.api.responses import show_request_id
+from barbtx.api.root import Builder
 
 
 class RequestId(Filter):
@@ -17,4 +17,4 @@ class RequestId(Filter):
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
     """PasteDeploy filter factory."""
-    return lambda build: lambda services: RequestId(build(services))
+    return lambda build: lambda dependencies: RequestId(build(dependencies))

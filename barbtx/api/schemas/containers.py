@@ -5,35 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from barbtx.api.bodies import Schema
+from barbtx.api.validation import Schema
 from barbtx.errors import BadRequest, SchemaMismatch
 from barbtx.model.records import Entry
 
-CONTAINER = Schema("Container", {
-    "type": "object",
-    "required": ["type"],
-    "properties": {
-        "type": {"type": "string", "enum": ["generic", "rsa", "certificate"]},
-        "name": {"type": ["string", "null"], "maxLength": 255},
-        "secret_refs": {"type": "array", "items": {
-            "type": "object",
-            "required": ["secret_ref"],
-            "properties": {
-                "name": {"type": ["string", "null"], "maxLength": 255},
-                "secret_ref": {"type": "string", "minLength": 1},
+CONTAINER = Schema(
+    "Container",
+    {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"type": "string", "enum": ["generic", "rsa", "certificate"]},
+            "name": {"type": ["string", "null"], "maxLength": 255},
+            "secret_refs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["secret_ref"],
+                    "properties": {
+                        "name": {"type": ["string", "null"], "maxLength": 255},
+                        "secret_ref": {"type": "string", "minLength": 1},
+                    },
+                },
             },
-        }},
+        },
     },
-})
+)
 
-CONTAINER_SECRET = Schema("ContainerSecret", {
-    "type": "object",
-    "required": ["secret_ref"],
-    "properties": {
-        "name": {"type": "string", "maxLength": 255},
-        "secret_ref": {"type": "string", "minLength": 1},
+CONTAINER_SECRET = Schema(
+    "ContainerSecret",
+    {
+        "type": "object",
+        "required": ["secret_ref"],
+        "properties": {
+            "name": {"type": "string", "maxLength": 255},
+            "secret_ref": {"type": "string", "minLength": 1},
+        },
     },
-})
+)
 
 # The names that a type of container allows, and those that it must have.
 _NAMES = {

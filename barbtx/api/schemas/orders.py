@@ -8,38 +8,46 @@ from typing import Any
 
 import attrs
 
-from barbtx.api import documents
-from barbtx.api.bodies import Schema
+from barbtx.api import json_documents
 from barbtx.api.schemas.secrets import METADATA_PROPERTIES, UNSUPPORTED_TYPE, read_content_type, read_expiration
+from barbtx.api.validation import Schema
 from barbtx.errors import SchemaMismatch
 
 # The API's name, and the one that python-barbicanclient sends; a passphrase must not end up in the clear under either.
 _PASSPHRASES = ("passphrase", "pass_phrase")
 
-META = Schema("Secret' within 'Order", {
-    "type": "object",
-    "required": ["algorithm", "bit_length"],
-    "properties": METADATA_PROPERTIES | {
-        "algorithm": {"type": "string", "minLength": 1, "maxLength": 255},
-        "payload_content_type": {"type": ["string", "null"], "maxLength": 255},
-        **{name: {"type": ["string", "null"]} for name in _PASSPHRASES},
+META = Schema(
+    "Secret' within 'Order",
+    {
+        "type": "object",
+        "required": ["algorithm", "bit_length"],
+        "properties": METADATA_PROPERTIES
+        | {
+            "algorithm": {"type": "string", "minLength": 1, "maxLength": 255},
+            "payload_content_type": {"type": ["string", "null"], "maxLength": 255},
+            **{name: {"type": ["string", "null"]} for name in _PASSPHRASES},
+        },
     },
-})
+)
 
-ORDER = Schema("Order", {
-    "type": "object",
-    "required": ["type", "meta"],
-    "properties": {
-        "type": {"type": "string", "enum": ["key", "asymmetric"]},
-        "meta": {"type": "object"},
+ORDER = Schema(
+    "Order",
+    {
+        "type": "object",
+        "required": ["type", "meta"],
+        "properties": {
+            "type": {"type": "string", "enum": ["key", "asymmetric"]},
+            "meta": {"type": "object"},
+        },
     },
-}, parts={"meta": META})
+    parts={"meta": META},
+)
 
 _EC_BITS = (256, 384, 521)
 
 
 @attrs.frozen
-class Wanted:
+class OrderRequest:
     """What an order is for.
 
     :ivar meta: as it is kept and shown: what was sent, with ``name`` and ``expiration`` filled in, as JSON; never with
@@ -50,7 +58,7 @@ class Wanted:
     passphrase: str | None = attrs.field(default=None, repr=False)
 
 
-def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> Wanted:
+def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> OrderRequest:
     """Read an order's meta.
 
     :raises SchemaMismatch: it does not describe something that can be ordered.
@@ -71,10 +79,14 @@ def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> Wanted:
             raise _mismatch(UNSUPPORTED_TYPE, "payload_content_type") from None
     expiration = read_expiration(meta, now, META.name)
     shown = {key: value for key, value in meta.items() if key not in _PASSPHRASES}
-    shown |= {"name": meta.get("name"),
-              "expiration": expiration.isoformat(timespec="microseconds") if expiration else None}
+    shown |= {
+        "name": meta.get("name"),
+        "expiration": expiration.isoformat(timespec="microseconds") if expiration else None,
+    }
     passphrase = next((meta[name] for name in _PASSPHRASES if meta.get(name)), None)
-    return Wanted(documents.write(shown, ascii_only=False), passphrase if document["type"] == "asymmetric" else None)
+    return OrderRequest(
+        json_documents.write(shown, ascii_only=False), passphrase if document["type"] == "asymmetric" else None
+    )
 
 
 def _mismatch(reason: str, prop: str) -> SchemaMismatch:

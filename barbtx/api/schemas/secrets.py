@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from barbtx.api.bodies import Schema
+from barbtx.api.validation import Schema
 from barbtx.errors import BadRequest, SchemaMismatch, TooLarge
 from barbtx.times import parse_time, whole_second
 
@@ -42,10 +42,13 @@ METADATA_PROPERTIES: dict[str, Any] = {
     "transport_key_id": {"type": "string"},
 }
 
-SECRET = Schema("Secret", {
-    "type": "object",
-    "properties": METADATA_PROPERTIES | {"payload": {"type": "string"}},
-})
+SECRET = Schema(
+    "Secret",
+    {
+        "type": "object",
+        "properties": METADATA_PROPERTIES | {"payload": {"type": "string"}},
+    },
+)
 
 
 @attrs.frozen
@@ -104,8 +107,9 @@ def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
             raise _mismatch("payload must be provided when payload_content_type is supplied", "payload_content_type")
         return None
     if given_type is None:
-        raise _mismatch("If 'payload' is supplied, 'payload_content_type' must also be supplied",
-                        "payload_content_type")
+        raise _mismatch(
+            "If 'payload' is supplied, 'payload_content_type' must also be supplied", "payload_content_type"
+        )
     try:
         kind = read_content_type(given_type)
     except ValueError:
@@ -114,8 +118,9 @@ def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
     if kind == TEXT and encoding is not None:
         raise _mismatch("payload_content_encoding must not be provided with text", "payload_content_encoding")
     if kind != TEXT and encoding is None:
-        raise _mismatch("payload_content_encoding must be 'base64' for this payload_content_type",
-                        "payload_content_encoding")
+        raise _mismatch(
+            "payload_content_encoding must be 'base64' for this payload_content_type", "payload_content_encoding"
+        )
     encoded = text.encode()
     if not encoded:
         raise _mismatch("If 'payload' specified, must be non empty", "payload")
@@ -147,8 +152,9 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"Provided information too large to process: a payload may have {max_bytes} bytes.")
 
 
-def read_put_payload(content: bytes, too_large: bool, content_type: str, encoding: str | None,
-                     max_bytes: int) -> Payload:
+def read_put_payload(
+    content: bytes, too_large: bool, content_type: str, encoding: str | None, max_bytes: int
+) -> Payload:
     """The payload that is added to a secret with PUT.
 
     :param too_large: whether the body was cut at the limit, or before.

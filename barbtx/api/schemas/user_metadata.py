@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from barbtx.api.bodies import Schema
+from barbtx.api.validation import Schema
 from barbtx.errors import SchemaMismatch
 
 # An empty key could not be reached by its path.
 _KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_-]+$"}
 _VALUE = {"type": "string", "maxLength": 255}
 
-METADATA = Schema("SecretMetadata", {
-    "type": "object",
-    "required": ["metadata"],
-    "properties": {"metadata": {"type": "object", "propertyNames": _KEY, "additionalProperties": _VALUE}},
-})
+METADATA = Schema(
+    "SecretMetadata",
+    {
+        "type": "object",
+        "required": ["metadata"],
+        "properties": {"metadata": {"type": "object", "propertyNames": _KEY, "additionalProperties": _VALUE}},
+    },
+)
 
-METADATUM = Schema("SecretMetadatum", {
-    "type": "object",
-    "required": ["key", "value"],
-    "additionalProperties": False,
-    "properties": {"key": _KEY, "value": _VALUE},
-})
+METADATUM = Schema(
+    "SecretMetadatum",
+    {
+        "type": "object",
+        "required": ["key", "value"],
+        "additionalProperties": False,
+        "properties": {"key": _KEY, "value": _VALUE},
+    },
+)
 
 
 def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:

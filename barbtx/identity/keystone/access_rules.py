@@ -96,5 +96,7 @@ class AccessRules:
 
     def allow(self, service: str, method: str, paths: Iterable[str]) -> bool:
         """Whether a request to a service is allowed under one of the paths that it may be known by."""
-        return any(rule.service == service and rule.method == method and any(map(rule.path.matches, paths))
-                   for rule in self.rules)
+        return any(
+            rule.service == service and rule.method == method and any(map(rule.path.matches, paths))
+            for rule in self.rules
+        )

@@ -16,7 +16,7 @@ from barbtx.times import Clock
 _GONE = frozenset({404, 410})
 
 
-class Undecided(ServiceUnavailable):
+class ProjectStateUnknown(ServiceUnavailable):
     """Keystone does not say whether it has the project; the description is for operators."""
 
 
@@ -48,7 +48,9 @@ class ProjectDirectory:
             # Something that answers 404 to everything is no Keystone, or not the right path to it.
             own_id = await self.own.project_id()
             if own_id is None or own_id == project_id or not await self._look_up(own_id):
-                raise Undecided("Keystone does not find the project of [keystone_authtoken] either: is auth_url right?")
+                raise ProjectStateUnknown(
+                    "Keystone does not find the project of [keystone_authtoken] either: is auth_url right?"
+                )
         return found
 
     async def _look_up(self, project_id: str) -> bool:
@@ -58,9 +60,11 @@ class ProjectDirectory:
         if status in _GONE and _field(document, "error", "code") == status:
             return False
         if status == 403:
-            raise Undecided("Keystone answers 403: the user of [keystone_authtoken] may not read projects; it needs "
-                            "the role reader on the system, and [keystone_notifications] system_scope, or admin")
-        raise Undecided(f"Keystone answers {status}, and not in a form that says whether it has the project")
+            raise ProjectStateUnknown(
+                "Keystone answers 403: the user of [keystone_authtoken] may not read projects; it needs "
+                "the role reader on the system, and [keystone_notifications] system_scope, or admin"
+            )
+        raise ProjectStateUnknown(f"Keystone answers {status}, and not in a form that says whether it has the project")
 
 
 def _field(document: Mapping[str, Any], *names: str) -> Any:

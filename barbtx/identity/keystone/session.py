@@ -23,10 +23,17 @@ from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
 from barbtx.identity.keystone.access_rules import SUPPORT_HEADER
-from barbtx.identity.keystone.circuit import Circuit
-from barbtx.identity.keystone.flights import SharedFlights
-from barbtx.identity.keystone.forms import is_usual, may_be_token
-from barbtx.identity.keystone.turns import FAST, SLOWEST, Asker, FairTurns, Suspects, Window
+from barbtx.identity.keystone.circuit_breaker import CircuitBreaker
+from barbtx.identity.keystone.fair_scheduler import (
+    FAST,
+    SLOWEST,
+    ConcurrencyWindow,
+    FairScheduler,
+    Requester,
+    SuspectTable,
+)
+from barbtx.identity.keystone.single_flight import SingleFlight
+from barbtx.identity.keystone.token_formats import is_usual, may_be_token
 from barbtx.times import Clock
 from barbtx.tls import client_tls
 
@@ -39,11 +46,11 @@ _NO_TOKEN = frozenset({400, 404, 413, 414, 431})
 _RENEW_BEFORE = 60
 
 
-class _NoAnswer(Exception):
+class _NoResponse(Exception):
     """Keystone gave none, or none that can be used; the text says why. Another try may help."""
 
 
-class _Broken(_NoAnswer):
+class _BrokenExchange(_NoResponse):
     """Keystone could not answer this question, which says nothing of others."""
 
 
@@ -96,7 +103,9 @@ def _domain(options: Any, kind: str) -> dict[str, str]:
 
 
 def _user(options: Any) -> dict[str, Any]:
-    return {"id": options.user_id} if options.user_id else {"name": options.username, "domain": _domain(options, "user")}
+    return (
+        {"id": options.user_id} if options.user_id else {"name": options.username, "domain": _domain(options, "user")}
+    )
 
 
 def login_document(options: Any, *, system: bool = False) -> dict[str, Any]:
@@ -106,15 +115,19 @@ def login_document(options: Any, *, system: bool = False) -> dict[str, Any]:
     :param system: whether the token is for the whole system instead of the service's project.
     :raises ConfigurationError: something is missing that the way to authenticate needs.
     """
+
     def need(*names: str) -> None:
         if not any(getattr(options, name) for name in names):
-            raise ConfigurationError(f"[keystone_authtoken] {' or '.join(names)} must be set for auth_type "
-                                     f"{options.auth_type}")
+            raise ConfigurationError(
+                f"[keystone_authtoken] {' or '.join(names)} must be set for auth_type {options.auth_type}"
+            )
 
     if options.auth_type == "v3applicationcredential":
         if system:
-            raise ConfigurationError("[keystone_authtoken] auth_type must be password for a token with system scope: "
-                                     "application credentials are for a project")
+            raise ConfigurationError(
+                "[keystone_authtoken] auth_type must be password for a token with system scope: "
+                "application credentials are for a project"
+            )
         need("application_credential_id", "application_credential_name")
         need("application_credential_secret")
         credential: dict[str, Any] = {"secret": options.application_credential_secret}
@@ -127,8 +140,11 @@ def login_document(options: Any, *, system: bool = False) -> dict[str, Any]:
     need("username", "user_id")
     need("password")
     need("project_name", "project_id")
-    project = ({"id": options.project_id} if options.project_id
-               else {"name": options.project_name, "domain": _domain(options, "project")})
+    project = (
+        {"id": options.project_id}
+        if options.project_id
+        else {"name": options.project_name, "domain": _domain(options, "project")}
+    )
     user = {**_user(options), "password": options.password}
     scope = {"system": {"all": True}} if system else {"project": project}
     return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
@@ -149,7 +165,7 @@ def parse_expiry(text: str) -> float:
     :raises ValueError: it is no time.
     """
     moment = datetime.datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 @attrs.define(eq=False)
@@ -165,13 +181,13 @@ class KeystoneSession:
     options: Any = attrs.field(repr=False)
     _login: Mapping[str, Any] = attrs.field(repr=False)
     _http: HTTPClient = attrs.field(repr=False)
-    _circuit: Circuit
-    _turns: FairTurns
-    _suspects: Suspects
+    _circuit: CircuitBreaker
+    _turns: FairScheduler
+    _suspects: SuspectTable
     _answered_at: float = attrs.field(default=float("-inf"), init=False)
     _silent: bool = attrs.field(default=False, init=False)
     _own: _OwnToken | None = attrs.field(default=None, init=False)
-    _logins: SharedFlights = attrs.field(factory=SharedFlights, init=False)
+    _logins: SingleFlight = attrs.field(factory=SingleFlight, init=False)
 
     @classmethod
     def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts, *, system: bool = False) -> KeystoneSession:
@@ -188,15 +204,17 @@ class KeystoneSession:
         pool = HTTPConnectionPool(reactor)
         pool.maxPersistentPerHost = options.max_requests
         agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
-        circuit = Circuit(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
-        suspects = Suspects(reactor.seconds)
-        window = Window(reactor.seconds, options.max_requests)
-        turns = FairTurns(window, options.max_waiting_requests, suspects, circuit.unavailable)
-        return cls(reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit, turns,
-                   suspects)
+        circuit = CircuitBreaker(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
+        suspects = SuspectTable(reactor.seconds)
+        window = ConcurrencyWindow(reactor.seconds, options.max_requests)
+        turns = FairScheduler(window, options.max_waiting_requests, suspects, circuit.unavailable)
+        return cls(
+            reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit, turns, suspects
+        )
 
-    async def describe_token(self, token: str, *, allow_expired: bool = False,
-                             asker: Asker = Asker()) -> Mapping[str, Any] | None:
+    async def describe_token(
+        self, token: str, *, allow_expired: bool = False, asker: Requester = Requester()
+    ) -> Mapping[str, Any] | None:
         """What Keystone knows of a token, or None if it knows it for invalid.
 
         :param allow_expired: whether one is good for a while after its end (for services that act for a user).
@@ -209,7 +227,7 @@ class KeystoneSession:
             await deferLater(self.reactor, self._suspects.penalty(asker), lambda: None)
         return document
 
-    async def _describe(self, token: str, allow_expired: bool, asker: Asker) -> Mapping[str, Any] | None:
+    async def _describe(self, token: str, allow_expired: bool, asker: Requester) -> Mapping[str, Any] | None:
         path = "/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
         for _ in range(2):
             own = await self._own_token()
@@ -231,8 +249,12 @@ class KeystoneSession:
                 break
         self._circuit.open()
         self._circuit.cause = f"Keystone does not validate tokens for barbtx: status {status}"
-        log.error("Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
-                  "[keystone_authtoken] have a role on its project?", status=status, log_outage=True)
+        log.error(
+            "Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
+            "[keystone_authtoken] have a role on its project?",
+            status=status,
+            log_outage=True,
+        )
         raise self._circuit.unavailable()
 
     async def get(self, path: str) -> tuple[int, Mapping[str, Any]]:
@@ -243,7 +265,7 @@ class KeystoneSession:
         """
         for _ in range(2):
             own = await self._own_token()
-            status, document, _ = await self._exchange("GET", path, {"X-Auth-Token": own.text}, None, Asker(), FAST)
+            status, document, _ = await self._exchange("GET", path, {"X-Auth-Token": own.text}, None, Requester(), FAST)
             if status != 401:
                 break
             if self._own is own:
@@ -264,23 +286,35 @@ class KeystoneSession:
         return self._logins.join("login", self._log_in)
 
     async def _log_in(self) -> _OwnToken:
-        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login, Asker(), FAST)
+        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login, Requester(), FAST)
         try:
             if status != 201:
                 raise ValueError
             token = document["token"]
-            self._own = _OwnToken(headers["x-subject-token"], parse_expiry(token["expires_at"]),
-                                  (token.get("project") or {}).get("id"))
+            self._own = _OwnToken(
+                headers["x-subject-token"], parse_expiry(token["expires_at"]), (token.get("project") or {}).get("id")
+            )
         except (ValueError, TypeError, KeyError, AttributeError):
-            log.error("Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
-                      "and project of [keystone_authtoken]", status=status, log_outage=True)
+            log.error(
+                "Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
+                "and project of [keystone_authtoken]",
+                status=status,
+                log_outage=True,
+            )
             self._circuit.open()
             self._circuit.cause = f"Keystone refuses to authenticate barbtx itself: status {status}"
             raise self._circuit.unavailable() from None
         return self._own
 
-    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None,
-                        asker: Asker, fastest: int) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        document: Mapping[str, Any] | None,
+        asker: Requester,
+        fastest: int,
+    ) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         """One question, tried several times if need be.
 
         :raises ServiceUnavailable: there is no answer.
@@ -290,18 +324,22 @@ class KeystoneSession:
             begun = self.reactor.seconds()
             retries = self.options.http_request_max_retries if lane == FAST else 0
             retrying = AsyncRetrying(
-                stop=stop_after_attempt(1 + retries), wait=wait_random_exponential(multiplier=0.1, max=1),
-                retry=retry_if_exception_type(_NoAnswer),
-                sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None), reraise=True)
+                stop=stop_after_attempt(1 + retries),
+                wait=wait_random_exponential(multiplier=0.1, max=1),
+                retry=retry_if_exception_type(_NoResponse),
+                sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None),
+                reraise=True,
+            )
             try:
                 answer = await self._take_turn(retrying, method, path, headers, document)
-            except _NoAnswer as problem:
+            except _NoResponse as problem:
                 self._turns.window.unanswered(begun)
                 # A question that Keystone cannot answer says nothing of Keystone while it answers others.
-                if self._answered_at < begun and not isinstance(problem, _Broken):
+                if self._answered_at < begun and not isinstance(problem, _BrokenExchange):
                     self._circuit.failed()
-                log.warn("Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem),
-                         log_outage=True)
+                log.warn(
+                    "Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem), log_outage=True
+                )
                 self._circuit.cause, self._silent = f"Keystone does not answer: {problem}", True
                 raise self._circuit.unavailable() from None
             self._answered_at = self.reactor.seconds()
@@ -318,8 +356,9 @@ class KeystoneSession:
             raise self._circuit.unavailable()
         return await retrying(self._try, *question)
 
-    async def _try(self, method: str, path: str, headers: Mapping[str, str],
-                   document: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+    async def _try(
+        self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None
+    ) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         trying = Deferred.fromCoroutine(self._request(method, path, headers, document))
         trying.addTimeout(self.options.http_request_timeout, self.reactor)
         try:
@@ -327,15 +366,16 @@ class KeystoneSession:
             found = json.loads(content) if status in (200, 201) else _error_of(content)
         except Exception as problem:
             # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
-            raise _NoAnswer(type(problem).__name__) from None
+            raise _NoResponse(type(problem).__name__) from None
         if status == 500:
-            raise _Broken("status 500")
+            raise _BrokenExchange("status 500")
         if status > 500 or status == 429 or not isinstance(found, dict):
-            raise _NoAnswer(f"status {status}")
+            raise _NoResponse(f"status {status}")
         return status, found, answered
 
-    async def _request(self, method: str, path: str, headers: Mapping[str, str],
-                       document: Mapping[str, Any] | None) -> tuple[int, bytes, Mapping[str, str]]:
+    async def _request(
+        self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None
+    ) -> tuple[int, bytes, Mapping[str, str]]:
         sent = {"Accept": "application/json", "User-Agent": "barbtx", **headers}
         data = None
         if document is not None:
@@ -345,6 +385,8 @@ class KeystoneSession:
         if response.length != 0:
             response.deliverBody(body)
             await body.complete
-        answered = {name.decode("ascii", "replace").lower(): values[0].decode("latin-1")
-                    for name, values in response.headers.getAllRawHeaders()}
+        answered = {
+            name.decode("ascii", "replace").lower(): values[0].decode("latin-1")
+            for name, values in response.headers.getAllRawHeaders()
+        }
         return response.code, bytes(body.content), answered

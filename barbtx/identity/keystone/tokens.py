@@ -15,9 +15,9 @@ from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable, Unauthorized
 from barbtx.identity.keystone.access_rules import AccessRules
-from barbtx.identity.keystone.flights import SharedFlights
+from barbtx.identity.keystone.fair_scheduler import Requester
 from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
-from barbtx.identity.keystone.turns import Asker
+from barbtx.identity.keystone.single_flight import SingleFlight
 from barbtx.times import Clock
 
 log = Logger()
@@ -63,10 +63,16 @@ class Identity:
         :raises LookupError, TypeError, ValueError: it is not one.
         """
         user, project = token["user"], token.get("project") or {}
-        return cls(user["id"], user["domain"]["id"], project.get("id"), (project.get("domain") or {}).get("id"),
-                   frozenset(role["name"].lower() for role in token.get("roles", ())),
-                   parse_expiry(token["expires_at"]), token.get("is_admin_project", True) is True,
-                   AccessRules.from_token(token))
+        return cls(
+            user["id"],
+            user["domain"]["id"],
+            project.get("id"),
+            (project.get("domain") or {}).get("id"),
+            frozenset(role["name"].lower() for role in token.get("roles", ())),
+            parse_expiry(token["expires_at"]),
+            token.get("is_admin_project", True) is True,
+            AccessRules.from_token(token),
+        )
 
 
 @attrs.define(eq=False)
@@ -80,7 +86,7 @@ class TokenValidator:
     clock: Clock
     _valid: TLRUCache
     _invalid: TTLCache
-    _flights: SharedFlights = attrs.field(factory=SharedFlights, init=False)
+    _flights: SingleFlight = attrs.field(factory=SingleFlight, init=False)
     _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
 
     @classmethod
@@ -94,9 +100,12 @@ class TokenValidator:
             # One that has ended is good for as long as Keystone says, which nobody but Keystone knows.
             return now + min(life, remaining if remaining > 0 else _ENDED_LIFE)
 
-        return cls(KeystoneSession.from_config(reactor, clock, conf), clock,
-                   TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
-                   TTLCache(options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds))
+        return cls(
+            KeystoneSession.from_config(reactor, clock, conf),
+            clock,
+            TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
+            TTLCache(options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds),
+        )
 
     def known(self, token: bytes, *, allow_expired: bool = False) -> Identity | None:
         """Whom a token stands for, if that is known without asking.
@@ -112,7 +121,9 @@ class TokenValidator:
         """Sizes of the caches, for the report to an operator."""
         return {"good": len(self._valid), "bad": len(self._invalid)}
 
-    def validate(self, token: bytes, *, allow_expired: bool = False, asker: Asker = Asker()) -> Deferred[Identity]:
+    def validate(
+        self, token: bytes, *, allow_expired: bool = False, asker: Requester = Requester()
+    ) -> Deferred[Identity]:
         """Whom a token stands for, asked of Keystone.
 
         :param allow_expired: whether one is good for a while after its end.
@@ -124,7 +135,7 @@ class TokenValidator:
         asker = attrs.evolve(asker, is_waiting=lambda: self._flights.is_awaited(key))
         return self._flights.join(key, lambda: self._ask(key, token.decode("ascii"), allow_expired, asker))
 
-    async def _ask(self, key: bytes, token: str, allow_expired: bool, asker: Asker) -> Identity:
+    async def _ask(self, key: bytes, token: str, allow_expired: bool, asker: Requester) -> Identity:
         document = await self.session.describe_token(token, allow_expired=allow_expired, asker=asker)
         if document is None:
             self._invalid[key] = True
@@ -143,4 +154,6 @@ class TokenValidator:
     def _key(self, token: bytes, allow_expired: bool) -> bytes:
         if not 0 < len(token) <= _MAX_TOKEN or not token.isascii() or any(byte <= 32 or byte == 127 for byte in token):
             raise InvalidToken
-        return hashlib.blake2b(token, key=self._secret, digest_size=32, salt=b"expired" if allow_expired else b"").digest()
+        return hashlib.blake2b(
+            token, key=self._secret, digest_size=32, salt=b"expired" if allow_expired else b""
+        ).digest()

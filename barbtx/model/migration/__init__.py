@@ -62,12 +62,15 @@ def check_schema(session: Session) -> None:
         if missing:
             raise ConfigurationError(
                 f"the database has no table {', '.join(missing)}, although its schema is at version {current}: "
-                "restore it from a backup")
+                "restore it from a backup"
+            )
         for table in Base.metadata.sorted_tables:
             connection.execute(select(literal(1)).select_from(table).where(false())).all()
     except exc.DBAPIError as problem:
         original = problem.orig
-        if getattr(original, "sqlstate", None) in _DENIED or original.args and original.args[0] in _DENIED:
-            raise ConfigurationError("the database user has not the rights to read barbtx's tables: "
-                                     f"{' '.join(str(original.args[-1]).split())}") from None
+        if getattr(original, "sqlstate", None) in _DENIED or (original.args and original.args[0] in _DENIED):
+            raise ConfigurationError(
+                "the database user has not the rights to read barbtx's tables: "
+                f"{' '.join(str(original.args[-1]).split())}"
+            ) from None
         raise

@@ -20,8 +20,12 @@ def run() -> None:
             connection = connection.execution_options(barbtx_write=True)
             with schema_lock(connection, attributes["wait_seconds"]):
                 check_ownership(connection, known_revisions())
-                context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True,
-                                  render_as_batch=engine.dialect.name == "sqlite")
+                context.configure(
+                    connection=connection,
+                    target_metadata=Base.metadata,
+                    compare_type=True,
+                    render_as_batch=engine.dialect.name == "sqlite",
+                )
                 with context.begin_transaction():
                     context.run_migrations()
                 connection.commit()

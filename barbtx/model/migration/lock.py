@@ -23,8 +23,13 @@ _RELEASE = {
 
 
 @contextmanager
-def schema_lock(connection: Connection, seconds: float, *, sleep: Callable[[float], None] = time.sleep,
-                monotonic: Callable[[], float] = time.monotonic) -> Iterator[None]:
+def schema_lock(
+    connection: Connection,
+    seconds: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
     """Hold the lock for upgrades of the connection's database; it ends with the connection at the latest.
 
     On SQLite the write transaction is the lock.
@@ -38,15 +43,19 @@ def schema_lock(connection: Connection, seconds: float, *, sleep: Callable[[floa
         return
     # MariaDB's locks are the whole server's, PostgreSQL's are the database's.
     digest = hashlib.sha256(f"barbtx schema {connection.engine.url.database}".encode()).digest()
-    names = {"name": f"barbtx-{digest[:16].hex()}"} if backend == "mysql" else {
-        "number": int.from_bytes(digest[:8], signed=True)}
+    names = (
+        {"name": f"barbtx-{digest[:16].hex()}"}
+        if backend == "mysql"
+        else {"number": int.from_bytes(digest[:8], signed=True)}
+    )
     end = monotonic() + seconds
     while not connection.scalar(text(_TAKE[backend]), names):
         # Not idle in a transaction meanwhile: the server ends such connections.
         connection.rollback()
         if monotonic() > end:
-            raise ConfigurationError(f"another upgrade of this database has not ended within {seconds:g} seconds; "
-                                     "try again")
+            raise ConfigurationError(
+                f"another upgrade of this database has not ended within {seconds:g} seconds; try again"
+            )
         sleep(_POLL_SECONDS)
     connection.commit()
     try:

@@ -27,23 +27,31 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
     inspector = inspect(connection)
     tables = set(inspector.get_table_names())
     if _VERSION_TABLE in tables and "version_num" not in {
-            column["name"] for column in inspector.get_columns(_VERSION_TABLE)}:
-        raise ConfigurationError(f"the database belongs to another program: its table {_VERSION_TABLE} is not one of "
-                                 f"barbtx's; {_ADVICE}")
+        column["name"] for column in inspector.get_columns(_VERSION_TABLE)
+    }:
+        raise ConfigurationError(
+            f"the database belongs to another program: its table {_VERSION_TABLE} is not one of barbtx's; {_ADVICE}"
+        )
     heads = MigrationContext.configure(connection).get_current_heads()
     own = ", ".join(heads)
     if not heads:
         others = sorted(tables - {_VERSION_TABLE})
         if others:
-            raise ConfigurationError(f"the database has tables ({_few(others)}) but no schema version, so that it is "
-                                     f"another program's, or its first upgrade has not ended; {_ADVICE}")
+            raise ConfigurationError(
+                f"the database has tables ({_few(others)}) but no schema version, so that it is "
+                f"another program's, or its first upgrade has not ended; {_ADVICE}"
+            )
         return None
     if len(heads) == 1 and _NUMBER.fullmatch(own) and own > known[0]:
-        raise ConfigurationError(f"the database schema is at version {own}, newer than this release's {known[0]}: use "
-                                 "the release of barbtx that made it, or a later one; a schema is never downgraded")
-    if own not in known or not _OWN_TABLES <= tables:
-        raise ConfigurationError(f"the database belongs to another program: its schema version {own} is not barbtx's, "
-                                 f"or barbtx's tables are not there; {_ADVICE}")
+        raise ConfigurationError(
+            f"the database schema is at version {own}, newer than this release's {known[0]}: use "
+            "the release of barbtx that made it, or a later one; a schema is never downgraded"
+        )
+    if own not in known or not tables >= _OWN_TABLES:
+        raise ConfigurationError(
+            f"the database belongs to another program: its schema version {own} is not barbtx's, "
+            f"or barbtx's tables are not there; {_ADVICE}"
+        )
     return own
 
 

@@ -72,8 +72,11 @@ class AclRepo:
             touch_to_add(session, self.owner, object_id, now)
             changed = {"updated_at": now} | ({} if project_access is None else {"project_access": project_access})
             if session.execute(update(_A).where(_A.object_id == object_id).values(**changed)).rowcount == 0:
-                session.execute(insert(_A).values(object_id=object_id, project_access=project_access is not False,
-                                                  created_at=now, updated_at=now))
+                session.execute(
+                    insert(_A).values(
+                        object_id=object_id, project_access=project_access is not False, created_at=now, updated_at=now
+                    )
+                )
             if users is None:
                 return
             session.execute(delete(_U).where(_U.object_id == object_id))
@@ -84,8 +87,9 @@ class AclRepo:
         return self.database.interact(work)
 
 
-def touch(session: Session, owner: type[models.Secret] | type[models.Container], object_id: str,
-          now: datetime.datetime) -> None:
+def touch(
+    session: Session, owner: type[models.Secret] | type[models.Container], object_id: str, now: datetime.datetime
+) -> None:
     """Move an object's time of change, and hold its row until the transaction ends.
 
     :raises NotFound: it is gone.
@@ -94,8 +98,9 @@ def touch(session: Session, owner: type[models.Secret] | type[models.Container],
         raise NotFound("Secret not found." if owner is models.Secret else "Secrets container not found.")
 
 
-def touch_to_add(session: Session, owner: type[models.Secret] | type[models.Container], object_id: str,
-                 now: datetime.datetime) -> None:
+def touch_to_add(
+    session: Session, owner: type[models.Secret] | type[models.Container], object_id: str, now: datetime.datetime
+) -> None:
     """As :func:`touch`, for what adds something to the object.
 
     :raises NotFound: it is gone.
@@ -111,11 +116,11 @@ def delete_acls(session: Session, object_ids: Sequence[str]) -> None:
     session.execute(delete(_A).where(_A.object_id.in_(object_ids)))
 
 
-def access_columns(owner_id: ColumnElement[str],
-                   user_id: str | ColumnElement[str] | None) -> tuple[ColumnElement, ColumnElement]:
+def access_columns(
+    owner_id: ColumnElement[str], user_id: str | ColumnElement[str] | None
+) -> tuple[ColumnElement, ColumnElement]:
     """Columns that say what an object's ACL means to a user; :func:`access` makes sense of them."""
-    listed = (exists().where(_U.object_id == owner_id, _U.user_id == user_id) if user_id is not None
-              else literal(False))
+    listed = exists().where(_U.object_id == owner_id, _U.user_id == user_id) if user_id is not None else literal(False)
     project = select(_A.project_access).where(_A.object_id == owner_id).scalar_subquery()
     return project, listed
 
@@ -131,7 +136,8 @@ def is_listed(owner_id: ColumnElement[str], user_id: str) -> ColumnElement[bool]
 
 def _find(session: Session, object_id: str) -> Acl | None:
     row = session.execute(
-        select(_A.project_access, _A.created_at, _A.updated_at).where(_A.object_id == object_id)).first()
+        select(_A.project_access, _A.created_at, _A.updated_at).where(_A.object_id == object_id)
+    ).first()
     if row is None:
         return None
     users = session.scalars(select(_U.user_id).where(_U.object_id == object_id).order_by(_U.user_id)).all()

@@ -46,8 +46,9 @@ class ConsumerKind:
     sort: tuple[str, ...]
 
 
-SECRET_CONSUMERS = ConsumerKind(models.SecretConsumer, models.Secret,
-                                ("service", "resource_type", "resource_id"), ("created_at",))
+SECRET_CONSUMERS = ConsumerKind(
+    models.SecretConsumer, models.Secret, ("service", "resource_type", "resource_id"), ("created_at",)
+)
 CONTAINER_CONSUMERS = ConsumerKind(models.ContainerConsumer, models.Container, ("name", "URL"), ("name",))
 
 
@@ -89,9 +90,18 @@ class ConsumerRepo:
                 project = project_key(session, project_id, now)
                 enforce(session, project, "consumers", self.quota, count_of(model))
                 self._enforce_limits(session, object_id, project)
-                session.execute(insert(model).values(
-                    id=str(uuid.uuid4()), object_id=object_id, project_id=project, digest=digest, status=ACTIVE,
-                    created_at=now, updated_at=now, **{name: fields[name] for name in self.kind.fields}))
+                session.execute(
+                    insert(model).values(
+                        id=str(uuid.uuid4()),
+                        object_id=object_id,
+                        project_id=project,
+                        digest=digest,
+                        status=ACTIVE,
+                        created_at=now,
+                        updated_at=now,
+                        **{name: fields[name] for name in self.kind.fields},
+                    )
+                )
             return Consumers(self._embedded(session, object_id), now)
 
         return self.database.interact(work)
@@ -103,15 +113,17 @@ class ConsumerRepo:
         if _has_as_many_as(session, model, limits.max_consumers_per_object, of_object):
             raise LimitReached("consumers of one object", limits.max_consumers_per_object)
         if _has_as_many_as(session, model, limits.max_consumers_per_registrant, of_object, model.project_id == project):
-            raise LimitReached("consumers of one object that one project registers",
-                               limits.max_consumers_per_registrant)
+            raise LimitReached(
+                "consumers of one object that one project registers", limits.max_consumers_per_registrant
+            )
 
     def exist(self, object_id: str) -> Deferred[bool]:
         """Whether an object has consumers."""
         return self.database.interact(lambda session: has_consumers(session, self.kind, object_id), write=False)
 
-    def remove(self, object_id: str, owner_project: str, project_id: str,
-               fields: Mapping[str, str]) -> Deferred[Consumers]:
+    def remove(
+        self, object_id: str, owner_project: str, project_id: str, fields: Mapping[str, str]
+    ) -> Deferred[Consumers]:
         """Remove a consumer.
 
         :param owner_project: external id of the object's project.
@@ -125,8 +137,10 @@ class ConsumerRepo:
         def work(session: Session) -> Consumers:
             touch(session, self.kind.owner, object_id, now)
             row = session.execute(
-                select(model.id, Project.external_id).join(Project, Project.id == model.project_id)
-                .where(model.object_id == object_id, model.digest == self._digest(fields))).first()
+                select(model.id, Project.external_id)
+                .join(Project, Project.id == model.project_id)
+                .where(model.object_id == object_id, model.digest == self._digest(fields))
+            ).first()
             if row is None:
                 raise NotFound("Consumer not found.")
             if project_id not in (owner_project, row.external_id):
@@ -136,7 +150,7 @@ class ConsumerRepo:
 
         return self.database.interact(work)
 
-    def list(self, object_id: str, limit: int, offset: int) -> Deferred[Page[Consumer]]:
+    def list_page(self, object_id: str, limit: int, offset: int) -> Deferred[Page[Consumer]]:
         """A page of an object's consumers."""
         model = self.kind.model
 
@@ -144,20 +158,22 @@ class ConsumerRepo:
             total = session.scalar(select(func.count()).select_from(model).where(model.object_id == object_id))
             if offset >= total:
                 return Page((), total)
-            order = ordering(session, [(getattr(model, name), False) for name in self.kind.sort],
-                             (model.created_at, model.id))
-            rows = session.execute(self._select().where(model.object_id == object_id)
-                                   .order_by(*order).limit(limit).offset(offset))
+            order = ordering(
+                session, [(getattr(model, name), False) for name in self.kind.sort], (model.created_at, model.id)
+            )
+            rows = session.execute(
+                self._select().where(model.object_id == object_id).order_by(*order).limit(limit).offset(offset)
+            )
             return Page(tuple(self._consumer(row) for row in rows), total)
 
         return self.database.interact(work, write=False, listing=True)
 
     def get(self, object_id: str, consumer_id: str) -> Deferred[Consumer | None]:
         """One consumer of an object, by its own id."""
+
         def work(session: Session) -> Consumer | None:
             model = self.kind.model
-            row = session.execute(
-                self._select().where(model.object_id == object_id, model.id == consumer_id)).first()
+            row = session.execute(self._select().where(model.object_id == object_id, model.id == consumer_id)).first()
             return self._consumer(row) if row else None
 
         return self.database.interact(work, write=False)
@@ -168,11 +184,12 @@ class ConsumerRepo:
 
     def _select(self):
         model = self.kind.model
-        return select(*(getattr(model, name) for name in self.kind.fields),
-                      model.created_at, model.updated_at, model.status)
+        return select(
+            *(getattr(model, name) for name in self.kind.fields), model.created_at, model.updated_at, model.status
+        )
 
     def _consumer(self, row) -> Consumer:
-        return Consumer(dict(zip(self.kind.fields, row)), *row[len(self.kind.fields):])
+        return Consumer(dict(zip(self.kind.fields, row)), *row[len(self.kind.fields) :])
 
     def _digest(self, fields: Mapping[str, str]) -> str:
         text = json.dumps([fields[name] for name in self.kind.fields])
@@ -185,8 +202,9 @@ def has_consumers(session: Session, kind: ConsumerKind, object_id: str) -> bool:
     return session.scalar(select(model.id).where(model.object_id == object_id).limit(1)) is not None
 
 
-def embedded_consumers(session: Session, kind: ConsumerKind, object_ids: Sequence[str],
-                       limit: int) -> dict[str, tuple[Mapping[str, str], ...]]:
+def embedded_consumers(
+    session: Session, kind: ConsumerKind, object_ids: Sequence[str], limit: int
+) -> dict[str, tuple[Mapping[str, str], ...]]:
     """The oldest consumers of some objects, by the objects' ids; an object without any is left out.
 
     :param limit: consumers of one object, at most. What is read does not depend on how many there are.
@@ -197,7 +215,7 @@ def embedded_consumers(session: Session, kind: ConsumerKind, object_ids: Sequenc
         object_ids = session.scalars(select(owner.id).where(owner.id.in_(object_ids), has_some)).all()
     found: dict[str, list[Mapping[str, str]]] = {}
     for start in range(0, len(object_ids), _OBJECTS_AT_ONCE):
-        ids = object_ids[start:start + _OBJECTS_AT_ONCE]
+        ids = object_ids[start : start + _OBJECTS_AT_ONCE]
         parameters = {f"object_{n}": object_id for n, object_id in enumerate(ids)}
         for object_id, *values in session.execute(_oldest(kind, len(ids)), parameters | {"most": limit}):
             found.setdefault(object_id, []).append(dict(zip(kind.fields, values)))
@@ -209,8 +227,14 @@ def _oldest(kind: ConsumerKind, count: int) -> Select:
     """One query for each of so many objects, joined: each reads its own end of an index, on every database."""
     model = kind.model
     columns = (model.object_id, *(getattr(model, name) for name in kind.fields))
-    parts = [select(*columns, model.created_at, model.id).where(model.object_id == bindparam(f"object_{n}"))
-             .order_by(model.created_at, model.id).limit(bindparam("most")).subquery() for n in range(count)]
+    parts = [
+        select(*columns, model.created_at, model.id)
+        .where(model.object_id == bindparam(f"object_{n}"))
+        .order_by(model.created_at, model.id)
+        .limit(bindparam("most"))
+        .subquery()
+        for n in range(count)
+    ]
     joined = union_all(*(select(part) for part in parts)).subquery() if count > 1 else parts[0]
     return select(*(joined.c[column.name] for column in columns)).order_by(joined.c.created_at, joined.c.id)
 
@@ -221,8 +245,7 @@ def delete_some_consumers(session: Session, model: type, object_ids: Sequence[st
     :param model: of the consumers.
     :return: how many were deleted; 0 if the rest can go with the objects.
     """
-    ids = session.scalars(
-        select(model.id).where(model.object_id.in_(object_ids)).limit(_DELETED_AT_ONCE + 1)).all()
+    ids = session.scalars(select(model.id).where(model.object_id.in_(object_ids)).limit(_DELETED_AT_ONCE + 1)).all()
     if len(ids) <= _DELETED_AT_ONCE:
         return 0
     session.execute(delete(model).where(model.id.in_(ids)))

@@ -18,7 +18,7 @@ from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch, touch_to_add
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, delete_some_consumers, embedded_consumers
-from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
+from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce
@@ -27,8 +27,7 @@ from barbtx.times import Clock, utcnow
 _C = models.Container
 _L = models.ContainerSecret
 _S = models.Secret
-_COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, _C.created_at, _C.updated_at,
-            _C.status)
+_COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, _C.created_at, _C.updated_at, _C.status)
 
 
 @attrs.frozen
@@ -38,7 +37,7 @@ class ContainerRepo:
     quota: int
     limits: ObjectLimits = ObjectLimits()
 
-    def create(self, new: NewContainer, use: KeyUse | None = None) -> Deferred[None]:
+    def create(self, new: NewContainer, use: IdempotencyRecord | None = None) -> Deferred[None]:
         """Store a container.
 
         :param use: as in :func:`remember`.
@@ -60,21 +59,24 @@ class ContainerRepo:
 
         return self.database.interact(work)
 
-    def get(self, container_id: str, user_id: str | None, *, with_entries: bool = True,
-            with_consumers: bool = True) -> Deferred[Container | None]:
+    def get(
+        self, container_id: str, user_id: str | None, *, with_entries: bool = True, with_consumers: bool = True
+    ) -> Deferred[Container | None]:
         """A container of any project, and what its ACL means to a user.
 
         :param with_entries: read also what is in it.
         :param with_consumers: read also who uses it.
         """
+
         def work(session: Session) -> Container | None:
             row = session.execute(
                 select(*_COLUMNS, *access_columns(_C.id, user_id))
                 .join(models.Project, models.Project.id == _C.project_id)
-                .where(_C.id == container_id)).first()
+                .where(_C.id == container_id)
+            ).first()
             if row is None:
                 return None
-            containers = [Container(*row[:len(_COLUMNS)], access(*row[len(_COLUMNS):]))]
+            containers = [Container(*row[: len(_COLUMNS)], access(*row[len(_COLUMNS) :]))]
             if with_entries:
                 containers = _with_entries(session, containers)
             if with_consumers:
@@ -83,21 +85,28 @@ class ContainerRepo:
 
         return self.database.interact(work, write=False)
 
-    def list(self, project_id: str, conditions: Iterable[Condition], limit: int,
-             offset: int) -> Deferred[Page[Container]]:
+    def list_page(
+        self, project_id: str, conditions: Iterable[Condition], limit: int, offset: int
+    ) -> Deferred[Page[Container]]:
         """A page of a project's containers, oldest first.
 
         :param conditions: on ``name`` and ``type``.
         """
+
         def work(session: Session) -> Page[Container]:
             project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
-            query = apply_conditions(select(*_COLUMNS).where(_C.project_id == project), conditions,
-                                     {"name": _C.name, "type": _C.type})
+            query = apply_conditions(
+                select(*_COLUMNS).where(_C.project_id == project), conditions, {"name": _C.name, "type": _C.type}
+            )
             total = count(session, query, _C.id)
             if offset >= total:
                 return Page((), total)
-            rows = session.execute(query.join(models.Project, models.Project.id == _C.project_id)
-                                   .order_by(_C.created_at, _C.id).limit(limit).offset(offset))
+            rows = session.execute(
+                query.join(models.Project, models.Project.id == _C.project_id)
+                .order_by(_C.created_at, _C.id)
+                .limit(limit)
+                .offset(offset)
+            )
             containers = _with_entries(session, [Container(*row) for row in rows])
             return Page(tuple(self._with_consumers(session, containers)), total)
 
@@ -134,8 +143,10 @@ class ContainerRepo:
             touch_to_add(session, _C, container.id, now)
             _require_secrets(session, project_key(session, project_id, now), [entry.secret_id], now)
             if _link(session, container.id, entry) is not None:
-                raise Conflict("Conflict. A secret with that name and ID is already stored in this container. The same "
-                               "secret can exist in a container as long as the name is unique.")
+                raise Conflict(
+                    "Conflict. A secret with that name and ID is already stored in this container. The same "
+                    "secret can exist in a container as long as the name is unique."
+                )
             held = session.scalar(select(func.count()).select_from(_L).where(_L.container_id == container.id))
             self._require_room(held + 1)
             _insert_entries(session, container.id, [entry])
@@ -165,8 +176,9 @@ class ContainerRepo:
             raise LimitReached("secrets of one container", self.limits.max_secrets_per_container)
 
     def _with_consumers(self, session: Session, containers: Sequence[Container]) -> list[Container]:
-        found = embedded_consumers(session, CONTAINER_CONSUMERS, [container.id for container in containers],
-                                   self.limits.max_embedded_consumers)
+        found = embedded_consumers(
+            session, CONTAINER_CONSUMERS, [container.id for container in containers], self.limits.max_embedded_consumers
+        )
         return [attrs.evolve(container, consumers=found.get(container.id, ())) for container in containers]
 
 
@@ -189,23 +201,35 @@ def delete_containers(session: Session, ids: Sequence[str]) -> bool:
 
 def insert_container(session: Session, new: NewContainer, now: datetime.datetime) -> None:
     """Insert a container and its links."""
-    session.execute(insert(_C).values(
-        id=new.id, project_id=project_key(session, new.project_id, now), name=new.name, type=new.type,
-        creator_id=new.creator_id, status=ACTIVE, created_at=now, updated_at=now))
+    session.execute(
+        insert(_C).values(
+            id=new.id,
+            project_id=project_key(session, new.project_id, now),
+            name=new.name,
+            type=new.type,
+            creator_id=new.creator_id,
+            status=ACTIVE,
+            created_at=now,
+            updated_at=now,
+        )
+    )
     _insert_entries(session, new.id, new.entries)
 
 
 def _insert_entries(session: Session, container_id: str, entries: Iterable[Entry]) -> None:
-    rows = [{"id": str(uuid.uuid4()), "container_id": container_id, "secret_id": entry.secret_id, "name": entry.name}
-            for entry in entries]
+    rows = [
+        {"id": str(uuid.uuid4()), "container_id": container_id, "secret_id": entry.secret_id, "name": entry.name}
+        for entry in entries
+    ]
     if rows:
         session.execute(insert(_L), rows)
 
 
 def _link(session: Session, container_id: str, entry: Entry) -> str | None:
     same_name = _L.name.is_(None) if entry.name is None else _L.name == entry.name
-    return session.scalar(select(_L.id).where(
-        _L.container_id == container_id, _L.secret_id == entry.secret_id, same_name).limit(1))
+    return session.scalar(
+        select(_L.id).where(_L.container_id == container_id, _L.secret_id == entry.secret_id, same_name).limit(1)
+    )
 
 
 def _require_secrets(session: Session, project: str | None, secret_ids: list[str], now: datetime.datetime) -> None:
@@ -214,9 +238,15 @@ def _require_secrets(session: Session, project: str | None, secret_ids: list[str
     if not wanted:
         return
     # Shared locks, so that none of them is deleted before the links to it are there.
-    found = session.scalars(select(_S.id).where(
-        _S.id.in_(wanted), _S.project_id == project, or_(_S.expiration.is_(None), _S.expiration > now),
-    ).with_for_update(read=True)).all()
+    found = session.scalars(
+        select(_S.id)
+        .where(
+            _S.id.in_(wanted),
+            _S.project_id == project,
+            or_(_S.expiration.is_(None), _S.expiration > now),
+        )
+        .with_for_update(read=True)
+    ).all()
     # Not only as many: a database may take an id with trailing spaces for the one without.
     if set(found) != wanted:
         raise NotFound("Secret not found.")
@@ -226,7 +256,9 @@ def _with_entries(session: Session, containers: Sequence[Container]) -> list[Con
     """The same containers with what is in them."""
     entries: dict[str, list[Entry]] = {}
     for container_id, name, secret_id in session.execute(
-            select(_L.container_id, _L.name, _L.secret_id)
-            .where(_L.container_id.in_([container.id for container in containers])).order_by(_L.id)):
+        select(_L.container_id, _L.name, _L.secret_id)
+        .where(_L.container_id.in_([container.id for container in containers]))
+        .order_by(_L.id)
+    ):
         entries.setdefault(container_id, []).append(Entry(name, secret_id))
     return [attrs.evolve(container, entries=tuple(entries.get(container.id, ()))) for container in containers]

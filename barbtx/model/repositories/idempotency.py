@@ -26,7 +26,7 @@ class DuplicateKey(Exception):
 
 
 @attrs.frozen
-class FirstUse:
+class StoredRequest:
     """The first request under a key.
 
     :ivar fingerprint: by which a repetition of the request is recognized.
@@ -38,7 +38,7 @@ class FirstUse:
 
 
 @attrs.frozen
-class KeyUse:
+class IdempotencyRecord:
     """A key to be remembered together with what the request creates.
 
     :ivar digest: of the key and the user who sent it.
@@ -47,7 +47,7 @@ class KeyUse:
     """
 
     digest: str
-    first: FirstUse
+    first: StoredRequest
     life: float
     limit: int
 
@@ -60,24 +60,25 @@ class IdempotencyRepo:
     clock: Clock
     life: float
 
-    def find(self, project_id: str, digest: str) -> Deferred[FirstUse | None]:
+    def find(self, project_id: str, digest: str) -> Deferred[StoredRequest | None]:
         """The first request under a key, if it is remembered.
 
         :param project_id: external id.
         """
         since = utcnow(self.clock) - datetime.timedelta(seconds=self.life)
 
-        def work(session: Session) -> FirstUse | None:
+        def work(session: Session) -> StoredRequest | None:
             row = session.execute(
                 select(_I.fingerprint, _I.object_type, _I.object_id, _I.transport_key_id)
                 .join(models.Project, models.Project.id == _I.project_id)
-                .where(models.Project.external_id == project_id, _I.digest == digest, _I.created_at > since)).first()
-            return FirstUse(row[0], Created(*row[1:])) if row else None
+                .where(models.Project.external_id == project_id, _I.digest == digest, _I.created_at > since)
+            ).first()
+            return StoredRequest(row[0], Created(*row[1:])) if row else None
 
         return self.database.interact(work, write=False)
 
 
-def remember(session: Session, project: str, use: KeyUse | None, now: datetime.datetime) -> None:
+def remember(session: Session, project: str, use: IdempotencyRecord | None, now: datetime.datetime) -> None:
     """Remember a key, if there is one, in the transaction that creates what the request is for.
 
     It comes before the quota is enforced: a concurrent repetition must not be refused for what the first one created.
@@ -95,14 +96,24 @@ def remember(session: Session, project: str, use: KeyUse | None, now: datetime.d
         session.execute(delete(_I).where(_I.project_id == project, _I.digest.in_(old)))
     if session.scalar(select(func.count()).select_from(_I).where(_I.project_id == project)) >= use.limit:
         if session.scalar(select(_I.digest).where(_I.project_id == project, _I.digest == use.digest)) is None:
-            raise TooManyRequests("The project has used too many idempotency keys lately; use none, or wait.",
-                                  headers={"Retry-After": "60"})
+            raise TooManyRequests(
+                "The project has used too many idempotency keys lately; use none, or wait.",
+                headers={"Retry-After": "60"},
+            )
     created = use.first.created
     try:
         with session.begin_nested():
-            session.execute(insert(_I).values(
-                project_id=project, digest=use.digest, created_at=now, fingerprint=use.first.fingerprint,
-                object_type=created.collection, object_id=created.id, transport_key_id=created.transport_key_id))
+            session.execute(
+                insert(_I).values(
+                    project_id=project,
+                    digest=use.digest,
+                    created_at=now,
+                    fingerprint=use.first.fingerprint,
+                    object_type=created.collection,
+                    object_id=created.id,
+                    transport_key_id=created.transport_key_id,
+                )
+            )
     except IntegrityError:
         raise DuplicateKey from None
 

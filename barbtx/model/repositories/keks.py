@@ -16,11 +16,27 @@ from barbtx.model.records import KEKMeta
 from barbtx.model.repositories.projects import find_or_create, project_key
 from barbtx.times import Clock, utcnow
 
-KEK_COLUMNS = (KEK.id, KEK.plugin_name, KEK.kek_label, KEK.algorithm, KEK.bit_length, KEK.mode, KEK.plugin_meta,
-               KEK.master_key_id)
+KEK_COLUMNS = (
+    KEK.id,
+    KEK.plugin_name,
+    KEK.kek_label,
+    KEK.algorithm,
+    KEK.bit_length,
+    KEK.mode,
+    KEK.plugin_meta,
+    KEK.master_key_id,
+)
 _C = CryptoCanary
-_CANARY_COLUMNS = (_C.id, _C.plugin_name, _C.kek_label, _C.algorithm, _C.bit_length, _C.mode, _C.plugin_meta,
-                   _C.master_key_id)
+_CANARY_COLUMNS = (
+    _C.id,
+    _C.plugin_name,
+    _C.kek_label,
+    _C.algorithm,
+    _C.bit_length,
+    _C.mode,
+    _C.plugin_meta,
+    _C.master_key_id,
+)
 
 
 class KEKGone(ServiceUnavailable):
@@ -42,21 +58,24 @@ class KEKRepo:
         """
         return self.database.interact(lambda s: _active(s, project_id, plugin_name), write=False)
 
-    def add_active(self, project_id: str, kek: KEKMeta,
-                   race_hook: Callable[[], None] = lambda: None) -> Deferred[KEKMeta]:
+    def add_active(
+        self, project_id: str, kek: KEKMeta, race_hook: Callable[[], None] = lambda: None
+    ) -> Deferred[KEKMeta]:
         """Make a key the project's active one; if there is one already, by now, that one is the answer.
 
         :param race_hook: as in :func:`find_or_create`.
         :raises ProjectClosed: the project was deleted in Keystone.
         """
+
         def work(session: Session) -> KEKMeta:
             now = utcnow(self.clock)
             project = project_key(session, project_id, now)
             return find_or_create(
                 session,
                 lambda: _active(session, project_id, kek.plugin_name),
-                lambda: session.execute(insert(KEK).values(
-                    project_id=project, active=True, created_at=now, **attrs.asdict(kek))),
+                lambda: session.execute(
+                    insert(KEK).values(project_id=project, active=True, created_at=now, **attrs.asdict(kek))
+                ),
                 race_hook,
             )
 
@@ -68,9 +87,14 @@ class KEKRepo:
         Of the keys whose master key is not named, the oldest and the newest are taken. Each key comes with the
         external id of its project. The work grows with the number of master keys, not with that of project keys.
         """
+
         def work(session: Session) -> list[tuple[str, KEKMeta]]:
-            query = (select(Project.external_id, *KEK_COLUMNS).join(Project, Project.id == KEK.project_id)
-                     .where(KEK.plugin_name == plugin_name).limit(1))
+            query = (
+                select(Project.external_id, *KEK_COLUMNS)
+                .join(Project, Project.id == KEK.project_id)
+                .where(KEK.plugin_name == plugin_name)
+                .limit(1)
+            )
             unnamed = query.where(KEK.master_key_id.is_(None))
             queries = [unnamed.order_by(KEK.created_at.asc()), unnamed.order_by(KEK.created_at.desc())]
             # SELECT DISTINCT would read the whole index.
@@ -92,6 +116,7 @@ class KEKRepo:
 
         :param race_hook: as in :func:`find_or_create`.
         """
+
         def work(session: Session) -> KEKMeta:
             return find_or_create(
                 session,
@@ -104,9 +129,16 @@ class KEKRepo:
 
     def replace_canary(self, old: KEKMeta, new: KEKMeta) -> Deferred[None]:
         """Write another canary in the place of one, unless somebody else has done so."""
-        return self.database.interact(lambda session: session.execute(
-            update(_C).where(_C.plugin_name == old.plugin_name, _C.id == old.id)
-            .values(created_at=utcnow(self.clock), **attrs.asdict(new))) and None)
+        return self.database.interact(
+            lambda session: (
+                session.execute(
+                    update(_C)
+                    .where(_C.plugin_name == old.plugin_name, _C.id == old.id)
+                    .values(created_at=utcnow(self.clock), **attrs.asdict(new))
+                )
+                and None
+            )
+        )
 
 
 def _canary(session: Session, plugin_name: str) -> KEKMeta | None:
@@ -116,7 +148,8 @@ def _canary(session: Session, plugin_name: str) -> KEKMeta | None:
 
 def _active(session: Session, project_id: str, plugin_name: str) -> KEKMeta | None:
     row = session.execute(
-        select(*KEK_COLUMNS).join(Project, Project.id == KEK.project_id)
+        select(*KEK_COLUMNS)
+        .join(Project, Project.id == KEK.project_id)
         .where(Project.external_id == project_id, KEK.plugin_name == plugin_name, KEK.active.is_(True))
     ).first()
     return KEKMeta(*row) if row else None

@@ -66,8 +66,9 @@ def count(session: Session, query: Select, key: ColumnElement) -> int:
     return session.scalar(query.with_only_columns(func.count(key), maintain_column_froms=False))
 
 
-def ordering(session: Session, sort: Iterable[tuple[ColumnElement, bool]],
-             ties: Iterable[ColumnElement]) -> list[ColumnElement]:
+def ordering(
+    session: Session, sort: Iterable[tuple[ColumnElement, bool]], ties: Iterable[ColumnElement]
+) -> list[ColumnElement]:
     """ORDER BY terms: nulls are smallest, text compares by code point, and what is equal is told apart by ``ties``."""
     on_postgresql = session.get_bind().dialect.name == "postgresql"
     terms = []

@@ -32,7 +32,7 @@ class LeaseLost(Exception):
     """The order was deleted, or another worker took it over; nothing was stored."""
 
 
-class OtherLane(Exception):
+class WrongLane(Exception):
     """The order is to be processed in another lane.
 
     :ivar lane: which one.
@@ -48,18 +48,27 @@ def later(now: datetime.datetime, seconds: float) -> datetime.datetime:
     return now + datetime.timedelta(seconds=min(seconds, LONGEST_WAIT))
 
 
-def insert_task(session: Session, project: str, type_: str, task: Task, now: datetime.datetime,
-                retry_after: float) -> None:
+def insert_task(
+    session: Session, project: str, type_: str, task: Task, now: datetime.datetime, retry_after: float
+) -> None:
     """Write the row of an order's first task, which waits for a worker from now on.
 
     :param project: internal id.
     :param retry_after: seconds after which it is due to be published again.
     """
-    session.execute(insert(_T).values(
-        order_id=task.order_id, retry_task=task.method, retry_kwargs=json.dumps(dict(task.kwargs)),
-        retry_at=later(now, retry_after), retry_count=0, created_at=now, written_at=now, project_id=project,
-        waits_in=lane_of(type_),
-    ))
+    session.execute(
+        insert(_T).values(
+            order_id=task.order_id,
+            retry_task=task.method,
+            retry_kwargs=json.dumps(dict(task.kwargs)),
+            retry_at=later(now, retry_after),
+            retry_count=0,
+            created_at=now,
+            written_at=now,
+            project_id=project,
+            waits_in=lane_of(type_),
+        )
+    )
 
 
 def take(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
@@ -69,9 +78,17 @@ def take(session: Session, order_id: str, token: str, now: datetime.datetime, se
     """
     until = later(now, seconds)
     taken = session.execute(
-        update(_T).where(_T.order_id == order_id, _is_free(now, seconds), _is_open(now))
-        .values(lease=token, leased_until=until, retry_at=until, retry_count=_T.retry_count + 1, waits_in=None,
-                written_at=now))
+        update(_T)
+        .where(_T.order_id == order_id, _is_free(now, seconds), _is_open(now))
+        .values(
+            lease=token,
+            leased_until=until,
+            retry_at=until,
+            retry_count=_T.retry_count + 1,
+            waits_in=None,
+            written_at=now,
+        )
+    )
     return taken.rowcount == 1
 
 
@@ -86,15 +103,19 @@ def took(session: Session, order_id: str, token: str, now: datetime.datetime, se
     if session.scalar(row) != token:
         return False
     until = later(now, seconds)
-    session.execute(update(_T).where(_T.order_id == order_id)
-                    .values(leased_until=until, retry_at=until, waits_in=None, written_at=now))
+    session.execute(
+        update(_T)
+        .where(_T.order_id == order_id)
+        .values(leased_until=until, retry_at=until, waits_in=None, written_at=now)
+    )
     return True
 
 
 def read_lease(session: Session, order: Order, token: str, passphrase: StoredPayload | None) -> Lease:
     """The lease on an order that was taken in hand in this transaction."""
     attempt, kwargs, project = session.execute(
-        select(_T.retry_count, _T.retry_kwargs, _T.project_id).where(_T.order_id == order.id)).one()
+        select(_T.retry_count, _T.retry_kwargs, _T.project_id).where(_T.order_id == order.id)
+    ).one()
     return Lease(order, token, attempt, passphrase, json.loads(kwargs).get("request_id"), project or "")
 
 
@@ -107,8 +128,12 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
     """
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
-            select(_T.order_id).where(_T.waits_in == lane, project, _is_free(now, seconds), _is_open(now))
-            .order_by(_T.project_id, _T.created_at).limit(1).with_for_update(skip_locked=True))
+            select(_T.order_id)
+            .where(_T.waits_in == lane, project, _is_free(now, seconds), _is_open(now))
+            .order_by(_T.project_id, _T.created_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
         if found is not None:
             return found
     return None
@@ -120,14 +145,24 @@ def renew(session: Session, lease: Lease, now: datetime.datetime, seconds: float
     _change(session, lease, leased_until=until, retry_at=until, waits_in=None, written_at=now)
 
 
-def put_off(session: Session, lease: Lease, method: str, now: datetime.datetime, seconds: float, counts: bool) -> None:
+def reschedule(
+    session: Session, lease: Lease, method: str, now: datetime.datetime, seconds: float, counts: bool
+) -> None:
     """Let go of an order and have a task of it run later.
 
     :param counts: whether this was an attempt, of which an order has only so many.
     :raises LeaseLost: it was not changed.
     """
-    _change(session, lease, lease=None, leased_until=None, retry_task=method, retry_at=later(now, seconds),
-            written_at=now, retry_count=_T.retry_count - int(not counts))
+    _change(
+        session,
+        lease,
+        lease=None,
+        leased_until=None,
+        retry_task=method,
+        retry_at=later(now, seconds),
+        written_at=now,
+        retry_count=_T.retry_count - int(not counts),
+    )
 
 
 def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
@@ -135,8 +170,16 @@ def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
 
     :raises LeaseLost: it was not changed.
     """
-    _change(session, lease, lease=None, leased_until=None, retry_at=now, retry_count=_T.retry_count - 1, written_at=now,
-            waits_in=lane_of(lease.order.type))
+    _change(
+        session,
+        lease,
+        lease=None,
+        leased_until=None,
+        retry_at=now,
+        retry_count=_T.retry_count - 1,
+        written_at=now,
+        waits_in=lane_of(lease.order.type),
+    )
 
 
 def finish(session: Session, lease: Lease) -> None:
@@ -153,23 +196,37 @@ def take_due(session: Session, now: datetime.datetime, limit: int, republish_aft
     rows = session.execute(
         select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at, _T.lease, _O.type, _O.project_id)
         .join(_O, _O.id == _T.order_id)
-        .where(or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCKS_DIFFER,
-                   _is_from_the_future(now)))
-        .order_by(_T.retry_at).limit(limit).with_for_update(of=_T, skip_locked=True)
+        .where(
+            or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCKS_DIFFER, _is_from_the_future(now))
+        )
+        .order_by(_T.retry_at)
+        .limit(limit)
+        .with_for_update(of=_T, skip_locked=True)
     ).all()
     for row in rows:
         age = (now - row.created_at).total_seconds()
         # What is due is in nobody's hand any more, even if the clock was set back since the lease was written.
-        session.execute(update(_T).where(_T.order_id == row.order_id).values(
-            retry_at=later(now, max(republish_after, age)), leased_until=row.lease and now, waits_in=lane_of(row.type),
-            project_id=row.project_id, written_at=now))
+        session.execute(
+            update(_T)
+            .where(_T.order_id == row.order_id)
+            .values(
+                retry_at=later(now, max(republish_after, age)),
+                leased_until=row.lease and now,
+                waits_in=lane_of(row.type),
+                project_id=row.project_id,
+                written_at=now,
+            )
+        )
     return [Task(row.order_id, row.retry_task, json.loads(row.retry_kwargs), lane_of(row.type)) for row in rows]
 
 
 def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, seconds: float) -> None:
     """Have tasks that could not be published become due again soon, unless a worker has them in hand."""
-    session.execute(update(_T).where(_T.order_id.in_(ids), _T.waits_in.is_not(None))
-                    .values(retry_at=later(now, seconds), written_at=now))
+    session.execute(
+        update(_T)
+        .where(_T.order_id.in_(ids), _T.waits_in.is_not(None))
+        .values(retry_at=later(now, seconds), written_at=now)
+    )
 
 
 def make_project_due(session: Session, project_id: str) -> None:
@@ -178,8 +235,11 @@ def make_project_due(session: Session, project_id: str) -> None:
     :param project_id: external id.
     """
     # A time that has passed by whatever clock the tasks live by.
-    session.execute(update(_T).where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))
-                    .values(retry_at=_T.created_at))
+    session.execute(
+        update(_T)
+        .where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))
+        .values(retry_at=_T.created_at)
+    )
 
 
 def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:
@@ -191,8 +251,11 @@ def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:
 def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
     """Whether the project of a task's order takes anything new: what it would make could not be stored."""
     return ~exists().where(
-        _O.id == _T.order_id, models.Project.id == _O.project_id,
-        models.ProjectRemoval.project_id == models.Project.external_id, closes(now)).correlate(_T)
+        _O.id == _T.order_id,
+        models.Project.id == _O.project_id,
+        models.ProjectRemoval.project_id == models.Project.external_id,
+        closes(now),
+    ).correlate(_T)
 
 
 def _is_from_the_future(now: datetime.datetime) -> ColumnElement[bool]:

@@ -18,14 +18,26 @@ from barbtx.errors import NotFound
 from barbtx.model import models
 from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import (
-    ACTIVE, ASYMMETRIC, ERROR, PENDING, EncryptedDatum, KEKMeta, Lease, Made, Order, Page, StoredPayload, Task, lane_of,
+    ACTIVE,
+    ASYMMETRIC,
+    ERROR,
+    PENDING,
+    EncryptedDatum,
+    GeneratedObjects,
+    KEKMeta,
+    Lease,
+    Order,
+    Page,
+    StoredPayload,
+    Task,
+    lane_of,
 )
 from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.containers import insert_container
-from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
+from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
-from barbtx.model.repositories.order_tasks import LeaseLost, OtherLane
+from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.projects import project_key
 from barbtx.model.repositories.quotas import count_of, enforce
 from barbtx.model.repositories.secrets import insert_secret
@@ -35,8 +47,19 @@ _O = models.Order
 _T = models.OrderRetryTask
 _P = models.OrderPassphrase
 _COLUMNS = (
-    _O.id, models.Project.external_id, _O.type, _O.meta, _O.creator_id, _O.status, _O.created_at, _O.updated_at,
-    _O.sub_status, _O.sub_status_message, _O.error_status_code, _O.error_reason, _O.secret_id,
+    _O.id,
+    models.Project.external_id,
+    _O.type,
+    _O.meta,
+    _O.creator_id,
+    _O.status,
+    _O.created_at,
+    _O.updated_at,
+    _O.sub_status,
+    _O.sub_status_message,
+    _O.error_status_code,
+    _O.error_reason,
+    _O.secret_id,
     _O.container_id,
 )
 
@@ -68,9 +91,18 @@ class OrderRepo:
     def _now(self, session: Session) -> datetime.datetime:
         return utcnow(self.clock) if self.task_time is None else self.task_time(session)
 
-    def create(self, order_id: str, project_id: str, type_: str, meta: str, creator_id: str | None,
-               task: Task, retry_after: float, passphrase: StoredPayload | None = None,
-               use: KeyUse | None = None) -> Deferred[None]:
+    def create(
+        self,
+        order_id: str,
+        project_id: str,
+        type_: str,
+        meta: str,
+        creator_id: str | None,
+        task: Task,
+        retry_after: float,
+        passphrase: StoredPayload | None = None,
+        use: IdempotencyRecord | None = None,
+    ) -> Deferred[None]:
         """Create a PENDING order and the row of its first task, in one transaction.
 
         :param retry_after: seconds after which the scheduler shall publish the task again if it is still undone.
@@ -86,10 +118,18 @@ class OrderRepo:
             project = project_key(session, project_id, now)
             remember(session, project, use, now)
             enforce(session, project, "orders", self.quota, count_of(_O))
-            session.execute(insert(_O).values(
-                id=order_id, project_id=project, type=type_, meta=meta,
-                creator_id=creator_id, status=PENDING, created_at=now, updated_at=now,
-            ))
+            session.execute(
+                insert(_O).values(
+                    id=order_id,
+                    project_id=project,
+                    type=type_,
+                    meta=meta,
+                    creator_id=creator_id,
+                    status=PENDING,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
             if passphrase is not None:
                 _insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
@@ -102,6 +142,7 @@ class OrderRepo:
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
         """Those of some orders that are not PENDING any more, or gone."""
+
         def work(session: Session) -> Sequence[str]:
             pending = set(session.scalars(select(_O.id).where(_O.id.in_(ids), _O.status == PENDING)))
             return [order_id for order_id in ids if order_id not in pending]
@@ -112,13 +153,15 @@ class OrderRepo:
         """The orders of all projects that were changed since a moment and are not PENDING."""
         return self.database.interact(
             lambda session: session.scalars(select(_O.id).where(_O.updated_at >= moment, _O.status != PENDING)).all(),
-            write=False)
+            write=False,
+        )
 
-    def list(self, project_id: str, meta: str | None, limit: int, offset: int) -> Deferred[Page[Order]]:
+    def list_page(self, project_id: str, meta: str | None, limit: int, offset: int) -> Deferred[Page[Order]]:
         """A page of a project's orders, oldest first.
 
         :param meta: text to find, as a whole key or string value, in the orders' meta; ``%`` and ``_`` are wildcards.
         """
+
         def work(session: Session) -> Page[Order]:
             project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
             query = select(*_COLUMNS).where(_O.project_id == project)
@@ -128,8 +171,12 @@ class OrderRepo:
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)
-            rows = session.execute(query.join(models.Project, models.Project.id == _O.project_id)
-                                   .order_by(_O.created_at, _O.id).limit(limit).offset(offset))
+            rows = session.execute(
+                query.join(models.Project, models.Project.id == _O.project_id)
+                .order_by(_O.created_at, _O.id)
+                .limit(limit)
+                .offset(offset)
+            )
             return Page(tuple(Order(*row) for row in rows), total)
 
         return self.database.interact(work, write=False, listing=True)
@@ -140,6 +187,7 @@ class OrderRepo:
         :return: where the passphrase was kept for what is not to be done now, for its store to forget.
         :raises NotFound: it is gone already.
         """
+
         def work(session: Session) -> StoredPayload | None:
             if _find(session, order_id, project_id) is None:
                 raise NotFound("Order not found.")
@@ -149,8 +197,9 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def claim(self, order_id: str, project_id: str, seconds: float,
-              claim: Claim | None = None) -> Deferred[Lease | None]:
+    def claim(
+        self, order_id: str, project_id: str, seconds: float, claim: Claim | None = None
+    ) -> Deferred[Lease | None]:
         """Take an order in hand, unless it is done or in another's hand: then the answer is None.
 
         So it is while the order's project is about to be removed: if that is cancelled, the order goes on.
@@ -172,8 +221,15 @@ class OrderRepo:
 
         return self.database.interact(work)
 
-    def claim_next(self, lane: str, after: str, seconds: float, order_id: str | None = None,
-                   project_id: str | None = None, claim: Claim | None = None) -> Deferred[Lease | None]:
+    def claim_next(
+        self,
+        lane: str,
+        after: str,
+        seconds: float,
+        order_id: str | None = None,
+        project_id: str | None = None,
+        claim: Claim | None = None,
+    ) -> Deferred[Lease | None]:
         """Take the order in hand whose turn it is, or none if nothing waits.
 
         The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever
@@ -197,12 +253,14 @@ class OrderRepo:
             named = None
             if order_id is not None:
                 named = session.execute(
-                    select(_O.type, _T.order_id, _T.waits_in).join(models.Project, models.Project.id == _O.project_id)
+                    select(_O.type, _T.order_id, _T.waits_in)
+                    .join(models.Project, models.Project.id == _O.project_id)
                     .outerjoin(_T, _T.order_id == _O.id)
-                    .where(_O.id == order_id, models.Project.external_id == project_id)).first()
+                    .where(_O.id == order_id, models.Project.external_id == project_id)
+                ).first()
             if named is not None and named.order_id is not None:
                 if lane_of(named.type) != lane:
-                    raise OtherLane(lane_of(named.type))
+                    raise WrongLane(lane_of(named.type))
                 if named.waits_in is None and (lease := _taken(session, order_id, claim, now, seconds)):
                     return lease
             while (waiting := order_tasks.next_waiting(session, lane, after, now, seconds)) is not None:
@@ -219,10 +277,11 @@ class OrderRepo:
 
         :raises LeaseLost: it is in another's hand now, or gone.
         """
-        return self.database.interact(
-            lambda session: order_tasks.renew(session, lease, self._now(session), seconds))
+        return self.database.interact(lambda session: order_tasks.renew(session, lease, self._now(session), seconds))
 
-    def complete(self, lease: Lease, made: Made, sub_status: str, sub_status_message: str) -> Deferred[None]:
+    def complete(
+        self, lease: Lease, made: GeneratedObjects, sub_status: str, sub_status_message: str
+    ) -> Deferred[None]:
         """Store what an order made and turn it ACTIVE, in one transaction.
 
         It may be repeated if its outcome is unknown: what was stored already stays as it is.
@@ -234,11 +293,17 @@ class OrderRepo:
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            shown = ({"container_id": made.container.id} if made.container
-                     else {"secret_id": made.secrets[0].id})
+            shown = {"container_id": made.container.id} if made.container else {"secret_id": made.secrets[0].id}
             try:
-                _finish(session, lease, now, status=ACTIVE, sub_status=sub_status[:36],
-                        sub_status_message=sub_status_message[:255], **shown)
+                _finish(
+                    session,
+                    lease,
+                    now,
+                    status=ACTIVE,
+                    sub_status=sub_status[:36],
+                    sub_status_message=sub_status_message[:255],
+                    **shown,
+                )
             except LeaseLost:
                 # Its owner may have deleted some of them since they were stored.
                 ids = [secret.id for secret in made.secrets]
@@ -261,8 +326,9 @@ class OrderRepo:
 
         def work(session: Session) -> None:
             try:
-                _finish(session, lease, now, status=ERROR, error_status_code=status_code[:16],
-                        error_reason=reason[:255])
+                _finish(
+                    session, lease, now, status=ERROR, error_status_code=status_code[:16], error_reason=reason[:255]
+                )
             except LeaseLost:
                 if session.scalar(select(_O.status).where(_O.id == lease.order.id)) != ERROR:
                     raise
@@ -278,13 +344,15 @@ class OrderRepo:
         :raises LeaseLost: it was not changed.
         """
         return self.database.interact(
-            lambda session: order_tasks.put_off(session, lease, method, self._now(session), seconds, counts))
+            lambda session: order_tasks.reschedule(session, lease, method, self._now(session), seconds, counts)
+        )
 
     def release(self, lease: Lease) -> Deferred[None]:
         """Let go of an order that was not worked on to the end through no fault of its own; it is due at once.
 
         The attempt does not count. A lease that was lost already is left alone.
         """
+
         def work(session: Session) -> None:
             with contextlib.suppress(LeaseLost):
                 order_tasks.release(session, lease, self._now(session))
@@ -300,6 +368,7 @@ class OrderRepo:
         :param republish_after: seconds until it is due again, at least.
         :param seen: gets the ids of the orders, for the caller to make them due again if the outcome is unknown.
         """
+
         def work(session: Session) -> list[Task]:
             tasks = order_tasks.take_due(session, self._now(session), limit, republish_after)
             if seen is not None:
@@ -313,8 +382,7 @@ class OrderRepo:
 
         :param seconds: from now.
         """
-        return self.database.interact(
-            lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
+        return self.database.interact(lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
 
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
@@ -347,8 +415,11 @@ def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:
     datum = passphrase.datum
     columns = {"store_plugin": passphrase.plugin, "store_metadata": json.dumps(dict(passphrase.metadata))}
     if datum is not None:
-        columns |= {"kek_id": datum.kek.id, "cypher_text": datum.cypher_text,
-                    "kek_meta_extended": datum.kek_meta_extended}
+        columns |= {
+            "kek_id": datum.kek.id,
+            "cypher_text": datum.cypher_text,
+            "kek_meta_extended": datum.kek_meta_extended,
+        }
     return columns
 
 
@@ -356,7 +427,9 @@ def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
     """Where the passphrase of an order that is not done is kept, if it has one."""
     row = session.execute(
         select(_P.store_plugin, _P.store_metadata, _P.cypher_text, _P.kek_meta_extended, *KEK_COLUMNS)
-        .outerjoin(models.KEK, models.KEK.id == _P.kek_id).where(_P.order_id == order_id)).first()
+        .outerjoin(models.KEK, models.KEK.id == _P.kek_id)
+        .where(_P.order_id == order_id)
+    ).first()
     if row is None:
         return None
     plugin, metadata, cypher_text, extended, *kek = row

@@ -20,8 +20,16 @@ from barbtx.times import Clock, utcnow
 
 # By so much the clocks of different machines may differ.
 _CLOCKS_DIFFER = datetime.timedelta(seconds=60)
-_COLUMNS = (_R.project_id, _R.requested_at, _R.due_at, _R.kept_until, _R.retry_at, _R.attempts, _R.problem,
-            _R.leased_until)
+_COLUMNS = (
+    _R.project_id,
+    _R.requested_at,
+    _R.due_at,
+    _R.kept_until,
+    _R.retry_at,
+    _R.attempts,
+    _R.problem,
+    _R.leased_until,
+)
 
 
 class RemovalLost(Exception):
@@ -58,6 +66,7 @@ class PendingRemovalRepo:
         :param project_id: Keystone's id, at most 255 characters.
         :raises TooManyRemovals: too many wait for Keystone's word.
         """
+
         def work(session: Session) -> Removal:
             now = utcnow(self.clock)
             _purge(session, now)
@@ -76,13 +85,17 @@ class PendingRemovalRepo:
 
     def seconds_to_next(self) -> Deferred[float | None]:
         """How long until something can be claimed, as things stand; None if nothing waits."""
+
         def work(session: Session) -> float | None:
             now = utcnow(self.clock)
             if session.scalar(select(_R.project_id).where(self._claimable(now)).limit(1)) is not None:
                 return 0.0
             free_at = case((_R.leased_until > _R.retry_at, _R.leased_until), else_=_R.retry_at)
-            first = session.scalar(select(func.min(free_at, type_=_R.retry_at.type)).where(
-                _R.kept_until.is_(None), _R.attempts < self.max_attempts))
+            first = session.scalar(
+                select(func.min(free_at, type_=_R.retry_at.type)).where(
+                    _R.kept_until.is_(None), _R.attempts < self.max_attempts
+                )
+            )
             return None if first is None else max(0.0, (first - now).total_seconds())
 
         return self.database.interact(work, write=False)
@@ -93,12 +106,18 @@ class PendingRemovalRepo:
 
         def work(session: Session) -> RemovalClaim | None:
             now = utcnow(self.clock)
-            row = session.execute(select(*_COLUMNS).where(self._claimable(now)).order_by(_R.retry_at).limit(1)
-                                  .with_for_update(skip_locked=True)).first()
+            row = session.execute(
+                select(*_COLUMNS)
+                .where(self._claimable(now))
+                .order_by(_R.retry_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ).first()
             if row is None:
                 return None
-            session.execute(update(_R).where(_R.project_id == row.project_id).values(
-                lease=token, leased_until=self._lease_end(now)))
+            session.execute(
+                update(_R).where(_R.project_id == row.project_id).values(lease=token, leased_until=self._lease_end(now))
+            )
             age = (now - (row.due_at or row.requested_at)).total_seconds()
             return RemovalClaim(row.project_id, token, row.attempts + 1, row.due_at is not None, age)
 
@@ -118,6 +137,7 @@ class PendingRemovalRepo:
         :return: when it is due.
         :raises RemovalLost: it is not the caller's any more.
         """
+
         def work(session: Session) -> datetime.datetime:
             now = utcnow(self.clock)
             due = now + datetime.timedelta(seconds=grace)
@@ -133,6 +153,7 @@ class PendingRemovalRepo:
 
         :raises RemovalLost: it is not the caller's any more.
         """
+
         def work(session: Session) -> None:
             if session.execute(delete(_R).where(_held(claim))).rowcount != 1:
                 raise RemovalLost
@@ -140,16 +161,22 @@ class PendingRemovalRepo:
 
         return self.database.interact(work)
 
-    def put_off(self, claim: RemovalClaim, seconds: float, problem: str | None, *, counts: bool) -> Deferred[None]:
+    def reschedule(self, claim: RemovalClaim, seconds: float, problem: str | None, *, counts: bool) -> Deferred[None]:
         """Let go of a removal, to be tried again later.
 
         :param problem: why, for operators.
         :param counts: whether it is a failure of the removal's own; so many may be.
         :raises RemovalLost: it is not the caller's any more.
         """
+
         def values(now: datetime.datetime) -> dict[str, object]:
-            return {"retry_at": now + datetime.timedelta(seconds=seconds), "problem": problem and problem[:255],
-                    "attempts": claim.attempt - (not counts), "lease": None, "leased_until": None}
+            return {
+                "retry_at": now + datetime.timedelta(seconds=seconds),
+                "problem": problem and problem[:255],
+                "attempts": claim.attempt - (not counts),
+                "lease": None,
+                "leased_until": None,
+            }
 
         return self._change(claim, values)
 
@@ -165,8 +192,13 @@ class PendingRemovalRepo:
         no_retry = now + datetime.timedelta(seconds=self.longest_wait) + _CLOCKS_DIFFER
         free = or_(_R.leased_until.is_(None), _R.leased_until <= now, _R.leased_until > no_lease)
         due = or_(_R.due_at.is_(None), _R.due_at <= now)
-        return and_(_R.kept_until.is_(None), _R.attempts < self.max_attempts, free, due,
-                    or_(_R.retry_at <= now, _R.retry_at > no_retry))
+        return and_(
+            _R.kept_until.is_(None),
+            _R.attempts < self.max_attempts,
+            free,
+            due,
+            or_(_R.retry_at <= now, _R.retry_at > no_retry),
+        )
 
 
 def hold(session: Session, claim: RemovalClaim) -> None:
@@ -218,8 +250,9 @@ def retry_removal(session: Session, project_id: str, now: datetime.datetime) -> 
 
 
 def _again(session: Session, known: Removal, now: datetime.datetime) -> None:
-    session.execute(update(_R).where(_R.project_id == known.project_id)
-                    .values(attempts=0, retry_at=max(now, known.due or now)))
+    session.execute(
+        update(_R).where(_R.project_id == known.project_id).values(attempts=0, retry_at=max(now, known.due or now))
+    )
 
 
 def _require(session: Session, project_id: str) -> Removal:

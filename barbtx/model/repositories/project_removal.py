@@ -45,6 +45,7 @@ class ProjectRemovalRepo:
         :param project_id: external id.
         :param after: the id that comes before theirs.
         """
+
         def work(session: Session) -> list[NewSecret]:
             project = find_project(session, project_id)
             found = payloads_of(session, project, after, limit) if project else []
@@ -54,12 +55,15 @@ class ProjectRemovalRepo:
 
     def passphrases(self, project_id: str, after: str, limit: int) -> Deferred[list[tuple[str, StoredPayload]]]:
         """Where the passphrases of some of a project's orders are kept, with the orders' ids."""
+
         def work(session: Session) -> list[tuple[str, StoredPayload]]:
             ids = session.scalars(
                 select(models.OrderPassphrase.order_id)
                 .join(models.Order, models.Order.id == models.OrderPassphrase.order_id)
                 .where(models.Order.project_id == find_project(session, project_id), models.Order.id > after)
-                .order_by(models.Order.id).limit(limit)).all()
+                .order_by(models.Order.id)
+                .limit(limit)
+            ).all()
             return [(order_id, find_passphrase(session, order_id)) for order_id in ids]
 
         return self.database.interact(work, write=False, listing=True)
@@ -73,6 +77,7 @@ class ProjectRemovalRepo:
 
         :return: whether the secrets are gone; if not, call again.
         """
+
         def work(session: Session) -> bool:
             hold(session, claim)
             return delete_secrets(session, ids)
@@ -85,6 +90,7 @@ class ProjectRemovalRepo:
         :param limit: objects at most.
         :return: how many objects were removed; None if the project is gone, and its removal is done.
         """
+
         def work(session: Session) -> int | None:
             hold(session, claim)
             project = find_project(session, claim.project_id)

@@ -12,14 +12,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from barbtx.errors import ProjectClosed
-from barbtx.model.database import Raced
+from barbtx.model.database import ConcurrentChange
 from barbtx.model.models import Project, ProjectRemoval
 
 T = TypeVar("T")
 
 
-def find_or_create(session: Session, find: Callable[[], T | None], create: Callable[[], None],
-                   race_hook: Callable[[], None] = lambda: None) -> T:
+def find_or_create(
+    session: Session,
+    find: Callable[[], T | None],
+    create: Callable[[], None],
+    race_hook: Callable[[], None] = lambda: None,
+) -> T:
     """Find a row, or make it; if another transaction makes it first, find that one.
 
     A constraint must make the second creation fail, and a ``find`` that comes after it must see the other's row.
@@ -38,22 +42,25 @@ def find_or_create(session: Session, find: Callable[[], T | None], create: Calla
         pass
     found = find()
     if found is None:
-        raise Raced
+        raise ConcurrentChange
     return found
 
 
-def project_key(session: Session, external_id: str, now: datetime.datetime,
-                race_hook: Callable[[], None] = lambda: None) -> str:
+def project_key(
+    session: Session, external_id: str, now: datetime.datetime, race_hook: Callable[[], None] = lambda: None
+) -> str:
     """The primary key of a project to which something is to be added; it is created if it is not known yet.
 
     :param external_id: the Keystone project id, at most 255 characters.
     :raises ProjectClosed: nothing can be added to it.
     """
+
     def find() -> str | None:
         row = session.execute(
             select(Project.id, ProjectRemoval.project_id)
             .outerjoin(ProjectRemoval, and_(ProjectRemoval.project_id == Project.external_id, closes(now)))
-            .where(Project.external_id == external_id)).first()
+            .where(Project.external_id == external_id)
+        ).first()
         if row is not None and row[1] is not None:
             raise ProjectClosed
         return row[0] if row else None
@@ -79,8 +86,10 @@ def ensure_project(session: Session, external_id: str, now: datetime.datetime) -
 
 def is_closed(session: Session, external_id: str, now: datetime.datetime) -> bool:
     """Whether nothing can be added to a project, since Keystone has deleted it."""
-    return session.scalar(select(ProjectRemoval.project_id)
-                          .where(ProjectRemoval.project_id == external_id, closes(now))) is not None
+    return (
+        session.scalar(select(ProjectRemoval.project_id).where(ProjectRemoval.project_id == external_id, closes(now)))
+        is not None
+    )
 
 
 def require_open(session: Session, owner: Any, object_id: str, now: datetime.datetime) -> None:
@@ -90,16 +99,20 @@ def require_open(session: Session, owner: Any, object_id: str, now: datetime.dat
     :raises ProjectClosed: nothing can be added to its project.
     """
     closed = session.scalar(
-        select(ProjectRemoval.project_id).join(Project, Project.external_id == ProjectRemoval.project_id)
-        .join(owner, owner.project_id == Project.id).where(owner.id == object_id, closes(now)))
+        select(ProjectRemoval.project_id)
+        .join(Project, Project.external_id == ProjectRemoval.project_id)
+        .join(owner, owner.project_id == Project.id)
+        .where(owner.id == object_id, closes(now))
+    )
     if closed is not None:
         raise ProjectClosed
 
 
 def closes(now: datetime.datetime) -> ColumnElement[bool]:
     """Whether a row of :class:`ProjectRemoval` closes its project."""
-    return and_(ProjectRemoval.due_at.is_not(None),
-                or_(ProjectRemoval.kept_until.is_(None), ProjectRemoval.kept_until > now))
+    return and_(
+        ProjectRemoval.due_at.is_not(None), or_(ProjectRemoval.kept_until.is_(None), ProjectRemoval.kept_until > now)
+    )
 
 
 def _insert(session: Session, external_id: str, now: datetime.datetime) -> None:

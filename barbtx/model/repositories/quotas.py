@@ -34,6 +34,7 @@ class QuotaRepo:
 
     def effective(self, project_id: str) -> Deferred[dict[str, int]]:
         """The quotas that hold for a project (external id)."""
+
         def work(session: Session) -> dict[str, int]:
             own = _own(session, project_id) or {}
             return {name: self.defaults[name] if own.get(name) is None else own[name] for name in RESOURCES}
@@ -44,13 +45,18 @@ class QuotaRepo:
         """A project's own quotas, if it has any."""
         return self.database.interact(lambda session: _own(session, project_id), write=False)
 
-    def list(self, limit: int, offset: int) -> Deferred[Page[tuple[str, Quotas]]]:
+    def list_page(self, limit: int, offset: int) -> Deferred[Page[tuple[str, Quotas]]]:
         """A page of all projects' own quotas, oldest first."""
+
         def work(session: Session) -> Page[tuple[str, Quotas]]:
             total = session.scalar(select(func.count()).select_from(ProjectQuota))
             rows = session.execute(
-                select(Project.external_id, *_COLUMNS).join(Project, Project.id == ProjectQuota.project_id)
-                .order_by(ProjectQuota.created_at, ProjectQuota.project_id).limit(limit).offset(offset))
+                select(Project.external_id, *_COLUMNS)
+                .join(Project, Project.id == ProjectQuota.project_id)
+                .order_by(ProjectQuota.created_at, ProjectQuota.project_id)
+                .limit(limit)
+                .offset(offset)
+            )
             return Page(tuple((row[0], dict(zip(RESOURCES, row[1:]))) for row in rows), total)
 
         return self.database.interact(work, write=False, listing=True)
@@ -64,11 +70,13 @@ class QuotaRepo:
             find_or_create(
                 session,
                 lambda: session.scalar(select(ProjectQuota.project_id).where(ProjectQuota.project_id == project)),
-                lambda: session.execute(insert(ProjectQuota).values(
-                    project_id=project, created_at=now, updated_at=now)),
+                lambda: session.execute(
+                    insert(ProjectQuota).values(project_id=project, created_at=now, updated_at=now)
+                ),
             )
-            session.execute(update(ProjectQuota).where(ProjectQuota.project_id == project)
-                            .values(updated_at=now, **quotas))
+            session.execute(
+                update(ProjectQuota).where(ProjectQuota.project_id == project).values(updated_at=now, **quotas)
+            )
 
         return self.database.interact(work)
 
@@ -77,6 +85,7 @@ class QuotaRepo:
 
         :raises NotFound: it has none.
         """
+
         def work(session: Session) -> None:
             project = select(Project.id).where(Project.external_id == project_id).scalar_subquery()
             if session.execute(delete(ProjectQuota).where(ProjectQuota.project_id == project)).rowcount != 1:
@@ -86,13 +95,13 @@ class QuotaRepo:
 
 
 def _own(session: Session, project_id: str) -> dict[str, int | None] | None:
-    row = session.execute(select(*_COLUMNS).join(Project, Project.id == ProjectQuota.project_id)
-                          .where(Project.external_id == project_id)).first()
+    row = session.execute(
+        select(*_COLUMNS).join(Project, Project.id == ProjectQuota.project_id).where(Project.external_id == project_id)
+    ).first()
     return dict(zip(RESOURCES, row)) if row else None
 
 
-def enforce(session: Session, project: str, resource: str, default: int,
-            count: Callable[[Session, str], int]) -> None:
+def enforce(session: Session, project: str, resource: str, default: int, count: Callable[[Session, str], int]) -> None:
     """Make sure that a project may have one more of something.
 
     A limited project's row is locked until the transaction ends, so that of concurrent creations each counts the ones
@@ -114,10 +123,13 @@ def enforce(session: Session, project: str, resource: str, default: int,
 def count_secrets(now: datetime.datetime) -> Callable[[Session, str], int]:
     secret = models.Secret
     return lambda session, project: session.scalar(
-        select(func.count()).select_from(secret)
-        .where(secret.project_id == project, or_(secret.expiration.is_(None), secret.expiration > now)))
+        select(func.count())
+        .select_from(secret)
+        .where(secret.project_id == project, or_(secret.expiration.is_(None), secret.expiration > now))
+    )
 
 
 def count_of(model: type) -> Callable[[Session, str], int]:
     return lambda session, project: session.scalar(
-        select(func.count()).select_from(model).where(model.project_id == project))
+        select(func.count()).select_from(model).where(model.project_id == project)
+    )

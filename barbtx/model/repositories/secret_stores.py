@@ -21,8 +21,16 @@ from barbtx.times import Clock, utcnow
 
 _B = models.SecretStore
 _P = models.ProjectSecretStore
-_COLUMNS = (_B.id, _B.store_plugin, _B.crypto_plugin, _B.global_default, _B.name, _B.status, _B.created_at,
-            _B.updated_at)
+_COLUMNS = (
+    _B.id,
+    _B.store_plugin,
+    _B.crypto_plugin,
+    _B.global_default,
+    _B.name,
+    _B.status,
+    _B.created_at,
+    _B.updated_at,
+)
 
 
 @attrs.frozen
@@ -40,8 +48,9 @@ class SecretStoreRepo:
     database: Tables = attrs.field(converter=in_tables("secret_stores"))
     clock: Clock
 
-    def sync(self, configured: Sequence[ConfiguredStore],
-             race_hook: Callable[[], None] = lambda: None) -> Deferred[None]:
+    def sync(
+        self, configured: Sequence[ConfiguredStore], race_hook: Callable[[], None] = lambda: None
+    ) -> Deferred[None]:
         """Bring the table in line with the configuration; any number of processes may do so at the same time.
 
         :param race_hook: as in :func:`find_or_create`.
@@ -54,8 +63,11 @@ class SecretStoreRepo:
             # In one order, so that processes that start together do not wait for each other in a circle.
             for store in sorted(configured, key=_plugins):
                 store_id = _find_or_insert(session, store, now, race_hook)
-                session.execute(update(_B).where(_B.id == store_id).values(
-                    updated_at=now, global_default=store.global_default, name=store.name))
+                session.execute(
+                    update(_B)
+                    .where(_B.id == store_id)
+                    .values(updated_at=now, global_default=store.global_default, name=store.name)
+                )
             known = {_plugins(store) for store in configured}
             for row in session.execute(select(*_COLUMNS)).all():
                 if _plugins(row) not in known:
@@ -63,12 +75,12 @@ class SecretStoreRepo:
 
         return self.database.interact(work)
 
-    def list(self) -> Deferred[list[SecretStore]]:
+    def list_all(self) -> Deferred[list[SecretStore]]:
         """All backends, oldest first."""
         return self.database.interact(
-            lambda session: [_store(row) for row in session.execute(
-                select(*_COLUMNS).order_by(_B.created_at, _B.id))],
-            write=False)
+            lambda session: [_store(row) for row in session.execute(select(*_COLUMNS).order_by(_B.created_at, _B.id))],
+            write=False,
+        )
 
     def get(self, store_id: str) -> Deferred[SecretStore | None]:
         """A backend by its id."""
@@ -76,9 +88,14 @@ class SecretStoreRepo:
 
     def preferred(self, project_id: str) -> Deferred[SecretStore | None]:
         """The backend that a project (external id) prefers, if it has chosen one."""
+
         def work(session: Session) -> SecretStore | None:
-            chosen = (select(_P.secret_store_id).join(models.Project, models.Project.id == _P.project_id)
-                      .where(models.Project.external_id == project_id).scalar_subquery())
+            chosen = (
+                select(_P.secret_store_id)
+                .join(models.Project, models.Project.id == _P.project_id)
+                .where(models.Project.external_id == project_id)
+                .scalar_subquery()
+            )
             return _find(session, _B.id == chosen)
 
         return self.database.interact(work, write=False)
@@ -98,7 +115,8 @@ class SecretStoreRepo:
             find_or_create(
                 session,
                 lambda: session.scalar(select(_P.project_id).where(_P.project_id == project)),
-                lambda: session.execute(insert(_P).values(project_id=project, secret_store_id=store_id)))
+                lambda: session.execute(insert(_P).values(project_id=project, secret_store_id=store_id)),
+            )
             session.execute(update(_P).where(_P.project_id == project).values(secret_store_id=store_id))
 
         return self.database.interact(work)
@@ -108,8 +126,9 @@ class SecretStoreRepo:
 
         :raises NotFound: it preferred none.
         """
+
         def work(session: Session) -> None:
-            project = (select(models.Project.id).where(models.Project.external_id == project_id).scalar_subquery())
+            project = select(models.Project.id).where(models.Project.external_id == project_id).scalar_subquery()
             if session.execute(delete(_P).where(_P.project_id == project)).rowcount != 1:
                 raise NotFound("Not Found. No preferred secret store defined for this project.")
 
@@ -130,24 +149,36 @@ def _plugins(store: Any) -> tuple[str, str]:
     return store.store_plugin, store.crypto_plugin or ""
 
 
-def _find_or_insert(session: Session, store: ConfiguredStore, now: datetime.datetime,
-                    race_hook: Callable[[], None]) -> str:
+def _find_or_insert(
+    session: Session, store: ConfiguredStore, now: datetime.datetime, race_hook: Callable[[], None]
+) -> str:
     store_plugin, crypto_plugin = _plugins(store)
     return find_or_create(
         session,
-        lambda: session.scalar(select(_B.id).where(_B.store_plugin == store_plugin,
-                                                   _B.crypto_plugin == crypto_plugin)),
-        lambda: session.execute(insert(_B).values(
-            id=str(uuid.uuid4()), store_plugin=store_plugin, crypto_plugin=crypto_plugin, name=store.name,
-            global_default=store.global_default, status=ACTIVE, created_at=now, updated_at=now)),
-        race_hook)
+        lambda: session.scalar(select(_B.id).where(_B.store_plugin == store_plugin, _B.crypto_plugin == crypto_plugin)),
+        lambda: session.execute(
+            insert(_B).values(
+                id=str(uuid.uuid4()),
+                store_plugin=store_plugin,
+                crypto_plugin=crypto_plugin,
+                name=store.name,
+                global_default=store.global_default,
+                status=ACTIVE,
+                created_at=now,
+                updated_at=now,
+            )
+        ),
+        race_hook,
+    )
 
 
 def _remove(session: Session, row: Any) -> None:
     """:raises ConfigurationError: a project prefers it."""
     if session.scalar(select(func.count()).select_from(_P).where(_P.secret_store_id == row.id)):
-        raise ConfigurationError(f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured "
-                                 "any more, but projects prefer it")
+        raise ConfigurationError(
+            f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured "
+            "any more, but projects prefer it"
+        )
     session.execute(delete(_B).where(_B.id == row.id))
 
 

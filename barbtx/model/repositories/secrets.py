@@ -21,9 +21,12 @@ from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
 from barbtx.model.repositories.consumers import (
-    SECRET_CONSUMERS, delete_some_consumers, embedded_consumers, has_consumers,
+    SECRET_CONSUMERS,
+    delete_some_consumers,
+    embedded_consumers,
+    has_consumers,
 )
-from barbtx.model.repositories.idempotency import KeyUse, forget_keys, remember
+from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
 from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import project_key, require_open
@@ -33,8 +36,19 @@ from barbtx.times import Clock, utcnow
 _S = models.Secret
 _D = models.EncryptedDatum
 _COLUMNS = (
-    _S.id, models.Project.external_id, _S.name, _S.secret_type, _S.expiration, _S.algorithm, _S.bit_length, _S.mode,
-    _S.creator_id, _S.created_at, _S.updated_at, _S.status, _S.content_type,
+    _S.id,
+    models.Project.external_id,
+    _S.name,
+    _S.secret_type,
+    _S.expiration,
+    _S.algorithm,
+    _S.bit_length,
+    _S.mode,
+    _S.creator_id,
+    _S.created_at,
+    _S.updated_at,
+    _S.status,
+    _S.content_type,
 )
 _PAYLOAD_COLUMNS = (_S.store_plugin, _S.store_metadata, _D.cypher_text, _D.kek_meta_extended, *KEK_COLUMNS)
 
@@ -47,8 +61,15 @@ _CHILDREN = (
 
 #: What lists of secrets can be filtered and sorted by, under the API's names.
 COLUMNS: Mapping[str, ColumnElement] = {
-    "algorithm": _S.algorithm, "bit_length": _S.bit_length, "created": _S.created_at, "expiration": _S.expiration,
-    "mode": _S.mode, "name": _S.name, "secret_type": _S.secret_type, "status": _S.status, "updated": _S.updated_at,
+    "algorithm": _S.algorithm,
+    "bit_length": _S.bit_length,
+    "created": _S.created_at,
+    "expiration": _S.expiration,
+    "mode": _S.mode,
+    "name": _S.name,
+    "secret_type": _S.secret_type,
+    "status": _S.status,
+    "updated": _S.updated_at,
 }
 
 
@@ -72,7 +93,7 @@ class SecretRepo:
     quota: int = -1
     limits: ObjectLimits = ObjectLimits()
 
-    def create(self, new: NewSecret, use: KeyUse | None = None) -> Deferred[None]:
+    def create(self, new: NewSecret, use: IdempotencyRecord | None = None) -> Deferred[None]:
         """Store a secret, with its payload if it has one; the project is created with it if need be.
 
         :param use: as in :func:`remember`.
@@ -90,8 +111,9 @@ class SecretRepo:
 
         return self.database.interact(work)
 
-    def get(self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False,
-            with_consumers: bool = False) -> Deferred[Secret | None]:
+    def get(
+        self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False
+    ) -> Deferred[Secret | None]:
         """A secret of any project, unless it has expired, and what its ACL means to a user.
 
         :param with_payload: read also where the payload is, and the ciphertext.
@@ -108,9 +130,17 @@ class SecretRepo:
 
         return self.database.interact(work, write=False, listing=with_consumers)
 
-    def list(self, project_id: str, conditions: tuple[Condition, ...], sort: tuple[tuple[str, bool], ...],
-             limit: int, offset: int, *, shared_with: str | None = None,
-             with_consumers: bool = False) -> Deferred[Page[Secret]]:
+    def list_page(
+        self,
+        project_id: str,
+        conditions: tuple[Condition, ...],
+        sort: tuple[tuple[str, bool], ...],
+        limit: int,
+        offset: int,
+        *,
+        shared_with: str | None = None,
+        with_consumers: bool = False,
+    ) -> Deferred[Page[Secret]]:
         """A page of a project's secrets that have not expired.
 
         :param project_id: external id.
@@ -126,14 +156,19 @@ class SecretRepo:
                 scope = is_listed(_S.id, shared_with)
             else:
                 scope = _S.project_id == session.scalar(
-                    select(models.Project.id).where(models.Project.external_id == project_id))
+                    select(models.Project.id).where(models.Project.external_id == project_id)
+                )
             query = apply_conditions(select(*_COLUMNS).where(scope, _unexpired(now)), conditions, COLUMNS)
             total = count(session, query, _S.id)
             if offset >= total:
                 return Page((), total)
             order = ordering(session, [(COLUMNS[name], desc) for name, desc in sort], (_S.created_at, _S.id))
-            rows = session.execute(query.join(models.Project, models.Project.id == _S.project_id)
-                                   .order_by(*order).limit(limit).offset(offset))
+            rows = session.execute(
+                query.join(models.Project, models.Project.id == _S.project_id)
+                .order_by(*order)
+                .limit(limit)
+                .offset(offset)
+            )
             secrets = [Secret(*row) for row in rows]
             if with_consumers:
                 secrets = self._with_consumers(session, secrets)
@@ -142,8 +177,9 @@ class SecretRepo:
         return self.database.interact(work, write=False, listing=True)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
-        found = embedded_consumers(session, SECRET_CONSUMERS, [secret.id for secret in secrets],
-                                   self.limits.max_embedded_consumers)
+        found = embedded_consumers(
+            session, SECRET_CONSUMERS, [secret.id for secret in secrets], self.limits.max_embedded_consumers
+        )
         return [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
 
     def add_payload(self, secret_id: str, payload: StoredPayload) -> Deferred[None]:
@@ -158,7 +194,8 @@ class SecretRepo:
 
         def work(session: Session) -> None:
             changed = session.execute(
-                update(_S).where(_S.id == secret_id, _S.content_type.is_(None), _unexpired(now))
+                update(_S)
+                .where(_S.id == secret_id, _S.content_type.is_(None), _unexpired(now))
                 .values(updated_at=now, **_payload_columns(payload))
             )
             if changed.rowcount != 1:
@@ -212,40 +249,57 @@ def payloads_of(session: Session, project: str, after: str, limit: int) -> list[
     :param after: the id that comes before theirs.
     """
     rows = session.execute(
-        select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
-        .outerjoin(models.KEK, models.KEK.id == _D.kek_id).where(_S.project_id == project, _S.id > after)
-        .order_by(_S.id).limit(limit))
+        select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS)
+        .outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+        .where(_S.project_id == project, _S.id > after)
+        .order_by(_S.id)
+        .limit(limit)
+    )
     return [(row[0], _payload(row[1], *row[2:])) for row in rows]
 
 
 def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> None:
     """Insert a secret and, if the store leaves it here, its ciphertext."""
-    session.execute(insert(_S).values(
-        id=new.id, project_id=project_key(session, new.project_id, now), name=new.name, secret_type=new.secret_type,
-        expiration=new.expiration, algorithm=new.algorithm, bit_length=new.bit_length, mode=new.mode,
-        creator_id=new.creator_id, status=ACTIVE, created_at=now, updated_at=now,
-        **(_payload_columns(new.payload) if new.payload else {}),
-    ))
+    session.execute(
+        insert(_S).values(
+            id=new.id,
+            project_id=project_key(session, new.project_id, now),
+            name=new.name,
+            secret_type=new.secret_type,
+            expiration=new.expiration,
+            algorithm=new.algorithm,
+            bit_length=new.bit_length,
+            mode=new.mode,
+            creator_id=new.creator_id,
+            status=ACTIVE,
+            created_at=now,
+            updated_at=now,
+            **(_payload_columns(new.payload) if new.payload else {}),
+        )
+    )
     if new.payload:
         _insert_datum(session, new.id, new.payload)
 
 
-def find_secret(session: Session, secret_id: str, user_id: str | None, now: datetime.datetime,
-                with_payload: bool = False) -> Secret | None:
+def find_secret(
+    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
+) -> Secret | None:
     """Read a secret that has not expired, and what its ACL means to a user."""
     parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
     row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
     if row is None:
         return None
     columns = len(_COLUMNS)
-    secret = Secret(*row[:columns], access=access(*row[columns:columns + 2]))
+    secret = Secret(*row[:columns], access=access(*row[columns : columns + 2]))
     if not with_payload:
         return secret
-    return attrs.evolve(secret, payload=_payload(secret.content_type, *row[columns + 2:]))
+    return attrs.evolve(secret, payload=_payload(secret.content_type, *row[columns + 2 :]))
 
 
-def _payload(content_type: str | None, plugin: str, metadata: str, cypher_text: bytes | None, extended: str | None,
-             *kek: Any) -> StoredPayload | None:
+def _payload(
+    content_type: str | None, plugin: str, metadata: str, cypher_text: bytes | None, extended: str | None, *kek: Any
+) -> StoredPayload | None:
     if content_type is None:
         return None
     datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
@@ -255,11 +309,15 @@ def _payload(content_type: str | None, plugin: str, metadata: str, cypher_text: 
 @lru_cache
 def _find_query(with_user: bool, with_payload: bool) -> Select:
     """The most frequent statement of all: to build it anew was measured at a third of what finding a secret costs."""
-    query = (select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None))
-             .join(models.Project, models.Project.id == _S.project_id))
+    query = select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)).join(
+        models.Project, models.Project.id == _S.project_id
+    )
     if with_payload:
-        query = (query.add_columns(*_PAYLOAD_COLUMNS).outerjoin(_D, _D.secret_id == _S.id)
-                 .outerjoin(models.KEK, models.KEK.id == _D.kek_id))
+        query = (
+            query.add_columns(*_PAYLOAD_COLUMNS)
+            .outerjoin(_D, _D.secret_id == _S.id)
+            .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+        )
     return query.where(_S.id == bindparam("secret_id"), _unexpired(bindparam("now", type_=_S.expiration.type)))
 
 
@@ -268,8 +326,11 @@ def _unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> Col
 
 
 def _payload_columns(payload: StoredPayload) -> dict[str, str]:
-    return {"content_type": payload.content_type, "store_plugin": payload.plugin,
-            "store_metadata": json.dumps(dict(payload.metadata))}
+    return {
+        "content_type": payload.content_type,
+        "store_plugin": payload.plugin,
+        "store_metadata": json.dumps(dict(payload.metadata)),
+    }
 
 
 def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
@@ -277,10 +338,14 @@ def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> N
     if payload.datum is None:
         return
     try:
-        session.execute(insert(_D).values(
-            secret_id=secret_id, kek_id=payload.datum.kek.id, cypher_text=payload.datum.cypher_text,
-            kek_meta_extended=payload.datum.kek_meta_extended,
-        ))
+        session.execute(
+            insert(_D).values(
+                secret_id=secret_id,
+                kek_id=payload.datum.kek.id,
+                cypher_text=payload.datum.cypher_text,
+                kek_meta_extended=payload.datum.kek_meta_extended,
+            )
+        )
     except IntegrityError:
         # The secret is there, and in this transaction's hand: it can only be the key.
         raise KEKGone from None

@@ -35,22 +35,32 @@ class TransportKeyRepo:
         key_id = str(uuid.uuid4())
 
         def work(session: Session) -> str:
-            session.execute(insert(_K).values(id=key_id, plugin_name=plugin_name, transport_key=transport_key,
-                                              status=ACTIVE, created_at=now, updated_at=now))
+            session.execute(
+                insert(_K).values(
+                    id=key_id,
+                    plugin_name=plugin_name,
+                    transport_key=transport_key,
+                    status=ACTIVE,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
             return key_id
 
         return self.database.interact(work)
 
     def get(self, key_id: str) -> Deferred[TransportKey | None]:
         """A key by its id."""
+
         def work(session: Session) -> TransportKey | None:
             row = session.execute(select(*_COLUMNS).where(_K.id == key_id)).first()
             return TransportKey(*row) if row else None
 
         return self.database.interact(work, write=False)
 
-    def publish(self, plugin_name: str, transport_key: str,
-                race_hook: Callable[[], None] = lambda: None) -> Deferred[str]:
+    def publish(
+        self, plugin_name: str, transport_key: str, race_hook: Callable[[], None] = lambda: None
+    ) -> Deferred[str]:
         """The id of a store's key, which is added if it is not there yet; the same one for everybody.
 
         :param race_hook: as in :func:`find_or_create`.
@@ -62,22 +72,35 @@ class TransportKeyRepo:
             def create() -> None:
                 # An administrator may have added it.
                 same = session.scalar(
-                    select(_K.id).where(_K.plugin_name == plugin_name, _K.transport_key == transport_key)
-                    .order_by(_K.created_at, _K.id).limit(1))
+                    select(_K.id)
+                    .where(_K.plugin_name == plugin_name, _K.transport_key == transport_key)
+                    .order_by(_K.created_at, _K.id)
+                    .limit(1)
+                )
                 if same is not None:
                     session.execute(update(_K).where(_K.id == same).values(digest=digest))
                 else:
-                    session.execute(insert(_K).values(
-                        id=str(uuid.uuid4()), plugin_name=plugin_name, transport_key=transport_key, digest=digest,
-                        status=ACTIVE, created_at=now, updated_at=now))
+                    session.execute(
+                        insert(_K).values(
+                            id=str(uuid.uuid4()),
+                            plugin_name=plugin_name,
+                            transport_key=transport_key,
+                            digest=digest,
+                            status=ACTIVE,
+                            created_at=now,
+                            updated_at=now,
+                        )
+                    )
 
-            return find_or_create(session, lambda: session.scalar(select(_K.id).where(_K.digest == digest)), create,
-                                  race_hook)
+            return find_or_create(
+                session, lambda: session.scalar(select(_K.id).where(_K.digest == digest)), create, race_hook
+            )
 
         return self.database.interact(work)
 
-    def list(self, plugin_name: str | None, limit: int, offset: int) -> Deferred[Page[str]]:
+    def list_page(self, plugin_name: str | None, limit: int, offset: int) -> Deferred[Page[str]]:
         """A page of the keys' ids, of one store or of all, oldest first."""
+
         def work(session: Session) -> Page[str]:
             query = select(_K.id)
             if plugin_name:
@@ -93,6 +116,7 @@ class TransportKeyRepo:
 
         :raises NotFound: it is gone already.
         """
+
         def work(session: Session) -> None:
             if session.execute(delete(_K).where(_K.id == key_id)).rowcount != 1:
                 raise NotFound("Transport key not found.")

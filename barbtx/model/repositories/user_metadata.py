@@ -28,9 +28,14 @@ class UserMetadataRepo:
     def get(self, secret_id: str) -> Deferred[dict[str, str]]:
         """All of a secret's metadata."""
         return self.database.interact(
-            lambda session: {key: value for key, value in session.execute(
-                select(_M.key, _M.value).where(_M.secret_id == secret_id).order_by(_M.key))},
-            write=False)
+            lambda session: {
+                key: value
+                for key, value in session.execute(
+                    select(_M.key, _M.value).where(_M.secret_id == secret_id).order_by(_M.key)
+                )
+            },
+            write=False,
+        )
 
     def find(self, secret_id: str, key: str) -> Deferred[str | None]:
         """The value of one key, if it is there."""
@@ -43,13 +48,16 @@ class UserMetadataRepo:
         :raises LimitReached: it may not have so many keys.
         :raises ProjectClosed: its project was deleted in Keystone.
         """
+
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             self._require_room(len(metadata))
             session.execute(delete(_M).where(_M.secret_id == secret_id))
             if metadata:
-                session.execute(insert(_M), [{"secret_id": secret_id, "key": key, "value": value}
-                                             for key, value in metadata.items()])
+                session.execute(
+                    insert(_M),
+                    [{"secret_id": secret_id, "key": key, "value": value} for key, value in metadata.items()],
+                )
 
         return self.database.interact(work)
 
@@ -61,6 +69,7 @@ class UserMetadataRepo:
         :raises Conflict: the key is there.
         :raises LimitReached: it may have no more keys.
         """
+
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
@@ -82,6 +91,7 @@ class UserMetadataRepo:
         :raises NotFound: the key is gone.
         :raises ProjectClosed: the secret's project was deleted in Keystone.
         """
+
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             changed = session.execute(update(_M).where(_M.secret_id == secret_id, _M.key == key).values(value=value))
@@ -95,6 +105,7 @@ class UserMetadataRepo:
 
         :raises NotFound: the secret is gone.
         """
+
         def work(session: Session) -> None:
             touch(session, models.Secret, secret_id, utcnow(self.clock))
             if _find(session, secret_id, key) is not None:
@@ -104,7 +115,6 @@ class UserMetadataRepo:
 
 
 def _find(session: Session, secret_id: str, key: str) -> str | None:
-    row = session.execute(
-        select(_M.key, _M.value).where(_M.secret_id == secret_id, _M.key == without_nul(key))).first()
+    row = session.execute(select(_M.key, _M.value).where(_M.secret_id == secret_id, _M.key == without_nul(key))).first()
     # MariaDB finds a key for one that has spaces after it.
     return row.value if row is not None and row.key == key else None

@@ -52,8 +52,13 @@ def seal(key: AESGCM, key_id: bytes, plaintext: bytes, context: Sequence[str]) -
     return header + nonce + key.encrypt(nonce, plaintext, _associated(header, context))
 
 
-def open_sealed(key: AESGCM, key_id: bytes, sealed: bytes, context: Sequence[str],
-                earlier: Mapping[int, Sequence[str]] = MappingProxyType({})) -> bytes:
+def open_sealed(
+    key: AESGCM,
+    key_id: bytes,
+    sealed: bytes,
+    context: Sequence[str],
+    earlier: Mapping[int, Sequence[str]] = MappingProxyType({}),
+) -> bytes:
     """Decrypt what :func:`seal` made.
 
     :param earlier: contexts for envelopes of other versions, by the version that the envelope has; other envelopes than
@@ -67,10 +72,11 @@ def open_sealed(key: AESGCM, key_id: bytes, sealed: bytes, context: Sequence[str
         if version not in earlier:
             raise DecryptionFailed
         version, context = VERSION_1, earlier[version]
-    nonce = sealed[_HEADER_BYTES:_HEADER_BYTES + _NONCE_BYTES]
+    nonce = sealed[_HEADER_BYTES : _HEADER_BYTES + _NONCE_BYTES]
     try:
-        return key.decrypt(nonce, sealed[_HEADER_BYTES + _NONCE_BYTES:],
-                           _associated(bytes([version]) + key_id, context))
+        return key.decrypt(
+            nonce, sealed[_HEADER_BYTES + _NONCE_BYTES :], _associated(bytes([version]) + key_id, context)
+        )
     except InvalidTag:
         raise DecryptionFailed from None
 

@@ -27,12 +27,26 @@ from barbtx.errors import ConfigurationError
 from barbtx.files import read_key_file
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.crypto.envelope import (
-    KEY_BYTES, KEY_ID_BYTES, PASSPHRASE_VERSION_1, VERSION_1, key_id_of, open_sealed, seal,
+    KEY_BYTES,
+    KEY_ID_BYTES,
+    PASSPHRASE_VERSION_1,
+    VERSION_1,
+    key_id_of,
+    open_sealed,
+    seal,
 )
-from barbtx.plugin.crypto.pairs import PAIR_ALGORITHMS, PAIR_BITS, generate_pair
+from barbtx.plugin.crypto.key_pairs import PAIR_ALGORITHMS, PAIR_BITS, generate_pair
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, DecryptionFailed, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys,
-    MasterKeyUnavailable, ResponseDTO, SupportType,
+    DecryptDTO,
+    DecryptionFailed,
+    EncryptDTO,
+    GenerateDTO,
+    GeneratePairDTO,
+    ICryptoPlugin,
+    IMasterKeys,
+    MasterKeyUnavailable,
+    ResponseDTO,
+    SupportType,
 )
 from barbtx.plugin.interface.domains import Domain
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
@@ -40,11 +54,17 @@ from barbtx.plugin.manager import PluginContext
 
 OPTIONS = {
     "simple_crypto_plugin": [
-        cfg.MultiStrOpt("kek", default=[], secret=True,
-                        help="Master keys, each 32 bytes in url-safe base64. The first one encrypts, all decrypt."),
-        cfg.StrOpt("kek_file",
-                   help="A file of further master keys, one a line, that only its owner may read; its group too, with "
-                        "[DEFAULT] allow_group_readable_keys."),
+        cfg.MultiStrOpt(
+            "kek",
+            default=[],
+            secret=True,
+            help="Master keys, each 32 bytes in url-safe base64. The first one encrypts, all decrypt.",
+        ),
+        cfg.StrOpt(
+            "kek_file",
+            help="A file of further master keys, one a line, that only its owner may read; its group too, with "
+            "[DEFAULT] allow_group_readable_keys.",
+        ),
         cfg.StrOpt("plugin_name", default="Software Only Crypto", help="Friendly name."),
         cfg.IntOpt("pkek_cache_limit", default=1000, min=1, help="Project keys kept unwrapped in memory, at most."),
         cfg.FloatOpt("pkek_cache_ttl", default=900.0, min=0, help="Seconds for which one is kept."),
@@ -141,8 +161,13 @@ class SimpleCrypto:
     def get_plugin_name(self) -> str:
         return self.name
 
-    def supports(self, type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None,
-                 mode: str | None = None) -> bool:
+    def supports(
+        self,
+        type_enum: SupportType,
+        algorithm: str | None = None,
+        bit_length: int | None = None,
+        mode: str | None = None,
+    ) -> bool:
         if type_enum is SupportType.ENCRYPT_DECRYPT:
             return True
         if type_enum is SupportType.SYMMETRIC_KEY_GENERATION:
@@ -156,8 +181,14 @@ class SimpleCrypto:
         master = self.masters[0]
         context = (_PROJECT_KEY, kek_meta.id, project_id)
         wrapped = seal(master.cipher, master.id, self.random(KEY_BYTES), context)
-        return attrs.evolve(kek_meta, algorithm="aes", bit_length=KEY_BYTES * 8, mode="gcm",
-                            plugin_meta=base64.b64encode(wrapped).decode(), master_key_id=master.id.hex())
+        return attrs.evolve(
+            kek_meta,
+            algorithm="aes",
+            bit_length=KEY_BYTES * 8,
+            mode="gcm",
+            plugin_meta=base64.b64encode(wrapped).decode(),
+            master_key_id=master.id.hex(),
+        )
 
     def current_master_key_id(self) -> str:
         return self.masters[0].id.hex()
@@ -165,7 +196,7 @@ class SimpleCrypto:
     def master_key_ids(self) -> list[str]:
         return [master.id.hex() for master in self.masters]
 
-    def read_again(self, conf: cfg.ConfigOpts) -> SimpleCrypto:
+    def reload_keys(self, conf: cfg.ConfigOpts) -> SimpleCrypto:
         return attrs.evolve(self, masters=_configured_keys(conf))
 
     def check_kek(self, kek_meta: KEKMeta, project_id: str) -> None:
@@ -187,14 +218,20 @@ class SimpleCrypto:
 
     def derive_keys(self, purpose: str) -> Sequence[DerivedKey]:
         # RFC 5869. The info keeps these keys apart from each other, the salt from anything else made of a master key.
-        return [DerivedKey(master.id.hex(), HKDF(SHA256(), KEY_BYTES, b"barbtx derived key", purpose.encode())
-                           .derive(master.secret)) for master in self.masters]
+        return [
+            DerivedKey(
+                master.id.hex(),
+                HKDF(SHA256(), KEY_BYTES, b"barbtx derived key", purpose.encode()).derive(master.secret),
+            )
+            for master in self.masters
+        ]
 
     def generate_symmetric(self, dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         return self.encrypt(EncryptDTO(self.random(dto.bit_length // 8), dto.secret_id), kek_meta, project_id)
 
-    async def generate_asymmetric(self, dto: GeneratePairDTO, kek_meta: KEKMeta,
-                                  project_id: str) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
+    async def generate_asymmetric(
+        self, dto: GeneratePairDTO, kek_meta: KEKMeta, project_id: str
+    ) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
         private, public = await self.in_thread(generate_pair, dto.algorithm, dto.bit_length, dto.passphrase)
 
         def sealed(content: bytes, secret_id: str) -> ResponseDTO:
@@ -221,7 +258,12 @@ class SimpleCrypto:
             raise DecryptionFailed
         for master in self.masters:
             if master.id == wanted:
-                key = open_sealed(master.cipher, master.id, wrapped, (_PROJECT_KEY, kek_meta.id, project_id),
-                                  {VERSION_1: ("barbtx project key", kek_meta.id, project_id)})
+                key = open_sealed(
+                    master.cipher,
+                    master.id,
+                    wrapped,
+                    (_PROJECT_KEY, kek_meta.id, project_id),
+                    {VERSION_1: ("barbtx project key", kek_meta.id, project_id)},
+                )
                 return _Key(uuid.UUID(kek_meta.id).bytes, AESGCM(key))
         raise MasterKeyUnavailable(wanted.hex())

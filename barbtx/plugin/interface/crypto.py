@@ -15,7 +15,7 @@ import attrs
 from oslo_config.cfg import ConfigOpts
 from zope.interface import Interface
 
-from barbtx.errors import LackedHere
+from barbtx.errors import NotAvailableHere
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.interface.domains import Domain
 
@@ -91,8 +91,9 @@ class ICryptoPlugin(Interface):
     def get_plugin_name() -> str:
         """A friendly name, unique in the deployment."""
 
-    def supports(type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None,
-                 mode: str | None = None) -> bool:
+    def supports(
+        type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None, mode: str | None = None
+    ) -> bool:
         """Whether it can do something; the names compare without regard to case."""
 
     def bind_kek_metadata(kek_meta: KEKMeta, project_id: str) -> KEKMeta:
@@ -122,8 +123,9 @@ class ICryptoPlugin(Interface):
     def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
         """Make a key and encrypt it under a project's key."""
 
-    def generate_asymmetric(dto: GeneratePairDTO, kek_meta: KEKMeta,
-                            project_id: str) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
+    def generate_asymmetric(
+        dto: GeneratePairDTO, kek_meta: KEKMeta, project_id: str
+    ) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
         """Make a key pair and encrypt its private and its public part, and the passphrase if there is one."""
 
 
@@ -136,7 +138,7 @@ class IMasterKeys(Interface):
     def master_key_ids() -> Sequence[str]:
         """The ids of all master keys, the one that wraps new project keys first."""
 
-    def read_again(conf: ConfigOpts) -> ICryptoPlugin:
+    def reload_keys(conf: ConfigOpts) -> ICryptoPlugin:
         """A plugin of the same class with the master keys that there are now; this one stays as it is. It may block.
 
         :param conf: the configuration as it is now.
@@ -144,15 +146,16 @@ class IMasterKeys(Interface):
         """
 
 
-class MasterKeyUnavailable(LackedHere):
+class MasterKeyUnavailable(NotAvailableHere):
     """The master key that wraps a project's key is not there; nothing is wrong with what is stored.
 
     :ivar key_id: names the master key; not secret.
     """
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("A key that is needed for this is not available at the moment; please try again",
-                         key_id=key_id)
+        super().__init__(
+            "A key that is needed for this is not available at the moment; please try again", key_id=key_id
+        )
         self.key_id = key_id
 
 

@@ -51,7 +51,7 @@ class SecretDTO:
 
 
 @attrs.frozen
-class Kept:
+class StorageReceipt:
     """A store's receipt for a payload.
 
     :ivar metadata: what the store wants to be given again on reading and deleting; values of at most 255 characters,
@@ -84,12 +84,12 @@ class PairIds:
 
 
 @attrs.frozen
-class KeptPair:
+class KeyPairReceipt:
     """Receipts for a key pair and, if there is one, its passphrase."""
 
-    private: Kept
-    public: Kept
-    passphrase: Kept | None = None
+    private: StorageReceipt
+    public: StorageReceipt
+    passphrase: StorageReceipt | None = None
 
 
 class ISecretStore(Interface):
@@ -110,7 +110,7 @@ class ISecretStore(Interface):
     def generate_supports(key_spec: KeySpec) -> bool:
         """Whether it can make such a key."""
 
-    def store_secret(secret: SecretDTO) -> Kept:
+    def store_secret(secret: SecretDTO) -> StorageReceipt:
         """Keep a payload.
 
         It may be called several times for one secret, even concurrently, when clients send payloads for it. Each call
@@ -118,20 +118,20 @@ class ISecretStore(Interface):
         kept, and a payload that is deleted by its receipt must not take another with it.
         """
 
-    def get_secret(secret_id: str, project_id: str, kept: Kept, wrapping: Wrapping | None = None) -> bytes:
+    def get_secret(secret_id: str, project_id: str, kept: StorageReceipt, wrapping: Wrapping | None = None) -> bytes:
         """Give back a payload.
 
         :param wrapping: how to wrap it; only ever given to a store that has a transport key.
         :raises Exception: it is not there, or is not what was stored for this secret of this project in this domain.
         """
 
-    def delete_secret(kept: Kept) -> None:
+    def delete_secret(kept: StorageReceipt) -> None:
         """Forget a payload that the store keeps itself; one that is not there any more is no error."""
 
-    def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
+    def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> StorageReceipt:
         """Make a key and keep it."""
 
-    def generate_asymmetric_key(ids: PairIds, project_id: str, key_spec: KeySpec) -> KeptPair:
+    def generate_asymmetric_key(ids: PairIds, project_id: str, key_spec: KeySpec) -> KeyPairReceipt:
         """Make a key pair and keep it, the private part encrypted with the passphrase if there is one."""
 
     def get_transport_key() -> str | None:

@@ -43,17 +43,17 @@ async def check_master_keys(keks: KEKRepo, plugins: Sequence[Any]) -> None:
         if name not in proven:
             _refuse(missing)
         # Otherwise the canary would need a master key for ever that nothing else needs any more.
-        if missing or IMasterKeys.providedBy(plugin) and canary.master_key_id != plugin.current_master_key_id():
+        if missing or (IMasterKeys.providedBy(plugin) and canary.master_key_id != plugin.current_master_key_id()):
             await keks.replace_canary(canary, await _new_canary(plugin))
             missing.clear()
 
 
-def read_again(plugin: Any, conf: cfg.ConfigOpts) -> Any:
+def reload_keys(plugin: Any, conf: cfg.ConfigOpts) -> Any:
     """A plugin with the master keys that there are now; itself, if it cannot read them again. It may block.
 
     :raises ConfigurationError: they cannot be read.
     """
-    return plugin.read_again(conf) if IMasterKeys.providedBy(plugin) else plugin
+    return plugin.reload_keys(conf) if IMasterKeys.providedBy(plugin) else plugin
 
 
 async def _new_canary(plugin: Any) -> KEKMeta:
@@ -70,11 +70,13 @@ async def _try(plugin: Any, kek: KEKMeta, project_id: str, missing: dict[str, No
     except DecryptionFailed:
         raise ConfigurationError(
             f"the configured master key does not open the project keys in this database (tried: key {kek.id}); is it "
-            "another database's, or was the row changed?") from None
+            "another database's, or was the row changed?"
+        ) from None
 
 
 def _refuse(missing: dict[str, None]) -> None:
     if missing:
         raise ConfigurationError(
             "the configured master key does not open the project keys in this database, which needs the master keys with "
-            f"the ids {', '.join(missing)}; is it another database's, or is one of several missing?")
+            f"the ids {', '.join(missing)}; is it another database's, or is one of several missing?"
+        )

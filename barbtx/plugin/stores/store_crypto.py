@@ -17,24 +17,43 @@ from barbtx.errors import NotSupported
 from barbtx.model.records import EncryptedDatum, KEKMeta
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.plugin.interface.crypto import (
-    DecryptDTO, EncryptDTO, GenerateDTO, GeneratePairDTO, ICryptoPlugin, IMasterKeys, MasterKeyUnavailable, ResponseDTO,
+    DecryptDTO,
+    EncryptDTO,
+    GenerateDTO,
+    GeneratePairDTO,
+    ICryptoPlugin,
+    IMasterKeys,
+    MasterKeyUnavailable,
+    ResponseDTO,
     SupportType,
 )
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.interface.secret_store import (
-    ASYMMETRIC_ALGORITHMS, SYMMETRIC_ALGORITHMS, ISecretStore, KeySpec, Kept, KeptPair, PairIds, SecretDTO,
+    ASYMMETRIC_ALGORITHMS,
+    SYMMETRIC_ALGORITHMS,
+    ISecretStore,
+    KeyPairReceipt,
+    KeySpec,
+    PairIds,
+    SecretDTO,
+    StorageReceipt,
 )
 from barbtx.plugin.manager import CRYPTO, PluginContext, derived_keys, full_name, load, not_enabled
-from barbtx.plugin.stores.master_keys import check_master_keys, read_again
+from barbtx.plugin.stores.master_keys import check_master_keys, reload_keys
 
 log = Logger()
 
 OPTIONS = {
     "crypto": [
-        cfg.IntOpt("kek_cache_limit", default=1000, min=1,
-                   help="Projects whose active key record is remembered, at most."),
-        cfg.FloatOpt("kek_cache_ttl", default=60.0, min=0,
-                     help="Seconds after which the record is read again: the time that a rotation takes to be seen."),
+        cfg.IntOpt(
+            "kek_cache_limit", default=1000, min=1, help="Projects whose active key record is remembered, at most."
+        ),
+        cfg.FloatOpt(
+            "kek_cache_ttl",
+            default=60.0,
+            min=0,
+            help="Seconds after which the record is read again: the time that a rotation takes to be seen.",
+        ),
     ],
 }
 
@@ -76,12 +95,12 @@ class StoreCrypto:
     def get_transport_key(self) -> None:
         """There is none: what is wrapped for it could not be unwrapped."""
 
-    async def store_secret(self, secret: SecretDTO) -> Kept:
+    async def store_secret(self, secret: SecretDTO) -> StorageReceipt:
         plugin = self._plugin(SupportType.ENCRYPT_DECRYPT)
         dto = EncryptDTO(secret.secret, secret.secret_id, secret.domain)
         return await self._keep(plugin, plugin.encrypt, dto, secret.project_id)
 
-    async def get_secret(self, secret_id: str, project_id: str, kept: Kept, wrapping: None = None) -> bytes:
+    async def get_secret(self, secret_id: str, project_id: str, kept: StorageReceipt, wrapping: None = None) -> bytes:
         datum = kept.datum
         if datum is None:
             raise LookupError("the secret's ciphertext is missing")
@@ -91,21 +110,22 @@ class StoreCrypto:
         dto = DecryptDTO(datum.cypher_text, secret_id, datum.kek_meta_extended, kept.domain)
         return await self._ask(plugin.decrypt, dto, datum.kek, project_id)
 
-    def delete_secret(self, kept: Kept) -> None:
+    def delete_secret(self, kept: StorageReceipt) -> None:
         """The ciphertext goes with the secret, in the same transaction."""
 
-    async def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> Kept:
+    async def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> StorageReceipt:
         plugin = self._plugin(SupportType.SYMMETRIC_KEY_GENERATION, key_spec)
         dto = GenerateDTO(key_spec.alg, key_spec.bit_length, key_spec.mode, secret_id)
         return await self._keep(plugin, plugin.generate_symmetric, dto, project_id)
 
-    async def generate_asymmetric_key(self, ids: PairIds, project_id: str, key_spec: KeySpec) -> KeptPair:
+    async def generate_asymmetric_key(self, ids: PairIds, project_id: str, key_spec: KeySpec) -> KeyPairReceipt:
         plugin = self._plugin(SupportType.ASYMMETRIC_KEY_GENERATION, key_spec)
         kek = await self._active_kek(plugin, project_id)
-        dto = GeneratePairDTO(key_spec.alg, key_spec.bit_length, key_spec.passphrase, ids.private, ids.public,
-                              ids.passphrase)
+        dto = GeneratePairDTO(
+            key_spec.alg, key_spec.bit_length, key_spec.passphrase, ids.private, ids.public, ids.passphrase
+        )
         made = await self._ask(plugin.generate_asymmetric, dto, kek, project_id)
-        return KeptPair(*(_kept(kek, part) if part is not None else None for part in made))
+        return KeyPairReceipt(*(_kept(kek, part) if part is not None else None for part in made))
 
     async def derive_keys(self, purpose: str) -> Sequence[DerivedKey]:
         """The keys of its crypto plugins."""
@@ -115,11 +135,15 @@ class StoreCrypto:
         for plugin in self.plugins:
             if plugin.supports(what, spec.alg, spec.bit_length, spec.mode):
                 return plugin
-        raise NotSupported(f"No crypto plugin can {what.value} of {spec.bit_length} bits for algorithm '{spec.alg}'"
-                           if spec.alg else "Crypto plugin not found for requested operation")
+        raise NotSupported(
+            f"No crypto plugin can {what.value} of {spec.bit_length} bits for algorithm '{spec.alg}'"
+            if spec.alg
+            else "Crypto plugin not found for requested operation"
+        )
 
-    async def _keep(self, plugin: Any, make: Callable[..., Any], dto: EncryptDTO | GenerateDTO,
-                    project_id: str) -> Kept:
+    async def _keep(
+        self, plugin: Any, make: Callable[..., Any], dto: EncryptDTO | GenerateDTO, project_id: str
+    ) -> StorageReceipt:
         kek = await self._active_kek(plugin, project_id)
         made = await self._ask(make, dto, kek, project_id)
         return _kept(kek, made)
@@ -143,8 +167,10 @@ class StoreCrypto:
         except MasterKeyUnavailable as problem:
             if problem.key_id not in self.reported:
                 self.reported[problem.key_id] = True
-                log.error("the master key {key_id} is missing: what is under it is answered with 503, and orders wait",
-                          key_id=problem.key_id)
+                log.error(
+                    "the master key {key_id} is missing: what is under it is answered with 503, and orders wait",
+                    key_id=problem.key_id,
+                )
             raise
 
     def forget_project(self, project_id: str) -> None:
@@ -165,7 +191,7 @@ class StoreCrypto:
         :return: puts them in force.
         :raises ConfigurationError: they cannot be read, or one that is in use is missing.
         """
-        plugins = tuple([await in_thread(read_again, plugin, conf) for plugin in self.plugins])
+        plugins = tuple([await in_thread(reload_keys, plugin, conf) for plugin in self.plugins])
         await check_master_keys(self.keks, plugins)
 
         def use() -> None:
@@ -175,12 +201,18 @@ class StoreCrypto:
 
     def gauges(self) -> dict[str, object]:
         """Sizes of the caches and the ids of the master keys, for the report to an operator."""
-        unwrapped = {f"unwrapped keys of {plugin.get_plugin_name()}": len(plugin.cache)
-                     for plugin in self.plugins if hasattr(plugin, "cache")}
-        masters = {f"master keys of {plugin.get_plugin_name()}": " ".join(plugin.master_key_ids())
-                   for plugin in self.plugins if IMasterKeys.providedBy(plugin)}
+        unwrapped = {
+            f"unwrapped keys of {plugin.get_plugin_name()}": len(plugin.cache)
+            for plugin in self.plugins
+            if hasattr(plugin, "cache")
+        }
+        masters = {
+            f"master keys of {plugin.get_plugin_name()}": " ".join(plugin.master_key_ids())
+            for plugin in self.plugins
+            if IMasterKeys.providedBy(plugin)
+        }
         return {"records of project keys": len(self.cache), **unwrapped, **masters}
 
 
-def _kept(kek: KEKMeta, made: ResponseDTO) -> Kept:
-    return Kept(datum=EncryptedDatum(kek, made.cypher_text, made.kek_meta_extended))
+def _kept(kek: KEKMeta, made: ResponseDTO) -> StorageReceipt:
+    return StorageReceipt(datum=EncryptedDatum(kek, made.cypher_text, made.kek_meta_extended))

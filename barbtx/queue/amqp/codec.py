@@ -9,11 +9,21 @@ import struct
 from collections.abc import Mapping
 from io import BytesIO
 
-from txamqp.codec import EOF, Codec as TxCodec
+from txamqp.codec import EOF
+from txamqp.codec import Codec as TxCodec
 
 _FIXED = {
-    b"b": "!b", b"B": "!B", b"s": "!h", b"u": "!H", b"I": "!i", b"i": "!I", b"l": "!q", b"L": "!q",
-    b"f": "!f", b"d": "!d", b"T": "!Q",
+    b"b": "!b",
+    b"B": "!B",
+    b"s": "!h",
+    b"u": "!H",
+    b"I": "!i",
+    b"i": "!I",
+    b"l": "!q",
+    b"L": "!q",
+    b"f": "!f",
+    b"d": "!d",
+    b"T": "!Q",
 }
 
 
@@ -128,7 +138,7 @@ class Codec(TxCodec):
             return items
         if kind == b"D":
             scale, number = self.decode_octet(), self.unpack("!i")
-            return number / 10 ** scale
+            return number / 10**scale
         if kind == b"V":
             return None
         raise ValueError(f"unknown type of table field: {kind!r}")

@@ -12,7 +12,7 @@ from txamqp.content import Content
 from txamqp.message import Message
 
 from barbtx.queue.amqp.protocol import Channel
-from barbtx.queue.transport import Refused
+from barbtx.queue.transport import PublishRefused
 
 log = Logger()
 
@@ -53,11 +53,12 @@ class Confirms:
         :raises Refused: (asynchronously) the broker did not take it, or there is no such queue.
         """
         if self._lost:
-            return fail(Refused("the connection is lost"))
+            return fail(PublishRefused("the connection is lost"))
         tag = self._next_tag
         content.properties["message-id"] = str(tag)
         self.channel.basic_publish(routing_key=queue, mandatory=True, content=content).addErrback(
-            lambda failure: failure.trap(Closed))
+            lambda failure: failure.trap(Closed)
+        )
         # Only what was sent is counted by the broker.
         self._next_tag += 1
         confirmed: Deferred[None] = Deferred()
@@ -69,7 +70,7 @@ class Confirms:
         self._lost = True
         waiting, self._waiting = self._waiting, {}
         for confirmed in waiting.values():
-            confirmed.errback(Refused("the connection was lost before the broker answered"))
+            confirmed.errback(PublishRefused("the connection was lost before the broker answered"))
 
     def _confirm(self, tag: int, multiple: bool, taken: bool) -> None:
         for known in [known for known in self._waiting if known <= tag] if multiple else [tag]:
@@ -79,7 +80,7 @@ class Confirms:
             if taken:
                 confirmed.callback(None)
             else:
-                confirmed.errback(Refused("the broker did not take the message"))
+                confirmed.errback(PublishRefused("the broker did not take the message"))
 
     def _returned(self, message: Message) -> None:
         # The return precedes the confirm of the same message, which then says no more than that it was dealt with.
@@ -87,4 +88,4 @@ class Confirms:
         confirmed = self._waiting.pop(int(message.content["message-id"]), None)
         self.on_unroutable()
         if confirmed is not None:
-            confirmed.errback(Refused("the broker has no queue for the message"))
+            confirmed.errback(PublishRefused("the broker has no queue for the message"))

@@ -72,8 +72,10 @@ class Brokers:
                     raise ValueError
                 members.append(Broker(parts.hostname, parts.port or _PORTS[scheme], user, password))
         except (ValueError, KeyError):
-            raise ConfigurationError("transport_url must be like rabbit://user:password@host:port/virtual-host, with "
-                                     "commas between several hosts, or amqps://… for TLS") from None
+            raise ConfigurationError(
+                "transport_url must be like rabbit://user:password@host:port/virtual-host, with "
+                "commas between several hosts, or amqps://… for TLS"
+            ) from None
         return cls(tuple(members), unquote(path.partition("?")[0]) or "/", tls)
 
     @classmethod
@@ -85,8 +87,9 @@ class Brokers:
         options, url = conf.oslo_messaging_rabbit, conf.transport_url
         if not (options.ssl or url.startswith("amqps:")):
             return cls.from_url(url)
-        return cls.from_url(url, client_tls("oslo_messaging_rabbit", options.ssl_ca_file, options.ssl_cert_file,
-                                            options.ssl_key_file))
+        return cls.from_url(
+            url, client_tls("oslo_messaging_rabbit", options.ssl_ca_file, options.ssl_cert_file, options.ssl_key_file)
+        )
 
     def endpoint(self, reactor: Any, broker: Broker, timeout: float) -> IStreamClientEndpoint:
         """What connects to one of them.
@@ -99,7 +102,7 @@ class Brokers:
 
 @implementer(IProtocol)
 @attrs.define(eq=False)
-class _Gate:
+class _ConnectionLostGuard:
     """Keeps from ClientService that a connection was lost which it has not been given yet.
 
     It would take that for an error of its own: the loss is known to it by the failure to prepare the connection.
@@ -121,19 +124,19 @@ class _Gate:
 
 
 @attrs.define(eq=False)
-class _GateFactory(Factory):
+class _ConnectionLostGuardFactory(Factory):
     factory: Any
     clients: _ClientFactory
 
     noisy = False
 
-    def buildProtocol(self, addr: object) -> _Gate:
-        return _Gate(self.factory.buildProtocol(addr), self.clients.latest)
+    def buildProtocol(self, addr: object) -> _ConnectionLostGuard:
+        return _ConnectionLostGuard(self.factory.buildProtocol(addr), self.clients.latest)
 
 
 @implementer(IStreamClientEndpoint)
 @attrs.define(eq=False)
-class _Rotation:
+class _RoundRobinEndpoint:
     """Connects to another member at each try."""
 
     reactor: Any
@@ -147,13 +150,19 @@ class _Rotation:
     def connect(self, factory: Factory) -> Deferred[Any]:
         broker = self.clients.broker = next(self._members)
         endpoint = self.clients.brokers.endpoint(self.reactor, broker, self.timeout)
-        connecting = endpoint.connect(_GateFactory(factory, self.clients))
+        connecting = endpoint.connect(_ConnectionLostGuardFactory(factory, self.clients))
         return connecting.addCallbacks(lambda gate: gate.proxy, self._failed, errbackArgs=(broker,))
 
     def _failed(self, failure: Failure, broker: Broker) -> Failure:
         if not failure.check(CancelledError):
-            log.warn("{name}: the broker at {host}:{port} cannot be reached: {reason}", name=self.clients.name,
-                     host=broker.host, port=broker.port, reason=one_line(failure), log_outage=True)
+            log.warn(
+                "{name}: the broker at {host}:{port} cannot be reached: {reason}",
+                name=self.clients.name,
+                host=broker.host,
+                port=broker.port,
+                reason=one_line(failure),
+                log_outage=True,
+            )
         return failure
 
 
@@ -172,8 +181,14 @@ class _ClientFactory(Factory):
     noisy = False
 
     def buildProtocol(self, addr: object) -> Client:
-        self.latest = Client(self._spec, self.reactor, self.brokers.vhost, (self.broker.user, self.broker.password),
-                             self.name, self.heartbeat)
+        self.latest = Client(
+            self._spec,
+            self.reactor,
+            self.brokers.vhost,
+            (self.broker.user, self.broker.password),
+            self.name,
+            self.heartbeat,
+        )
         return self.latest
 
 
@@ -202,8 +217,14 @@ class _Preparation:
                 self._mismatch(str(problem))
             else:
                 broker, reason = self.clients.broker, one_line(problem.args[0] if problem.args else problem)
-                log.warn("{name}: the broker at {host}:{port} cannot be used: {reason}", name=self.name,
-                         host=broker.host, port=broker.port, reason=reason, log_outage=True)
+                log.warn(
+                    "{name}: the broker at {host}:{port} cannot be used: {reason}",
+                    name=self.name,
+                    host=broker.host,
+                    port=broker.port,
+                    reason=reason,
+                    log_outage=True,
+                )
             raise
         finally:
             if watchdog.active():
@@ -213,17 +234,24 @@ class _Preparation:
         log.info("{name}: connected to the broker at {host}:{port}", name=self.name, host=broker.host, port=broker.port)
 
     def _mismatch(self, text: str) -> None:
-        text = (f"what is declared at the broker is not what the configuration says: {text}; change [queue], or delete it "
-                "at the broker once it is empty")
+        text = (
+            f"what is declared at the broker is not what the configuration says: {text}; change [queue], or delete it "
+            "at the broker once it is empty"
+        )
         if self._tries == 1 and self.refuse is not None:
             self.refuse(text)
         else:
             log.error("{name}: {text}", name=self.name, text=text)
 
 
-def client_service(reactor: Any, brokers: Brokers, name: str, heartbeat: float,
-                   prepare: Callable[[Client], Coroutine[Any, Any, None]],
-                   refuse: Callable[[str], None] | None = None) -> ClientService:
+def client_service(
+    reactor: Any,
+    brokers: Brokers,
+    name: str,
+    heartbeat: float,
+    prepare: Callable[[Client], Coroutine[Any, Any, None]],
+    refuse: Callable[[str], None] | None = None,
+) -> ClientService:
     """A service that stays connected, with capped exponential backoff and jitter between the tries.
 
     :param heartbeat: seconds; also the longest that a handshake may take.
@@ -235,7 +263,9 @@ def client_service(reactor: Any, brokers: Brokers, name: str, heartbeat: float,
     clients = _ClientFactory(reactor, brokers, name, heartbeat)
     preparation = _Preparation(reactor, clients, name, timeout, prepare, refuse)
     return ClientService(
-        _Rotation(reactor, clients, timeout), clients,
-        retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=10.0), clock=reactor,
+        _RoundRobinEndpoint(reactor, clients, timeout),
+        clients,
+        retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=10.0),
+        clock=reactor,
         prepareConnection=lambda proxy: Deferred.fromCoroutine(preparation(proxy)),
     )

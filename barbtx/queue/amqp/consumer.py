@@ -17,9 +17,9 @@ from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.amqp.copies import copy_of, dead_letter
 from barbtx.queue.amqp.protocol import MAX_BODY, Channel, Client
-from barbtx.queue.transport import BadMessage, Refused
+from barbtx.queue.amqp.republishing import copy_of, dead_letter
+from barbtx.queue.transport import InvalidMessage, PublishRefused
 
 log = Logger()
 
@@ -28,7 +28,7 @@ _TAG = "barbtx"
 _BEFORE_ANOTHER_TRY = 1.0
 
 
-class SendOn(Exception):
+class Requeue(Exception):
     """The message is to go to the end of a queue, the same one or another.
 
     :ivar queue: its name.
@@ -75,7 +75,7 @@ class Consumer(Service):
     """Has messages handled, so many at a time, and acknowledges each when that has ended.
 
     :ivar handle: handles the body of a message; what it raises decides what becomes of the message: a
-        :class:`BadMessage` makes it a dead letter, a :class:`SendOn` sends a copy to the end of a queue, anything else
+        :class:`InvalidMessage` makes it a dead letter, a :class:`Requeue` sends a copy to the end of a queue, anything else
         sends it back to its own queue.
     :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
     :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
@@ -94,7 +94,7 @@ class Consumer(Service):
     concurrency: int
     grace: float
     refuse: Callable[[str], None] | None = None
-    give_back: Callable[[], Awaitable[None]] | None = None
+    release_orders: Callable[[], Awaitable[None]] | None = None
     serve: Callable[[], Awaitable[bool]] | None = None
     abandoned: bool = attrs.field(default=False, init=False)
     _connection: ClientService | None = attrs.field(default=None, init=False)
@@ -106,8 +106,9 @@ class Consumer(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._connection = client_service(self.reactor, self.brokers, f"barbtx {self.source.name}", self.heartbeat,
-                                          self._prepare, self.refuse)
+        self._connection = client_service(
+            self.reactor, self.brokers, f"barbtx {self.source.name}", self.heartbeat, self._prepare, self.refuse
+        )
         self._connection.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -127,8 +128,8 @@ class Consumer(Service):
             self.abandoned = await self._idle.addTimeout(self.grace, self.reactor, lambda *_: True) or False
         if self.abandoned:
             log.warn("{count} messages were not finished in time and go back to the queue", count=self._in_hand)
-            if self.give_back is not None:
-                await self.give_back()
+            if self.release_orders is not None:
+                await self.release_orders()
         await self._connection.stopService()
 
     async def _prepare(self, client: Client) -> None:
@@ -161,16 +162,25 @@ class Consumer(Service):
         try:
             try:
                 if content.missing:
-                    raise BadMessage(f"the body is longer than {MAX_BODY} bytes; what is beyond is not kept")
+                    raise InvalidMessage(f"the body is longer than {MAX_BODY} bytes; what is beyond is not kept")
                 await self.handle(content.body)
-            except BadMessage as problem:
-                log.error("{name}: a message goes to {queue}: {reason}", name=self.source.name,
-                          queue=self.source.dead_queue, reason=str(problem))
-                await session.confirms.publish(self.source.dead_queue,
-                                               dead_letter(content, str(problem), self.source.queue))
-            except SendOn as wanted:
-                log.info("{name}: a message goes to the end of {queue}: {reason}", name=self.source.name,
-                         queue=wanted.queue, reason=str(wanted))
+            except InvalidMessage as problem:
+                log.error(
+                    "{name}: a message goes to {queue}: {reason}",
+                    name=self.source.name,
+                    queue=self.source.dead_queue,
+                    reason=str(problem),
+                )
+                await session.confirms.publish(
+                    self.source.dead_queue, dead_letter(content, str(problem), self.source.queue)
+                )
+            except Requeue as wanted:
+                log.info(
+                    "{name}: a message goes to the end of {queue}: {reason}",
+                    name=self.source.name,
+                    queue=wanted.queue,
+                    reason=str(wanted),
+                )
                 await session.confirms.publish(wanted.queue, copy_of(content))
             except Exception:
                 log.failure("{name}: handling a message failed; it goes back to the queue", name=self.source.name)
@@ -179,7 +189,7 @@ class Consumer(Service):
             await channel.basic_ack(delivery_tag=tag)
         except Closed:
             log.info("the connection was lost before a message was acknowledged; it will be delivered again")
-        except Refused as problem:
+        except PublishRefused as problem:
             log.warn("a message could not be sent on and goes back to the queue: {reason}", reason=str(problem))
             await deferLater(self.reactor, _BEFORE_ANOTHER_TRY, lambda: None)
             if not channel.closed:
@@ -187,8 +197,9 @@ class Consumer(Service):
 
     def _ended(self, outcome: object, session: _Session) -> None:
         if isinstance(outcome, Failure):
-            log.failure("{name}: a message was lost sight of; the broker has it still", failure=outcome,
-                        name=self.source.name)
+            log.failure(
+                "{name}: a message was lost sight of; the broker has it still", failure=outcome, name=self.source.name
+            )
             # Only a new connection gets it back.
             session.lose()
         self._in_hand -= 1

@@ -13,9 +13,9 @@ from txamqp.message import Message
 
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers
-from barbtx.queue.amqp.copies import ORIGIN, REASON, copy_of, headers_of
-from barbtx.queue.amqp.once import Unusable, connect_once
+from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
 from barbtx.queue.amqp.protocol import Channel, Client, one_line
+from barbtx.queue.amqp.republishing import ORIGIN, REASON, copy_of, headers_of
 from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
 
 T = TypeVar("T")
@@ -48,15 +48,20 @@ class DeadLetters:
     brokers: Brokers
     topology: Topology
     queues: tuple[DeadLetterQueue, ...]
-    patience: float
+    timeout: float
 
     @classmethod
     def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> DeadLetters:
         """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
-        return cls(reactor, Brokers.from_config(conf), Topology.from_config(conf), dead_letter_queues(conf),
-                   conf.queue.heartbeat_seconds)
+        return cls(
+            reactor,
+            Brokers.from_config(conf),
+            Topology.from_config(conf),
+            dead_letter_queues(conf),
+            conf.queue.heartbeat_seconds,
+        )
 
-    async def list(self, limit: int) -> Sequence[DeadLetter]:
+    async def peek(self, limit: int) -> Sequence[DeadLetter]:
         """The oldest dead letters of each queue, so many in all at most, which stay where they are.
 
         :raises Unusable: the broker cannot be asked.
@@ -74,7 +79,7 @@ class DeadLetters:
         return await self._each(limit, True)
 
     async def _each(self, limit: int, again: bool) -> Sequence[DeadLetter]:
-        client = await connect_once(self.reactor, self.brokers, "barbtx-manage", _PATIENCE)
+        client = await connect_one_shot(self.reactor, self.brokers, "barbtx-manage", _PATIENCE)
         try:
             await self._ask(self._declare(client))
             letters: list[DeadLetter] = []
@@ -83,12 +88,15 @@ class DeadLetters:
             return letters
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
-                raise Unusable("what is declared at the broker is not what the configuration says: "
-                               f"{problem}") from None
-            raise Unusable(f"the broker does not allow it: {problem}") from None
+                raise NoUsableBroker(
+                    f"what is declared at the broker is not what the configuration says: {problem}"
+                ) from None
+            raise NoUsableBroker(f"the broker does not allow it: {problem}") from None
         except Closed as problem:
-            raise Unusable("the connection to the broker was lost before it had answered: "
-                           f"{one_line(problem.args[0] if problem.args else problem)}") from None
+            raise NoUsableBroker(
+                "the connection to the broker was lost before it had answered: "
+                f"{one_line(problem.args[0] if problem.args else problem)}"
+            ) from None
         finally:
             client.transport.loseConnection()
             # A silent broker does not end a connection with TLS.
@@ -102,13 +110,14 @@ class DeadLetters:
 
     async def _ask(self, call: Awaitable[T]) -> T:
         """Wait for an answer, for so long that a slow broker can give it."""
+
         async def answer() -> T:
             return await call
 
         def too_late(*_: object) -> None:
-            raise Unusable("the broker does not answer any more")
+            raise NoUsableBroker("the broker does not answer any more")
 
-        return await Deferred.fromCoroutine(answer()).addTimeout(max(self.patience, _PATIENCE), self.reactor, too_late)
+        return await Deferred.fromCoroutine(answer()).addTimeout(max(self.timeout, _PATIENCE), self.reactor, too_late)
 
     async def _of(self, client: Client, queue: DeadLetterQueue, limit: int, again: bool) -> Sequence[DeadLetter]:
         channel = await self._ask(client.new_channel())
@@ -159,5 +168,6 @@ def _read(message: Message) -> DeadLetter:
 
 def _in_one_line(text: str) -> str:
     """A text from outside, with all that would break a line or a terminal written as escapes."""
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode()
-                   for character in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -49,7 +49,7 @@ class FrameBuffer:
             end = size + OVERHEAD
             if len(self._data) < end:
                 return
-            payload = bytes(self._data[_PREFIX.size:end - 1])
+            payload = bytes(self._data[_PREFIX.size : end - 1])
             if self._data[end - 1] != _END:
                 raise FrameError("a frame does not end where it should")
             del self._data[:end]

@@ -33,8 +33,13 @@ log = Logger()
 FRAME_MAX = 131072
 #: Bytes of a message's body that are kept.
 MAX_BODY = 1 << 20
-_CAPABILITIES = {"publisher_confirms": True, "consumer_cancel_notify": True, "basic.nack": True,
-                 "connection.blocked": True, "authentication_failure_close": True}
+_CAPABILITIES = {
+    "publisher_confirms": True,
+    "consumer_cancel_notify": True,
+    "basic.nack": True,
+    "connection.blocked": True,
+    "authentication_failure_close": True,
+}
 
 
 def load_spec() -> Spec:
@@ -96,8 +101,10 @@ class Channel(AMQChannel):
 
     def _content_frames(self, klass: Any, content: Content) -> list[Header | Body]:
         body, chunk = content.body, self.client.frame_max - OVERHEAD
-        return [Header(klass, 0, len(body), **content.properties),
-                *(Body(body[start:start + chunk]) for start in range(0, len(body), chunk))]
+        return [
+            Header(klass, 0, len(body), **content.properties),
+            *(Body(body[start : start + chunk]) for start in range(0, len(body), chunk)),
+        ]
 
     def frame_received(self, payload: Method | Header | Body) -> None:
         """Take a frame; handle the message that it completes, if it does.
@@ -117,7 +124,7 @@ class Channel(AMQChannel):
         if isinstance(payload, Header):
             self._partial[1] = payload
         else:
-            self._partial[2] += payload.content[:MAX_BODY - len(self._partial[2])]
+            self._partial[2] += payload.content[: MAX_BODY - len(self._partial[2])]
             self._partial[3] += len(payload.content)
         method, header, body, arrived = self._partial
         if arrived > header.size:
@@ -176,17 +183,27 @@ class Delegate(TwistedDelegate):
         client = self.client
         user, password = client.credentials
         channel.connection_start_ok(
-            client_properties={"product": "barbtx", "version": __version__, "connection_name": client.name,
-                               "capabilities": _CAPABILITIES},
-            mechanism="PLAIN", response=b"\0" + user.encode() + b"\0" + password.encode(), locale="en_US",
+            client_properties={
+                "product": "barbtx",
+                "version": __version__,
+                "connection_name": client.name,
+                "capabilities": _CAPABILITIES,
+            },
+            mechanism="PLAIN",
+            response=b"\0" + user.encode() + b"\0" + password.encode(),
+            locale="en_US",
         )
 
     def connection_tune(self, channel: Channel, message: Message) -> None:
         self.client.tune(message.channel_max, message.frame_max, message.heartbeat)
 
     def connection_blocked(self, channel: Channel, message: Message) -> None:
-        log.warn("{name}: the broker takes no messages: {reason}", name=self.client.name, reason=message.reason,
-                 log_outage=True)
+        log.warn(
+            "{name}: the broker takes no messages: {reason}",
+            name=self.client.name,
+            reason=message.reason,
+            log_outage=True,
+        )
         self.client.blocked = True
 
     def connection_unblocked(self, channel: Channel, message: Message) -> None:
@@ -200,16 +217,24 @@ class Delegate(TwistedDelegate):
     def channel_close(self, channel: Channel, message: Message) -> None:
         # While a connection is prepared, whoever prepares it says so.
         if self.client.prepared:
-            log.warn("{name}: channel closed by the broker: {reason}", name=self.client.name,
-                     reason=one_line(message), log_outage=True)
+            log.warn(
+                "{name}: channel closed by the broker: {reason}",
+                name=self.client.name,
+                reason=one_line(message),
+                log_outage=True,
+            )
         channel.channel_close_ok()
         self.client.channels.pop(channel.id, None)
         channel.do_close(message)
 
     def connection_close(self, channel: Channel, message: Message) -> None:
         if self.client.prepared:
-            log.warn("{name}: connection closed by the broker: {reason}", name=self.client.name,
-                     reason=one_line(message), log_outage=True)
+            log.warn(
+                "{name}: connection closed by the broker: {reason}",
+                name=self.client.name,
+                reason=one_line(message),
+                log_outage=True,
+            )
         super().connection_close(channel, message)
 
     def basic_deliver(self, channel: Channel, message: Message) -> None:
@@ -239,8 +264,9 @@ class Client(AMQClient):
 
     channelClass = Channel
 
-    def __init__(self, spec: Spec, clock: IReactorTime, vhost: str, credentials: tuple[str, str], name: str,
-                 heartbeat: float) -> None:
+    def __init__(
+        self, spec: Spec, clock: IReactorTime, vhost: str, credentials: tuple[str, str], name: str, heartbeat: float
+    ) -> None:
         super().__init__(Delegate(), vhost, spec, heartbeat=0, clock=clock)
         self.credentials = credentials
         self.name = name
@@ -290,8 +316,8 @@ class Client(AMQClient):
         self._heartbeat.start(seconds / 2, now=False)
         self.started.fire()
 
-    def _beat(self, patience: float) -> None:
-        if self.clock.seconds() - self._silent_since > patience:
+    def _beat(self, timeout: float) -> None:
+        if self.clock.seconds() - self._silent_since > timeout:
             log.warn("{name}: the broker is silent; giving up the connection", name=self.name, log_outage=True)
             self.transport.abortConnection()
         else:
@@ -315,8 +341,14 @@ class Client(AMQClient):
         # Whoever closes it has said why.
         if self.prepared and not getattr(self.transport, "disconnecting", False):
             peer = self.transport.getPeer()
-            log.warn("{name}: the connection to the broker at {host}:{port} was lost: {reason}", name=self.name,
-                     host=peer.host, port=peer.port, reason=one_line(reason), log_outage=True)
+            log.warn(
+                "{name}: the connection to the broker at {host}:{port} was lost: {reason}",
+                name=self.name,
+                host=peer.host,
+                port=peer.port,
+                reason=one_line(reason),
+                log_outage=True,
+            )
         if self._heartbeat is not None and self._heartbeat.running:
             self._heartbeat.stop()
         super().connectionLost(reason)

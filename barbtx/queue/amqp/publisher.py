@@ -18,7 +18,7 @@ from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.topology import Topology
-from barbtx.queue.transport import ITransport, Refused, TaskMessage, encode
+from barbtx.queue.transport import ITransport, PublishRefused, TaskMessage, encode
 
 log = Logger()
 
@@ -48,13 +48,22 @@ class AMQPTransport(Service):
     def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, refuse: Callable[[str], None]) -> AMQPTransport:
         """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
         queue = conf.queue
-        return cls(reactor, Brokers.from_config(conf), Topology.from_config(conf), queue.namespace,
-                   queue.version, queue.heartbeat_seconds, queue.max_unconfirmed, refuse)
+        return cls(
+            reactor,
+            Brokers.from_config(conf),
+            Topology.from_config(conf),
+            queue.namespace,
+            queue.version,
+            queue.heartbeat_seconds,
+            queue.max_unconfirmed,
+            refuse,
+        )
 
     def startService(self) -> None:
         super().startService()
-        self._connection = client_service(self.reactor, self.brokers, "barbtx publisher", self.heartbeat, self._prepare,
-                                          self.refuse)
+        self._connection = client_service(
+            self.reactor, self.brokers, "barbtx publisher", self.heartbeat, self._prepare, self.refuse
+        )
         self._connection.startService()
 
     def stopService(self) -> Deferred[None] | None:
@@ -63,15 +72,18 @@ class AMQPTransport(Service):
 
     @property
     def ready(self) -> bool:
-        return (self._confirms is not None and not self._client.blocked
-                and len(self._confirms) < self.max_unconfirmed)
+        return self._confirms is not None and not self._client.blocked and len(self._confirms) < self.max_unconfirmed
 
     def send(self, message: TaskMessage) -> Deferred[None]:
         if not self.ready:
-            return fail(Refused("the broker is out of reach, or takes no messages now"))
-        return self._confirms.publish(self.topology.queue_of(message.lane), Content(
-            encode(message, self.namespace, self.version),
-            properties={"content-type": "application/json", "delivery-mode": 2}))
+            return fail(PublishRefused("the broker is out of reach, or takes no messages now"))
+        return self._confirms.publish(
+            self.topology.queue_of(message.lane),
+            Content(
+                encode(message, self.namespace, self.version),
+                properties={"content-type": "application/json", "delivery-mode": 2},
+            ),
+        )
 
     def gauges(self) -> dict[str, object]:
         """What is going on, for the report to an operator."""

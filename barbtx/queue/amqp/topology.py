@@ -9,7 +9,9 @@ from barbtx.model.records import ASYMMETRIC
 from barbtx.queue.amqp.protocol import Channel
 
 
-def task_queue_arguments(delivery_limit: int, max_length: int, dead_exchange: str, dead_queue: str) -> dict[str, object]:
+def task_queue_arguments(
+    delivery_limit: int, max_length: int, dead_exchange: str, dead_queue: str
+) -> dict[str, object]:
     """Arguments of a queue whose messages are not lost, not even those that cannot be got rid of."""
     return {
         "x-queue-type": "quorum",
@@ -43,8 +45,13 @@ class Topology:
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Topology:
         queue = conf.queue
-        return cls(queue.topic, queue.dead_letter_queue or f"{queue.topic}.dead", queue.dead_letter_exchange,
-                   queue.delivery_limit, queue.max_length)
+        return cls(
+            queue.topic,
+            queue.dead_letter_queue or f"{queue.topic}.dead",
+            queue.dead_letter_exchange,
+            queue.delivery_limit,
+            queue.max_length,
+        )
 
     @property
     def asymmetric_queue(self) -> str:
@@ -59,15 +66,25 @@ class Topology:
 
         :raises ChannelClosed: something is there, but with other arguments.
         """
-        await channel.queue_declare(queue=self.dead_queue, durable=True, arguments={
-            "x-queue-type": "quorum", "x-max-length": self.max_length,
-        })
+        await channel.queue_declare(
+            queue=self.dead_queue,
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-max-length": self.max_length,
+            },
+        )
         if self.dead_exchange:
             await channel.exchange_declare(exchange=self.dead_exchange, type="direct", durable=True)
             await channel.queue_bind(queue=self.dead_queue, exchange=self.dead_exchange, routing_key=self.dead_queue)
         for queue in (self.queue, self.asymmetric_queue):
-            await channel.queue_declare(queue=queue, durable=True, arguments=task_queue_arguments(
-                self.delivery_limit, self.max_length, self.dead_exchange, self.dead_queue))
+            await channel.queue_declare(
+                queue=queue,
+                durable=True,
+                arguments=task_queue_arguments(
+                    self.delivery_limit, self.max_length, self.dead_exchange, self.dead_queue
+                ),
+            )
 
 
 @attrs.frozen
@@ -120,5 +137,7 @@ def dead_letter_queues(conf: cfg.ConfigOpts) -> tuple[DeadLetterQueue, ...]:
     """Every queue of dead letters that a configuration has."""
     topology, notifications = Topology.from_config(conf), conf.keystone_notifications
     origin = notifications.pool_name or f"{notifications.topic}.info"
-    return (DeadLetterQueue(topology.dead_queue, (topology.queue, topology.asymmetric_queue), True),
-            DeadLetterQueue(notifications_dead_queue(notifications.pool_name), (origin,), notifications.enable))
+    return (
+        DeadLetterQueue(topology.dead_queue, (topology.queue, topology.asymmetric_queue), True),
+        DeadLetterQueue(notifications_dead_queue(notifications.pool_name), (origin,), notifications.enable),
+    )

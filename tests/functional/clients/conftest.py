@@ -14,7 +14,9 @@ from tests.support.service import Api, Deployment, with_keystone
 
 
 @pytest.fixture(scope="session")
-def deployment(service_user: None, identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(
+    service_user: None, identity: Identity, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     deployment = with_keystone(tmp_path_factory.mktemp("clients"), identity.keystone.url)
     yield deployment
     deployment.stop()
@@ -28,10 +30,21 @@ def api(deployment: Deployment) -> Api:
 @pytest.fixture(scope="session")
 def catalog(identity: Identity, api: Api) -> None:
     """The API's entry in the catalog."""
+
     async def make() -> None:
         made = await identity.admin("POST", "/services", {"service": {"type": "key-manager", "name": "barbtx"}})
-        await identity.admin("POST", "/endpoints", {"endpoint": {
-            "service_id": made["service"]["id"], "interface": "public", "region_id": "RegionOne", "url": api.url}})
+        await identity.admin(
+            "POST",
+            "/endpoints",
+            {
+                "endpoint": {
+                    "service_id": made["service"]["id"],
+                    "interface": "public",
+                    "region_id": "RegionOne",
+                    "url": api.url,
+                }
+            },
+        )
 
     pytest_twisted.blockon(Deferred.fromCoroutine(make()))
 

@@ -18,8 +18,20 @@ FLOWS = Path(__file__).parents[2] / "support" / "flows"
 @pytest.mark.parametrize("flow", ["barbicanclient", "castellan"])
 def test_a_library_s_main_flows_work(flow: str, identity: Identity, project: str) -> None:
     done = subprocess.run(
-        [openstack() / "python", "-W", "ignore", FLOWS / f"{flow}_flow.py", identity.keystone.url, f"{project}-member",
-         PASSWORD, project], capture_output=True, text=True, timeout=120)
+        [
+            openstack() / "python",
+            "-W",
+            "ignore",
+            FLOWS / f"{flow}_flow.py",
+            identity.keystone.url,
+            f"{project}-member",
+            PASSWORD,
+            project,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -27,14 +39,26 @@ class Shell:
     """A shell with OpenStack's variables set."""
 
     def __init__(self, url: str, project: str) -> None:
-        self._environment = {**os.environ, "OS_AUTH_URL": url, "OS_USERNAME": f"{project}-member",
-                             "OS_PASSWORD": PASSWORD, "OS_PROJECT_NAME": project, "OS_USER_DOMAIN_ID": "default",
-                             "OS_PROJECT_DOMAIN_ID": "default", "OS_IDENTITY_API_VERSION": "3",
-                             "PYTHONWARNINGS": "ignore"}
+        self._environment = {
+            **os.environ,
+            "OS_AUTH_URL": url,
+            "OS_USERNAME": f"{project}-member",
+            "OS_PASSWORD": PASSWORD,
+            "OS_PROJECT_NAME": project,
+            "OS_USER_DOMAIN_ID": "default",
+            "OS_PROJECT_DOMAIN_ID": "default",
+            "OS_IDENTITY_API_VERSION": "3",
+            "PYTHONWARNINGS": "ignore",
+        }
 
     def run(self, command: str) -> str:
-        done = subprocess.run([openstack() / command.split()[0], *command.split()[1:]], env=self._environment,
-                              capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [openstack() / command.split()[0], *command.split()[1:]],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout.strip()
 

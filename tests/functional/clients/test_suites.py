@@ -30,15 +30,37 @@ def _run(suite: Path, tests: str, directory: Path, *plugins: str) -> tuple[int, 
     """
     report = directory / "report.xml"
     done = subprocess.run(
-        [openstack() / "python", "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={suite}",
-         f"--junitxml={report}", *(part for plugin in plugins for part in ("-p", plugin)), suite / tests],
-        cwd=directory, capture_output=True, text=True, timeout=_SECONDS,
-        env={**os.environ, "PYTHONPATH": f"{suite}{os.pathsep}{directory}"})
+        [
+            openstack() / "python",
+            "-W",
+            "ignore",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={suite}",
+            f"--junitxml={report}",
+            *(part for plugin in plugins for part in ("-p", plugin)),
+            suite / tests,
+        ],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        env={**os.environ, "PYTHONPATH": f"{suite}{os.pathsep}{directory}"},
+    )
     assert report.exists(), done.stdout + done.stderr
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
-    skipped, failed = ([f"{case.get('classname')}.{case.get('name')}: {outcome.get('message')}"
-                        for case in cases for outcome in case if outcome.tag in tags]
-                       for tags in (("skipped",), ("failure", "error")))
+    skipped, failed = (
+        [
+            f"{case.get('classname')}.{case.get('name')}: {outcome.get('message')}"
+            for case in cases
+            for outcome in case
+            if outcome.tag in tags
+        ]
+        for tags in (("skipped",), ("failure", "error"))
+    )
     return len(cases) - len(skipped) - len(failed), skipped, failed
 
 
@@ -62,7 +84,9 @@ password = {PASSWORD}
 tenant_name = admin
 domain_name = Default
 """)
-    passed, skipped, failed = await deferToThread(_run, client_source("python-barbicanclient"), "functionaltests", tmp_path)
+    passed, skipped, failed = await deferToThread(
+        _run, client_source("python-barbicanclient"), "functionaltests", tmp_path
+    )
     assert not failed, "\n".join(failed)
     # The suite itself skips one, for a bug that its authors know.
     assert (passed, [reason for reason in skipped if "Launchpad 1425667" not in reason]) == (307, [])
@@ -89,8 +113,12 @@ barbican_key_manager.BarbicanKeyManager(cfg.CONF)
 cfg.CONF.set_override("auth_endpoint", "{identity.keystone.url}", "barbican")
 """)
     passed, skipped, failed = await deferToThread(
-        _run, client_source("castellan"), "castellan/tests/functional/key_manager/test_barbican_key_manager.py", tmp_path,
-        "castellan_options")
+        _run,
+        client_source("castellan"),
+        "castellan/tests/functional/key_manager/test_barbican_key_manager.py",
+        tmp_path,
+        "castellan_options",
+    )
     assert not failed, "\n".join(failed)
     # It skips what cannot reach the service.
     assert passed and not skipped, skipped

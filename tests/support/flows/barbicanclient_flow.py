@@ -9,8 +9,9 @@ from keystoneauth1.exceptions.http import Unauthorized
 from keystoneauth1.identity import v3
 
 url, user, password, project = sys.argv[1:]
-auth = v3.Password(url, username=user, password=password, project_name=project, user_domain_id="default",
-                   project_domain_id="default")
+auth = v3.Password(
+    url, username=user, password=password, project_name=project, user_domain_id="default", project_domain_id="default"
+)
 barbican = client.Client(session=session.Session(auth=auth))
 
 
@@ -26,8 +27,15 @@ def finished(order):
 text = barbican.secrets.create(name="text", payload="a text")
 text_ref = text.store()
 assert barbican.secrets.get(text_ref).payload == "a text"
-binary = barbican.secrets.create(name="binary", payload=b"\x00\xff", algorithm="aes", bit_length=16, mode="cbc",
-                                 secret_type="symmetric", expiration="2099-01-01T00:00:00")
+binary = barbican.secrets.create(
+    name="binary",
+    payload=b"\x00\xff",
+    algorithm="aes",
+    bit_length=16,
+    mode="cbc",
+    secret_type="symmetric",
+    expiration="2099-01-01T00:00:00",
+)
 binary_ref = binary.store()
 found = barbican.secrets.get(binary_ref)
 assert (found.payload, found.algorithm, found.bit_length, found.secret_type) == (b"\x00\xff", "aes", 16, "symmetric")
@@ -52,8 +60,9 @@ barbican.secrets.remove_consumer(text_ref, service="compute", resource_type="ser
 
 key = finished(barbican.orders.create_key(name="key", algorithm="aes", bit_length=256, mode="cbc").submit())
 assert key.status == "ACTIVE" and len(barbican.secrets.get(key.secret_ref).payload) == 32
-pair = finished(barbican.orders.create_asymmetric(name="pair", algorithm="rsa", bit_length=2048,
-                                                  pass_phrase="phrase").submit())
+pair = finished(
+    barbican.orders.create_asymmetric(name="pair", algorithm="rsa", bit_length=2048, pass_phrase="phrase").submit()
+)
 rsa = barbican.containers.get(pair.container_ref)
 assert rsa.private_key.payload.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY") and rsa.public_key.payload
 assert rsa.private_key_passphrase.payload == b"phrase"
@@ -85,8 +94,12 @@ except exceptions.HTTPClientError as problem:
     assert problem.status_code == 404, problem
 
 try:
-    client.Client(session=session.Session(auth=v3.Password(
-        url, username=user, password=password, user_domain_id="default", unscoped=True)), endpoint=barbican.client.get_endpoint()).secrets.list()
+    client.Client(
+        session=session.Session(
+            auth=v3.Password(url, username=user, password=password, user_domain_id="default", unscoped=True)
+        ),
+        endpoint=barbican.client.get_endpoint(),
+    ).secrets.list()
     raise SystemExit("an unscoped token was taken")
 except Unauthorized as problem:
     assert "requires authentication" in str(problem), problem

@@ -2,7 +2,6 @@
 
 import sys
 
-
 from castellan import key_manager, options
 from castellan.common.credentials.keystone_password import KeystonePassword
 from castellan.common.exception import ManagedObjectNotFoundError
@@ -16,8 +15,14 @@ conf = cfg.ConfigOpts()
 conf([])
 options.set_defaults(conf, backend="barbican", auth_endpoint=url)
 manager = key_manager.API(conf)
-context = KeystonePassword(password, auth_url=url, username=user, user_domain_name="Default", project_name=project,
-                           project_domain_name="Default")
+context = KeystonePassword(
+    password,
+    auth_url=url,
+    username=user,
+    user_domain_name="Default",
+    project_name=project,
+    project_domain_name="Default",
+)
 
 kept = {
     "key": SymmetricKey("AES", 128, bytes(range(16)), name="key"),

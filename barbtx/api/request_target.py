@@ -1,0 +1,75 @@
+"""Request targets and the names of hosts. Source: RFC 9112, section 3; RFC 3986, section 3.2."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import attrs
+
+# Stricter than RFC 3986: no user information, no percent-encoding, no sub-delimiters. No host has a name with them.
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,255})(?::(\d{1,5})?)?")
+_ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
+_SCHEMES = frozenset({b"http", b"https"})
+
+
+@attrs.frozen
+class RequestTarget:
+    """What a request line asks for.
+
+    :ivar path: path and query; ``*`` for the methods whose target is something else.
+    :ivar scheme: of an absolute target, in lower case.
+    :ivar authority: of an absolute target: host, and perhaps port.
+    """
+
+    path: bytes
+    scheme: bytes | None = None
+    authority: bytes | None = None
+
+
+def parse_request_target(method: bytes, target: bytes) -> RequestTarget:
+    """Read the target of a request line.
+
+    :raises ValueError: it is none of the forms that the method may have; the text says what is wrong.
+    """
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return RequestTarget(target)
+    if method == b"CONNECT":
+        return RequestTarget(b"*")
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise ValueError("The request target is neither a path that begins with a slash nor an absolute URI.")
+    scheme, authority, path = match[1].lower(), match[2], match[3]
+    if scheme not in _SCHEMES:
+        raise ValueError("The scheme of an absolute request target must be http or https.")
+    if not is_authority(authority):
+        raise ValueError("An absolute request target needs a host name or address, and perhaps a port.")
+    return RequestTarget(path if path.startswith(b"/") else b"/" + path, scheme, authority)
+
+
+def is_authority(value: bytes) -> bool:
+    """Whether a ``Host`` header, or the authority of a URI, is a host name or address with perhaps a port."""
+    match = _AUTHORITY.fullmatch(value)
+    if match is None or (match[2] and int(match[2]) > 65535):
+        return False
+    if not match[1].startswith(b"["):
+        return True
+    try:
+        ipaddress.IPv6Address(match[1][1:-1].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def host_of(authority: bytes) -> str:
+    """The host of an authority (see :func:`is_authority`), in lower case, without port, brackets and final dot."""
+    host = _AUTHORITY.fullmatch(authority)[1].decode().lower()
+    return host[1:-1] if host.startswith("[") else host.removesuffix(".")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or address alone, without a question to a name server."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,112 @@
+"""The applications behind the pipelines: routes, and the Klein app that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from klein import Klein
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from barbtx.api.controllers.acls import ContainerAclController, SecretAclController
+from barbtx.api.controllers.consumers import (
+    ContainerConsumerController,
+    ContainerConsumersController,
+    SecretConsumerController,
+    SecretConsumersController,
+)
+from barbtx.api.controllers.containers import ContainerController, ContainersController, ContainerSecretsController
+from barbtx.api.controllers.orders import OrderController, OrdersController
+from barbtx.api.controllers.quotas import ProjectQuotasController, ProjectsQuotasController, QuotasController
+from barbtx.api.controllers.secret_stores import (
+    GlobalDefaultController,
+    PreferredStoreController,
+    SecretStoreController,
+    SecretStoresController,
+    StorePreferenceController,
+)
+from barbtx.api.controllers.secrets import SecretController, SecretPayloadController, SecretsController
+from barbtx.api.controllers.transport_keys import TransportKeyController, TransportKeysController
+from barbtx.api.controllers.user_metadata import SecretMetadataController, SecretMetadatumController
+from barbtx.api.controllers.versions import VersionController, VersionsController
+from barbtx.api.dependencies import Dependencies
+from barbtx.api.dispatch import Controller, Endpoint
+from barbtx.api.responses import write_error
+from barbtx.api.root import Builder
+from barbtx.errors import NotFound, describe
+
+ROOT_ROUTES: Mapping[str, type[Controller]] = {
+    "/": VersionsController,
+}
+
+V1_ROUTES: Mapping[str, type[Controller]] = {
+    "/v1": VersionController,
+    "/v1/secrets": SecretsController,
+    "/v1/secrets/<secret_id>": SecretController,
+    "/v1/secrets/<secret_id>/payload": SecretPayloadController,
+    "/v1/secrets/<secret_id>/metadata": SecretMetadataController,
+    "/v1/secrets/<secret_id>/metadata/<key>": SecretMetadatumController,
+    "/v1/secrets/<secret_id>/acl": SecretAclController,
+    "/v1/secrets/<secret_id>/consumers": SecretConsumersController,
+    "/v1/secrets/<secret_id>/consumers/<consumer_id>": SecretConsumerController,
+    "/v1/containers": ContainersController,
+    "/v1/containers/<container_id>": ContainerController,
+    "/v1/containers/<container_id>/secrets": ContainerSecretsController,
+    "/v1/containers/<container_id>/secrets/<path:rest>": ContainerSecretsController,
+    "/v1/containers/<container_id>/acl": ContainerAclController,
+    "/v1/containers/<container_id>/consumers": ContainerConsumersController,
+    "/v1/containers/<container_id>/consumers/<consumer_id>": ContainerConsumerController,
+    "/v1/orders": OrdersController,
+    "/v1/orders/<order_id>": OrderController,
+    "/v1/quotas": QuotasController,
+    "/v1/project-quotas": ProjectsQuotasController,
+    "/v1/project-quotas/<project_id>": ProjectQuotasController,
+    "/v1/transport_keys": TransportKeysController,
+    "/v1/transport_keys/<key_id>": TransportKeyController,
+    "/v1/secret-stores": SecretStoresController,
+    "/v1/secret-stores/global-default": GlobalDefaultController,
+    "/v1/secret-stores/preferred": PreferredStoreController,
+    "/v1/secret-stores/<store_id>": SecretStoreController,
+    "/v1/secret-stores/<store_id>/preferred": StorePreferenceController,
+}
+
+
+def make_app(routes: Mapping[str, type[Controller]], dependencies: Dependencies) -> Klein:
+    """A Klein app of some routes. Every method goes to the route's controller; no error leaves it as HTML."""
+    app = Klein()
+    for path, controller in routes.items():
+        app.route(path, endpoint=path)(_named(Endpoint(controller(), dependencies)))
+
+    # Only routing raises here: endpoints answer for whatever happens in them.
+    @app.handle_errors(Exception)
+    def not_found(request: Any, failure: Failure) -> bytes:
+        return write_error(request, describe(NotFound("There is no such resource."), "Request"))
+
+    return app
+
+
+def _named(endpoint: Endpoint) -> Any:
+    """Klein sets attributes on what it is given, which a frozen object does not take."""
+
+    def answer(request: Any, **ids: str) -> Any:
+        return endpoint(request, **ids)
+
+    return answer
+
+
+def _builder(routes: Mapping[str, type[Controller]]) -> Builder:
+    def build(dependencies: Dependencies) -> IResource:
+        return make_app(routes, dependencies).resource()
+
+    return build
+
+
+def versions_app_factory(global_conf: object) -> Builder:
+    """PasteDeploy application factory for ``/``."""
+    return _builder(ROOT_ROUTES)
+
+
+def v1_app_factory(global_conf: object) -> Builder:
+    """PasteDeploy application factory for ``/v1``."""
+    return _builder(V1_ROUTES)

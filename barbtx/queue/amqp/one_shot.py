@@ -1,0 +1,99 @@
+"""One connection for one command: each broker is tried once, and if none can be used it is said why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet import defer, error
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from txamqp.client import Closed
+from txamqp.message import Message
+
+from barbtx.queue.amqp.connection import Broker, Brokers
+from barbtx.queue.amqp.protocol import Client, load_spec
+
+_ACCESS_REFUSED, _NOT_ALLOWED = "403", "530"
+_HEARTBEAT = 10.0
+
+
+class NoUsableBroker(Exception):
+    """No broker can be used; the text is one clear line for the operator."""
+
+
+@attrs.define(eq=False)
+class _Factory(Factory):
+    client: Client
+
+    noisy = False
+
+    def buildProtocol(self, addr: object) -> Client:
+        return self.client
+
+
+async def connect_one_shot(reactor: Any, brokers: Brokers, name: str, timeout: float) -> Client:
+    """Connect to the first broker that can be used, without trying any of them again.
+
+    :param patience: seconds for all of them together.
+    :raises Unusable: none can be used.
+    """
+    reasons = []
+    timeout = timeout / len(brokers.members)
+    for broker in brokers.members:
+        client = Client(load_spec(), reactor, brokers.vhost, (broker.user, broker.password), name, _HEARTBEAT)
+        try:
+            await Deferred.fromCoroutine(_open(reactor, brokers, broker, client, timeout)).addTimeout(timeout, reactor)
+            return client
+        except Exception as problem:
+            reasons.append(_why(problem, broker, brokers, timeout))
+    raise NoUsableBroker("; ".join(dict.fromkeys(reasons)))
+
+
+async def _open(reactor: Any, brokers: Brokers, broker: Broker, client: Client, timeout: float) -> None:
+    await brokers.endpoint(reactor, broker, timeout).connect(_Factory(client))
+    try:
+        await client.open()
+    except Closed:
+        client.transport.abortConnection()
+        reason = client.channels[0].reason
+        if isinstance(reason, Failure):
+            reason.raiseException()
+        raise
+    except BaseException:
+        client.transport.abortConnection()
+        raise
+
+
+def _why(problem: Exception, broker: Broker, brokers: Brokers, timeout: float) -> str:
+    """Why a broker cannot be used."""
+    place = f"{broker.host}:{broker.port}"
+    if isinstance(problem, Closed):
+        said = problem.args[0]
+        text = f"{said.reply_code} {said.reply_text}" if isinstance(said, Message) else str(said)
+        if text.startswith(_ACCESS_REFUSED):
+            return f"the broker at {place} refuses the user {broker.user!r} or its password: {text}"
+        if text.startswith(_NOT_ALLOWED):
+            return (
+                f"the broker at {place} does not let the user {broker.user!r} into the virtual host "
+                f"{brokers.vhost!r}: {text}"
+            )
+        return f"the broker at {place} refuses the connection: {text}"
+    if isinstance(problem, SSL.Error):
+        reason = "; ".join(error[-1] for error in problem.args[0] if error) if problem.args and problem.args[0] else ""
+        return f"TLS with the broker at {place} fails: {reason or 'the connection was ended in the handshake'}"
+    if isinstance(problem, VerificationError):
+        return f"TLS with the broker at {place} fails: its certificate is for another name"
+    if isinstance(problem, (defer.TimeoutError, error.TimeoutError)):
+        return f"no broker answers at {place} within {timeout:.1f} seconds"
+    if isinstance(problem, error.ConnectionRefusedError):
+        return f"no broker answers at {place}: nothing listens there"
+    if isinstance(problem, error.DNSLookupError):
+        return f"no broker answers at {place}: there is no such host"
+    if isinstance(problem, (error.ConnectionLost, error.ConnectionDone, error.ConnectionAborted)):
+        tls = " with TLS" if brokers.tls is not None else ""
+        return f"what listens at {place} ended the connection at once{tls}; is it a broker, and is TLS right?"
+    return f"no broker answers at {place}: {type(problem).__name__}"

@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from typing_extensions import override
 
 from barbtx.api.responses import ALWAYS, render_error
 from barbtx.compat import ChannelBase
@@ -71,8 +70,8 @@ class Channel(ChannelBase):
     _lingering = 0
     _read_ahead = 0
 
-    @override
     def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
+        """Schedule the idle timeout with the site's clock instead of the global reactor."""
         return self.site.clock.callLater(period, func)
 
     def connectionMade(self) -> None:

@@ -281,8 +281,8 @@ class Site(SiteBase):
             self._drained.callback(None)
 
         def close(_: object) -> None:
-            for channel in self.connections:
-                channel.loseConnection()
+            for connection in self.connections:
+                connection.loseConnection()
 
         return self._drained.addTimeout(seconds, self.clock).addBoth(close)
 

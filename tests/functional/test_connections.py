@@ -52,7 +52,7 @@ async def listening(**limits: Any) -> Listening:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"])
 @pytest_twisted.ensureDeferred
-async def test_connections_without_a_request_give_way(sent: bytes) -> None:
+async def test_connections_without_a_request_are_evicted(sent: bytes) -> None:
     """Whether none was ever sent, or the last one has been answered."""
     made = await listening(max_connections=5)
     made.site.connections.grace = 0
@@ -130,7 +130,7 @@ def test_what_is_counted_goes_back_to_nothing() -> None:
     assert not list(connections) and not connections._counts and not connections._idle and not connections._idle_of
 
 
-def test_a_connection_gives_way_only_when_it_had_time_to_send_something() -> None:
+def test_a_connection_is_evicted_only_when_it_had_time_to_send_something() -> None:
     clock = Clock()
     connections = Connections(clock, 2, 0, 1)
     first, second, third, fourth = (_Connection("192.0.2.1") for _ in range(4))
@@ -238,7 +238,7 @@ async def test_thousands_of_silent_sockets_keep_nobody_out(deployment: Deploymen
         with held(port_of(api), 2500):
             assert get("/healthcheck") == 200
             # The last of them may still be about to send a request, for all that the service knows.
-            wait_until(lambda: get(path) == 200, 60, "the silent sockets give no way")
+            wait_until(lambda: get(path) == 200, 60, "the silent sockets are not evicted")
             return [get(path) for path in ["/healthcheck", path] * 10]
 
     assert set(await deferToThread(silent)) == {200}

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from barbtx.networks import Address, Network, client_group, is_within
+from barbtx.validators import provides
 
 log = Logger()
 
@@ -56,7 +57,7 @@ class Connections:
         way.
     """
 
-    clock: IReactorTime
+    clock: IReactorTime = attrs.field(validator=provides(IReactorTime))
     limit: int
     per_client: int
     reserve: int

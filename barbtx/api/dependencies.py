@@ -18,6 +18,7 @@ from barbtx.plugin.manager import StoreManager
 from barbtx.queue.client import TaskClient
 from barbtx.reactor import IReactor
 from barbtx.times import Clock
+from barbtx.validators import provides
 
 if TYPE_CHECKING:
     from barbtx.api.dispatch import Controller
@@ -32,7 +33,7 @@ class PipelineContext:
     """
 
     conf: cfg.ConfigOpts
-    reactor: IReactor
+    reactor: IReactor = attrs.field(validator=provides(IReactorTime))
     clock: Clock
     make_application: Callable[[Mapping[str, type[Controller]]], IResource]
     gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
@@ -46,7 +47,7 @@ class Dependencies:
     """
 
     conf: cfg.ConfigOpts
-    reactor: IReactorTime
+    reactor: IReactorTime = attrs.field(validator=provides(IReactorTime))
     clock: Clock
     policy: Policy
     repositories: Repositories

@@ -17,6 +17,7 @@ from barbtx.api.options import share
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.times import Clock, utcnow
+from barbtx.validators import provides
 
 log = Logger()
 
@@ -102,7 +103,7 @@ class OrderWatch:
     :ivar client_limit: maximum number for one client; None for no limit.
     """
 
-    reactor: IReactorTime
+    reactor: IReactorTime = attrs.field(validator=provides(IReactorTime))
     clock: Clock
     orders: OrderRepo
     limit: int

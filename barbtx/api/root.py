@@ -19,6 +19,7 @@ from barbtx.api.dependencies import PipelineContext
 from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import write_error
 from barbtx.errors import ErrorResponse
+from barbtx.validators import provides
 
 if TYPE_CHECKING:
     from barbtx.api.http import Request
@@ -52,7 +53,9 @@ class RootResource(LeafResource):
     :ivar mounts: resources by first segment; ``""`` for all other paths.
     """
 
-    mounts: Mapping[str, IResource]
+    mounts: Mapping[str, IResource] = attrs.field(
+        validator=attrs.validators.deep_mapping(value_validator=provides(IResource))
+    )
     cors: Cors
 
     def render(self, request: Request) -> bytes | int:

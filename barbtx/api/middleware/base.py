@@ -13,6 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import write_early_error
 from barbtx.errors import BarbtxError, ErrorResponse, describe
+from barbtx.validators import provides
 
 if TYPE_CHECKING:
     from barbtx.api.http import Request
@@ -25,7 +26,7 @@ class Filter(LeafResource, ABC):
     :ivar wrapped: the next resource.
     """
 
-    wrapped: IResource
+    wrapped: IResource = attrs.field(validator=provides(IResource))
 
     @abstractmethod
     def before(self, request: Request) -> Deferred[None] | None:

@@ -1,7 +1,7 @@
 """Verified fakes for tests of plugins and of barbtx itself.
 
-"Verified" means that ``tests/functional/test_fakes.py`` runs the same tests against each fake and against the real thing.
-The package needs no test framework.
+"Verified" means that ``tests/functional/test_fakes.py`` runs the same tests against each fake and the real thing. The
+package needs no test framework.
 """
 
 from barbtx.testing.keystone import FakeKeystone

@@ -7,12 +7,14 @@ import json
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import attrs
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTCP
+from twisted.internet.protocol import ServerFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -91,7 +93,7 @@ class FakeKeystone(Resource):
     isLeaf = True
 
     def __init__(self, clock: Clock | None = None, token_seconds: float = 3600.0) -> None:
-        super().__init__()
+        Resource.__init__(self)
         self.requests: list[tuple[str, str]] = []
         self.replies: dict[str, Reply] = {}
         self._clock = clock or WallClock()
@@ -109,13 +111,18 @@ class FakeKeystone(Resource):
 
     def listen(self, reactor: IReactorTCP) -> None:
         """Listen on a free port of the loopback interface, or on the same port as before :meth:`close`."""
-        self._port = reactor.listenTCP(self._number, Site(self), interface="127.0.0.1")
-        self._number = self._port.getHost().port
+        site = Site(self)
+        self._port = reactor.listenTCP(self._number, cast(ServerFactory[Any], site), interface="127.0.0.1")
+        self._number = cast(IPv4Address, self._port.getHost()).port
+
+    async def _stop_listening(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
 
     def close(self) -> Deferred[None]:
         """Stop listening; fires when the port is closed."""
-        port, self._port = self._port, None
-        return maybeDeferred(port.stopListening if port is not None else lambda: None)
+        return Deferred.fromCoroutine(self._stop_listening())
 
     def add_project(self, name: str, project_id: str | None = None, *, enabled: bool = True) -> str:
         """Add or replace a project.

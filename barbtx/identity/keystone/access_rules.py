@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-#: Tells Keystone that the service enforces access rules; without it Keystone treats tokens with access rules as invalid.
+#: Tells Keystone that the service enforces access rules; without it, tokens with access rules are invalid.
 SUPPORT_HEADER = {"OpenStack-Identity-Access-Rules": "1.0"}
 
 # Longer than the path of any resource; limits the time that matching a pattern can take.

@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import ServiceUnavailable
 
-#: Lanes: FAST for clients that are not suspect; SLOW for new connections of clients that sent invalid tokens; SLOWEST for
-#: connections that sent them, and for tokens that have an unusual form.
+#: Lanes: FAST for clients that are not suspect; SLOW for new connections of clients that sent invalid tokens; SLOWEST
+#: for connections that sent them, and for tokens that have an unusual form.
 FAST, SLOW, SLOWEST = range(3)
 
 # The share of each lane: the number of slots is divided by these numbers.

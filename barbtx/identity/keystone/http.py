@@ -145,7 +145,8 @@ class KeystoneHTTP:
     async def _exchange(
         self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None
     ) -> tuple[int, bytes, dict[str, str]]:
-        sent: dict[bytes | str, bytes | str] = {"Accept": "application/json", "User-Agent": "barbtx", **headers}
+        sent: dict[bytes | str, bytes | str] = {"Accept": "application/json", "User-Agent": "barbtx"}
+        sent.update(headers.items())
         data = None
         if document is not None:
             sent["Content-Type"], data = "application/json", json.dumps(document).encode()

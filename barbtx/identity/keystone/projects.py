@@ -1,4 +1,4 @@
-"""Looks up whether Keystone has a project. The result leads to the deletion of data, so only a clear response counts."""
+"""Looks up whether Keystone has a project. Data is deleted because of the result, so only a clear response counts."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ class KeystoneSession:
             if self._circuit.is_open:
                 raise self._circuit.unavailable()
             try:
-                response = await retrying(self._http.request, method, path, headers, document)
+                response: Response = await retrying(self._http.request, method, path, headers, document)
             except NoResponse as problem:
                 self._record_failure(problem, started_at)
                 raise self._circuit.unavailable() from None

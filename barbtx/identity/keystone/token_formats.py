@@ -51,7 +51,7 @@ def _jws_time(token: str) -> float:
 
 
 def issued_at(token: str) -> float | None:
-    """Return when a token claims to have been issued, in seconds since the epoch; None if it is neither Fernet nor JWS."""
+    """Return when a token claims to have been issued, in seconds since the epoch; None if neither Fernet nor JWS."""
     try:
         return _jws_time(token) if token.count(".") == 2 else _fernet_time(token)
     except (ValueError, RecursionError):

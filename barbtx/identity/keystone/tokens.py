@@ -79,7 +79,7 @@ class Identity:
 
 @attrs.define(eq=False)
 class TokenValidator:
-    """Validates tokens. Results are cached under digests of the tokens; concurrent validations of a token share a request.
+    """Validates tokens. Results are cached under digests of the tokens; concurrent validations share a request.
 
     :ivar clock: wall clock, for the expiry of tokens.
     :ivar secret: the key of the digests, without which a copy of the caches reveals nothing about tokens.

@@ -53,7 +53,7 @@ def _unparsed(rules: Mapping[str, BaseCheck], overrides: Mapping[str, str]) -> I
         if sum(isinstance(leaf, FalseCheck) for leaf in leaves) != _literal_refusals(text):
             yield f"the rule '{name}' cannot be parsed: {text}"
         if any(isinstance(leaf, HttpCheck | HttpsCheck) for leaf in leaves):
-            yield f"the rule '{name}' asks another server, which would hold up every request"
+            yield f"the rule '{name}' queries another server, which would delay every request"
 
 
 def _literal_refusals(text: str) -> int:

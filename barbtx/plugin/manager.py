@@ -29,32 +29,35 @@ OPTIONS = {
         cfg.ListOpt(
             "enabled_secretstore_plugins",
             default=["store_crypto"],
-            help="Secret stores, in the order in which they are asked.",
+            help="Secret store plugins, in order of preference: the first that supports a secret stores it. Keep a "
+            "store enabled as long as it has payloads.",
         ),
         cfg.BoolOpt(
             "enable_multiple_secret_stores",
             default=False,
-            help="Whether projects may choose among the stores of [secretstore:<suffix>] sections instead.",
+            help="Whether the stores of the [secretstore:<suffix>] sections are used, among which projects may choose, "
+            "instead of enabled_secretstore_plugins.",
         ),
-        cfg.ListOpt("stores_lookup_suffix", default=[], help="The suffixes of those sections."),
+        cfg.ListOpt("stores_lookup_suffix", default=[], help="Suffixes of the [secretstore:<suffix>] sections."),
     ],
     "crypto": [
         cfg.ListOpt(
             "enabled_crypto_plugins",
             default=["simple_crypto"],
-            help="Crypto plugins of store_crypto, in the order in which they are asked.",
+            help="Crypto plugins of store_crypto, in order of preference. Keep a plugin enabled as long as it has "
+            "encrypted payloads.",
         ),
     ],
 }
 
 #: The options of each ``[secretstore:<suffix>]`` section.
 BACKEND_OPTIONS = [
-    cfg.StrOpt("secret_store_plugin", help="The secret store plugin."),
-    cfg.StrOpt("crypto_plugin", help="The crypto plugin that it encrypts with, if it needs one."),
+    cfg.StrOpt("secret_store_plugin", help="Secret store plugin of this backend."),
+    cfg.StrOpt("crypto_plugin", help="Crypto plugin that the store encrypts with; not set for stores that need none."),
     cfg.BoolOpt(
         "global_default",
         default=False,
-        help="Whether this is the store of projects that have not chosen; exactly one must be.",
+        help="Whether this is the backend of projects that have not chosen one; exactly one backend must be.",
     ),
 ]
 

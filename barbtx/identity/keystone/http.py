@@ -109,7 +109,7 @@ class KeystoneHTTP:
         """
         options = conf.keystone_authtoken
         if not options.auth_url:
-            raise ConfigurationError("[keystone_authtoken] auth_url must be set: this process asks Keystone")
+            raise ConfigurationError("[keystone_authtoken] auth_url must be set: this process uses Keystone")
         tls = _TLSPolicy(client_tls("keystone_authtoken", options.cafile, options.certfile, options.keyfile))
         pool = HTTPConnectionPool(reactor)
         pool.maxPersistentPerHost = options.max_requests

@@ -59,16 +59,19 @@ OPTIONS = {
             "kek",
             default=[],
             secret=True,
-            help="Master keys, each 32 bytes in url-safe base64. The first one encrypts, all decrypt.",
+            help="Master keys (MKEKs), each 32 bytes in url-safe base64. The first one wraps new project keys, all "
+            "unwrap. Prefer kek_file, which keeps them out of the configuration.",
         ),
         cfg.StrOpt(
             "kek_file",
-            help="A file of further master keys, one a line, that only its owner may read; its group too, with "
-            "[DEFAULT] allow_group_readable_keys.",
+            help="File with master keys, one per line, in addition to kek. Only its owner may have read permission; "
+            "with [DEFAULT] allow_group_readable_keys, its group as well.",
         ),
-        cfg.StrOpt("plugin_name", default="Software Only Crypto", help="Friendly name."),
-        cfg.IntOpt("pkek_cache_limit", default=1000, min=1, help="Project keys kept unwrapped in memory, at most."),
-        cfg.FloatOpt("pkek_cache_ttl", default=900.0, min=0, help="Seconds for which one is kept."),
+        cfg.StrOpt("plugin_name", default="Software Only Crypto", help="Name of the plugin as the API shows it."),
+        cfg.IntOpt("pkek_cache_limit", default=1000, min=1, help="Maximum number of unwrapped project keys in memory."),
+        cfg.FloatOpt(
+            "pkek_cache_ttl", default=900.0, min=0, help="Seconds for which a project key is kept unwrapped in memory."
+        ),
     ],
 }
 

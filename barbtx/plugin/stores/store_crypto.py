@@ -51,13 +51,17 @@ T = TypeVar("T")
 OPTIONS = {
     "crypto": [
         cfg.IntOpt(
-            "kek_cache_limit", default=1000, min=1, help="Projects whose active key record is remembered, at most."
+            "kek_cache_limit",
+            default=1000,
+            min=1,
+            help="Maximum number of project keys (KEKs), still wrapped, in the cache.",
         ),
         cfg.FloatOpt(
             "kek_cache_ttl",
             default=60.0,
             min=0,
-            help="Seconds after which the record is read again: the time that a rotation takes to be seen.",
+            help="Seconds after which a project key is read again from the database, and thus the delay until a "
+            "process uses a new key. With 0, it is read for each request.",
         ),
     ],
 }

@@ -59,7 +59,7 @@ def make_api(reactor: Any, runtime: Runtime) -> Service:
             tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting, conf.queue.asymmetric_workers
         )
         local = LocalService(reactor, transport, conf.queue.shutdown_seconds, tasks.stop_waiting)
-        ending.without_waiting_if(lambda: local.abandoned)
+        ending.without_waiting_if(lambda: local.unfinished)
         local.setServiceParent(serving)
         client = TaskClient(transport, conf.queue.local_wait_seconds)
     RetryScheduler(reactor, conf, runtime.repositories.orders, client).setServiceParent(serving)

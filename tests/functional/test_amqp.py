@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,16 +19,18 @@ from txamqp.message import Message
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
+from barbtx.queue.amqp.channel import Channel
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.consumer import Consumer
-from barbtx.queue.amqp.protocol import Channel, Client
+from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage, decode
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from tests.support.certificates import authority, certificate
 from tests.support.servers import PATIENCE, RabbitMQ
 
-MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "p", "request_id": None})
+MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {"order_id": "o", "project_id": "p", "request_id": None})
 
 
 def reactor() -> Any:
@@ -385,10 +388,8 @@ async def test_consuming_resumes_after_the_queue_was_deleted(
     taken = tasks.taken.get()
     while not taken.called:
         await ready(sender)
-        try:
+        with contextlib.suppress(PublishRefused):
             await within(sender.send(MESSAGE))
-        except PublishRefused:
-            pass
         await deferLater(reactor(), 0.05, lambda: None)
     await service.stopService()
 

@@ -9,8 +9,9 @@ from twisted.internet.task import Clock
 
 from barbtx.queue.local import LocalTransport
 from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 
-MESSAGE = TaskMessage("process_type_order", {})
+MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {})
 
 
 class Gates:

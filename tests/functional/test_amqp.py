@@ -536,12 +536,12 @@ async def test_tls_with_client_certificates(topology: Topology, tmp_path: Path) 
         await ready(service)
         await within(service.send(MESSAGE))
         await service.stopService()
-        for missing in (settings[1:], settings[:1]):
+        for missing, reason in ((settings[1:], "certificate verify failed"), (settings[:1], "certificate required")):
             service = transport(Brokers.from_config(load([], [url, *missing])), topology)
             service.startService()
-            with pytest.raises(Exception):
+            with pytest.raises(Closed, match=reason):
                 await within(service._connection.whenConnected(failAfterFailures=2))
-            # ClientService is still telling of the failure.
+            # ClientService is still notifying of the failure.
             await deferLater(reactor(), 0, lambda: None)
             assert not service.ready
             await service.stopService()

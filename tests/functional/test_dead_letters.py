@@ -20,9 +20,10 @@ from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
 from barbtx.queue.amqp.republishing import dead_letter
 from barbtx.queue.amqp.topology import Topology, dead_letter_queues
 from barbtx.queue.transport import TaskMessage, encode
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from tests.conftest import unique
-from tests.functional.test_project_removal import logged
 from tests.support.cluster import in_thread
+from tests.support.logs import logged
 from tests.support.proxy import Half, Proxy
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import BIN, Deployment
@@ -48,15 +49,15 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
 
     queue = deployment.settings["queue.topic"]
     order, args = str(uuid.uuid4()), {"project_id": "p", "request_id": None}
-    deleted = encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1")
+    deleted = encode(TaskMessage(PROCESS_TYPE_ORDER, args | {"order_id": order}), "barbtx", "1.1")
     poison = {
         b"{": "not JSON",
         b"\xff": "not JSON",
         encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
-        encode(TaskMessage("process_type_order", args), "barbtx", "1.1"): "an argument is missing",
-        encode(TaskMessage("process_type_order", args), "barbtx", "2.0"): "another major version",
+        encode(TaskMessage(PROCESS_TYPE_ORDER, args), "barbtx", "1.1"): "an argument is missing",
+        encode(TaskMessage(PROCESS_TYPE_ORDER, args), "barbtx", "2.0"): "another major version",
         encode(
-            TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"
+            TaskMessage(PROCESS_TYPE_ORDER, args | {"order_id": "x" * 36}), "barbtx", "1.1"
         ): "order_id is not a UUID",
     }
 

@@ -83,7 +83,7 @@ class Confirms:
             if acknowledged:
                 confirmed.callback(None)
             else:
-                confirmed.errback(PublishRefused("the broker rejected the message"))
+                confirmed.errback(PublishRefused("the broker did not take the message"))
 
     def _return(self, message: Message) -> None:
         # The return precedes a positive confirm of the same message, which then does not mean that it was queued.

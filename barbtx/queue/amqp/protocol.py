@@ -145,6 +145,7 @@ class Client(AMQClient):
     """
 
     channelClass = Channel
+    channels: dict[int, Channel]
     clock: IReactorTime
 
     def __init__(

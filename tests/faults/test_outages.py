@@ -31,9 +31,9 @@ async def test_messages_outlast_an_outage_of_the_database(
         await in_thread(database.kill)
         worker = await in_thread(deployment.worker)
         await logged(worker, "database unavailable")
-        # An outage lasts.
+        # The outage must last for several retries.
         await pause(12)
-        # Equal lines are written once in a while, with their number.
+        # Repeated lines are logged at intervals, with their count.
         lines = [line for line in worker.read_log().splitlines() if "database unavailable" in line]
         tries = len(lines) + sum(int(number) for line in lines for number in re.findall(r"repeated=(\d+)", line))
         assert tries < 400, "a hot loop"
@@ -41,7 +41,7 @@ async def test_messages_outlast_an_outage_of_the_database(
         back = reactor.seconds()
         for ref in refs:
             assert (await api.finished(ref, 120))["status"] == "ACTIVE"
-        # Without a scheduler and within the lease only the worker itself could have done it.
+        # Without a retry scheduler, and before a lease expires, only the worker itself can have processed them.
         assert reactor.seconds() - back < 60
         assert "a message goes to tasks" not in worker.read_log() and "went to the dead" not in worker.read_log()
         assert "Traceback" not in worker.read_log(), worker.read_log()

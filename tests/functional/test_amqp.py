@@ -1,4 +1,4 @@
-"""Our txAMQP against a real RabbitMQ: every trap of the library, sprung on purpose."""
+"""The AMQP transport against a real RabbitMQ, with each defect of txAMQP that it corrects."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def topology() -> Topology:
 
 @pytest_twisted.async_yield_fixture
 async def client(broker: Brokers) -> AsyncIterator[Client]:
-    """A connection that is open."""
+    """An open connection."""
 
     async def nothing(client: Client) -> None:
         pass
@@ -76,7 +76,7 @@ async def channel(client: Client, topology: Topology) -> AsyncIterator[Channel]:
 
 
 async def consume(channel: Channel, queue: str) -> DeferredQueue:
-    """The messages of a queue, as they come."""
+    """The messages of a queue, in the order in which they are delivered."""
     messages: DeferredQueue = DeferredQueue()
     channel.on_deliver = messages.put
     await channel.basic_consume(queue=queue, consumer_tag="c")
@@ -219,13 +219,13 @@ async def test_a_wrong_password_is_told_as_such(broker: Brokers) -> None:
     service.startService()
     with pytest.raises(Closed):
         await within(service.whenConnected(failAfterFailures=1))
-    # Out of the callback in which the service is still at its work.
+    # The service is still in the callback that reports the failure.
     await deferLater(reactor(), 0, lambda: None)
     await service.stopService()
 
 
 class _Tasks:
-    """Tasks that do what a test says; what they were asked for comes out of ``taken``."""
+    """Tasks with a given outcome, which put the messages that they receive into ``taken``."""
 
     def __init__(self, outcome: Callable[[], Any] = lambda: None) -> None:
         self.taken: DeferredQueue = DeferredQueue()
@@ -317,7 +317,7 @@ async def test_no_more_tasks_are_in_hand_than_configured(
     for _ in range(2):
         await within(tasks.taken.get())
     third = tasks.taken.get()
-    # A round trip on the same broker: had it more to give, it would have given it by now.
+    # After a round trip to the broker, further messages would have been delivered.
     await within(sender.send(MESSAGE))
     assert not third.called and len(gates) == 2
     gates[0].callback(None)

@@ -32,7 +32,7 @@ def reactor() -> Any:
 
 @pytest.fixture(params=["embedded", "distributed"])
 def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
-    """An API process, and a worker if there is a broker, without other load."""
+    """An API process, and a worker if there is a broker, with no other load."""
     if request.param == "embedded":
         deployment = Deployment(
             tmp_path, f"sqlite:///{tmp_path}/b.sqlite", **{"queue.local_wait_seconds": 0}, **NO_SCHEDULER
@@ -98,7 +98,7 @@ def order_message(order_id: str, project_id: str, **more: str) -> TaskMessage:
 
 
 async def messages(deployment: Deployment, rabbitmq: RabbitMQ, send: tuple[TaskMessage, ...] = ()) -> dict[str, int]:
-    """How many messages wait in each queue, after some were sent to the one that older releases know."""
+    """Send messages to the queue that older releases know; return how many messages wait in each queue."""
     client = await connect_one_shot(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
     channel, topic = await client.new_channel(), deployment.settings["queue.topic"]
     for message in send:
@@ -127,7 +127,7 @@ async def test_a_project_waits_only_for_its_share_of_the_queue(deployment: Deplo
         for document in [(await much.get(ref)).json for ref in refs]
         if document["status"] == "ACTIVE"
     ]
-    # As many as are in hand at once may have been begun before the projects took turns.
+    # Orders in flight before the projects took turns may end first.
     assert sum(updated < order["updated"] for updated in ended) <= 10
     for ref in refs:
         assert (await much.finished(ref, 240))["status"] == "ACTIVE"

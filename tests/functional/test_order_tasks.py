@@ -1,4 +1,4 @@
-"""Which task is due and whose turn it is, whatever clocks do, on SQLite, PostgreSQL and MariaDB."""
+"""Which task is due and which project has its turn, whatever the clocks do, on SQLite, PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(
     for _ in range(4):
         await finish(orders, await orders.claim_next(SYMMETRIC, after, 30))
     assert await orders.claim_next(SYMMETRIC, after, 30) is None
-    # Whoever is sent for what is done already has nothing to do.
+    # A message for an order that has ended claims nothing.
     assert await orders.claim_next(SYMMETRIC, after, 30, made["b"][0], "b") is None
     with pytest.raises(NotFound):
         await orders.claim_next(SYMMETRIC, after, 30, str(uuid.uuid4()), "a")

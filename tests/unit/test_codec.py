@@ -1,4 +1,4 @@
-"""AMQP values on the wire."""
+"""Encoding and decoding of AMQP values."""
 
 from __future__ import annotations
 

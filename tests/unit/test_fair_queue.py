@@ -1,4 +1,4 @@
-"""Who waits for little does not wait for who waits for much."""
+"""The owners of items in a fair queue take turns."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_everything_comes_out_once_in_its_owners_order_and_owners_take_turns(ite
     for owner in "abc":
         assert [item for item in out if item[0] == owner] == [item for item in items if item[0] == owner]
     for position in range(len(out)):
-        # Whoever still has something waiting had a turn among the last three.
+        # Every owner of waiting items had a turn among the last three.
         waiting = {other for other, _ in out[position:]}
         assert all(other in {o for o, _ in out[max(0, position - 3) : position + 3]} for other in waiting)
 
 
 class Tasks:
-    """Tasks that wait until they are let go."""
+    """Tasks that run until the test ends them."""
 
     def __init__(self) -> None:
         self.running: list[tuple[str, Deferred[None]]] = []

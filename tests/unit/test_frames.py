@@ -1,4 +1,4 @@
-"""Frames, in whatever pieces they arrive."""
+"""Frames, which arrive in pieces of any size."""
 
 from __future__ import annotations
 

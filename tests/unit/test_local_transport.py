@@ -1,4 +1,4 @@
-"""Tasks that run in the process of the API."""
+"""The transport that runs tasks in the API process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {})
 
 
 class Gates:
-    """Tasks that wait until they are let go."""
+    """Tasks that run until the test ends them."""
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []

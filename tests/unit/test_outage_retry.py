@@ -1,6 +1,6 @@
 """Work is retried during outages of the database, and leases are renewed through them.
 
-The repository is a double: no real database fails at exactly the moments that these tests are about.
+The repository is a fake, because no real database fails at exactly the right moments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEASE = Lease(Order(ORDER_ID, "p", "key", "{}", "u", "PENDING", _NOW, _NOW), "to
 
 @attrs.define
 class Orders:
-    """:ivar outcomes: of one call after the other: ``down`` or ``lost``; what comes after them succeeds.
+    """:ivar outcomes: outcomes of successive calls, such as ``down`` or ``lost``; further calls succeed.
     :ivar calls: the times of the calls.
     """
 
@@ -65,7 +65,7 @@ def test_a_lease_is_renewed_until_it_is_lost_whatever_fails_on_the_way(outcomes:
     clock.pump([0.5] * 2000)
     assert len(orders.calls) == len(outcomes) + 1
     for outcome, before, after in zip(outcomes, orders.calls, orders.calls[1:], strict=False):
-        # After a failure there are several more tries before the lease ends.
+        # After a failure, there are several attempts before the lease expires.
         assert after - before <= (10.5 if outcome == "done" else 3)
     leases.drop(LEASE)
     assert clock.getDelayedCalls() == []
@@ -144,7 +144,7 @@ def test_an_outcome_is_stored_when_the_database_is_back(step: str) -> None:
 
 
 class _NeedsDatabase(BeginTypeOrder):
-    """Its keys cannot be made before the outage is over."""
+    """Generates keys only while the database is available."""
 
     def _generator(self, order_type: str) -> Callable[[Lease], Awaitable[GeneratedObjects]]:
         async def make(lease: Lease) -> GeneratedObjects:

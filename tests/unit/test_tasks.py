@@ -12,7 +12,7 @@ from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 
 
 class Recorder(BaseTask):
-    """A task whose steps do what they are told and write down that they did."""
+    """A task whose steps have given outcomes and are recorded."""
 
     def __init__(self, **steps: object) -> None:
         self.steps = steps

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import pytest_twisted
 
 from barbtx.errors import ErrorResponse, NotSupported
 from barbtx.queue.transport import InvalidMessage, TaskMessage, decode, encode
 from barbtx.tasks.base import BaseTask
-from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER, order_task
 
 
 class Recorder(BaseTask):
@@ -92,6 +94,16 @@ def test_a_message_travels_as_ascii_and_comes_back_the_same() -> None:
     body = encode(MESSAGE, "barbtx", "1.1")
     assert body.isascii()
     assert decode(body, "barbtx", "1.7") == MESSAGE
+
+
+def test_the_message_of_an_order_has_the_name_and_arguments_that_other_releases_know() -> None:
+    task = order_task("o", "p", None)
+    assert json.loads(encode(TaskMessage(task.method, task.kwargs), "barbtx", "1.1")) == {
+        "version": "1.1",
+        "namespace": "barbtx",
+        "method": "process_type_order",
+        "args": {"order_id": "o", "project_id": "p", "request_id": None},
+    }
 
 
 def test_fields_of_a_later_release_are_left_alone() -> None:

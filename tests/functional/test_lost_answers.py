@@ -107,5 +107,5 @@ async def test_due_tasks_that_nobody_was_given_are_due_again_at_once(
         assert await scheduler._round() is False
     assert await due(orders) == (set() if committed else {order_id})
     clock.advance(1)
-    await scheduler._put_back()
+    await scheduler._reset_unsent()
     assert await due(orders) == {order_id}

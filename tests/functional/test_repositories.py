@@ -18,7 +18,16 @@ from twisted.internet.task import Clock
 from barbtx.errors import Conflict, NotFound
 from barbtx.model.database import Database
 from barbtx.model.models import Base, Project
-from barbtx.model.records import EncryptedDatum, Entry, GeneratedObjects, KEKMeta, NewContainer, NewSecret, StoredPayload, Task
+from barbtx.model.records import (
+    EncryptedDatum,
+    Entry,
+    GeneratedObjects,
+    KEKMeta,
+    NewContainer,
+    NewSecret,
+    StoredPayload,
+    Task,
+)
 from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.listing import Condition
@@ -429,7 +438,5 @@ async def test_a_creation_looks_its_project_up_once(database: Database, clock: C
     assert await count(containers.create(container)) == 1
     assert await count(new_order(orders)) == 1
     lease = await orders.claim(await new_order(orders), "p", 30)
-    made = GeneratedObjects(
-        tuple(new_secret() for _ in range(3)), NewContainer(str(uuid.uuid4()), "p", "rsa")
-    )
+    made = GeneratedObjects(tuple(new_secret() for _ in range(3)), NewContainer(str(uuid.uuid4()), "p", "rsa"))
     assert await count(orders.complete(lease, made, "", "")) == 1

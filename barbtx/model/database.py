@@ -180,7 +180,7 @@ class Database:
         """
         if not self.gate.admits():
             # Whoever closed the gate logs the reason.
-            return fail(DatabaseUnavailable(cause="it has not been checked yet"))
+            return fail(DatabaseUnavailable(cause="the checks at startup have not passed yet"))
         state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -250,7 +250,7 @@ class Database:
             except ConcurrentChange:
                 attempt += 1
                 if attempt > self.max_retries:
-                    raise _unavailable("other transactions keep removing what it relies on") from None
+                    raise _unavailable("concurrent transactions keep deleting rows that this one needs") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -266,7 +266,7 @@ class Database:
             except Exception:
                 if not state.committing:
                     raise
-                log.failure("a commit failed in an unexpected way")
+                log.failure("a commit failed with an unexpected error")
                 raise DatabaseUnavailable(outcome_unknown=True) from None
 
     def _retries_after(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
@@ -287,7 +287,7 @@ def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) ->
     :raises DBAPIError: anything else, of the class of the original, without the driver's text.
     """
     if problem.kind is ErrorKind.BAD_VALUE:
-        log.info("the database does not take a value: {cause}", cause=str(problem))
+        log.info("the database rejected a value: {cause}", cause=str(problem))
         raise _bad_value() from None
     if problem.kind in UNAVAILABLE:
         raise _unavailable(

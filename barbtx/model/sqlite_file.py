@@ -26,14 +26,14 @@ def check_file(url: URL) -> None:
             raise ConfigurationError(f"[database] connection: there is no directory {path.parent}")
         if not path.exists():
             raise ConfigurationError(
-                f"[database] connection: there is no file {path}: run 'barbtx-manage db upgrade' to make it"
+                f"[database] connection: the file {path} does not exist: run 'barbtx-manage db upgrade' to create it"
             )
         if not path.is_file():
             raise ConfigurationError(f"[database] connection: {path} is not a file")
         # SQLite creates the write-ahead log in the same directory.
         for needed in (path, path.parent):
             if not os.access(needed, os.R_OK | os.W_OK):
-                raise ConfigurationError(f"[database] connection: {needed} cannot be read and written by this user")
+                raise ConfigurationError(f"[database] connection: this user may not read and write {needed}")
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))
     except OSError as problem:

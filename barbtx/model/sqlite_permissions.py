@@ -57,10 +57,14 @@ def _restrict(path: str) -> None:
             mode = stat.S_IMODE(os.stat(name).st_mode)
             if mode & 0o077:
                 os.chmod(name, mode & 0o700)
-                log.warn("{path} could be read by others; its mode is now {mode}", path=name, mode=oct(mode & 0o700))
+                log.warn(
+                    "{path} was accessible to other users; its mode is now {mode}", path=name, mode=oct(mode & 0o700)
+                )
         except FileNotFoundError:
             continue
         except OSError as problem:
             log.warn(
-                "{path} can be read by others, and that cannot be changed: {reason}", path=name, reason=problem.strerror
+                "{path} is accessible to other users, and its mode cannot be changed: {reason}",
+                path=name,
+                reason=problem.strerror,
             )

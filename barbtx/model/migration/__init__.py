@@ -70,7 +70,8 @@ def check_schema(session: Session) -> None:
     except exc.DBAPIError as problem:
         arguments = problem.orig.args if problem.orig is not None else ()
         if getattr(problem.orig, "sqlstate", None) in _DENIED or (arguments and arguments[0] in _DENIED):
+            reason = " ".join(str(arguments[-1]).split())
             raise ConfigurationError(
-                f"the database user has not the rights to read barbtx's tables: {' '.join(str(arguments[-1]).split())}"
+                f"the database user lacks the privileges to read barbtx's tables: {reason}"
             ) from None
         raise

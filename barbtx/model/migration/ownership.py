@@ -30,7 +30,7 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
         column["name"] for column in inspector.get_columns(_VERSION_TABLE)
     }:
         raise ConfigurationError(
-            f"the database belongs to another program: its table {_VERSION_TABLE} is not one of barbtx's; {_ADVICE}"
+            f"the database belongs to another program: its table {_VERSION_TABLE} has no column version_num; {_ADVICE}"
         )
     heads = MigrationContext.configure(connection).get_current_heads()
     own = ", ".join(heads)
@@ -38,8 +38,8 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
         others = sorted(tables - {_VERSION_TABLE})
         if others:
             raise ConfigurationError(
-                f"the database has tables ({_few(others)}) but no schema version, so that it is "
-                f"another program's, or its first upgrade has not ended; {_ADVICE}"
+                f"the database has tables ({_few(others)}) but no schema version: it belongs to "
+                f"another program, or its first upgrade has not finished; {_ADVICE}"
             )
         return None
     if len(heads) == 1 and _NUMBER.fullmatch(own) and own > known[0]:

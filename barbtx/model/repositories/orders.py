@@ -27,7 +27,7 @@ from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce_quota
 from barbtx.model.repositories.rows import fields
-from barbtx.model.repositories.secrets import insert_secret
+from barbtx.model.repositories.secret_queries import insert_secret
 from barbtx.times import utcnow
 
 __all__ = ["Claim", "LeaseLost", "OrderRepo", "WrongLane"]

@@ -257,7 +257,7 @@ def retry_removal(session: Session, project_id: str, now: datetime.datetime) -> 
     """
     known = _require(session, project_id)
     if known.kept_until is not None:
-        raise NotFound(f"project {project_id} is removed")
+        raise NotFound(f"project {project_id} is already removed")
     _retry_now(session, known, now)
     return known
 
@@ -271,7 +271,7 @@ def _retry_now(session: Session, known: Removal, now: datetime.datetime) -> None
 def _require(session: Session, project_id: str) -> Removal:
     known = _find(session, project_id, lock=True)
     if known is None:
-        raise NotFound(f"no removal of a project {project_id} is noted")
+        raise NotFound(f"there is no removal of project {project_id}")
     return known
 
 

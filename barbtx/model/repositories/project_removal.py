@@ -19,7 +19,7 @@ from barbtx.model.repositories.order_passphrases import find_passphrase
 from barbtx.model.repositories.order_queries import delete_orders
 from barbtx.model.repositories.pending_removals import finish, hold
 from barbtx.model.repositories.projects import find_project
-from barbtx.model.repositories.secrets import delete_secrets, list_payloads
+from barbtx.model.repositories.secret_queries import delete_secrets, list_payloads
 from barbtx.times import utcnow
 
 # Tables that refer to the project's row; they have few rows per project.

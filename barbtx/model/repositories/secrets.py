@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.records import ACTIVE, EncryptedDatum, NewSecret, Page, Secret, StoredPayload
-from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
+from barbtx.model.records import NewSecret, Page, Secret, StoredPayload
+from barbtx.model.repositories.acls import is_listed, touch
 from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.consumers import (
     SECRET_CONSUMERS,
-    delete_some_consumers,
     embedded_consumers,
     has_consumers,
 )
-from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember_key
-from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
+from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce_quota
-from barbtx.model.repositories.rows import AnySelect, affected_rows, fields
+from barbtx.model.repositories.rows import affected_rows, fields
+from barbtx.model.repositories.secret_queries import (
+    SECRET_COLUMNS,
+    delete_secrets,
+    find_secret,
+    insert_datum,
+    insert_secret,
+    payload_values,
+    unexpired,
+)
 from barbtx.times import utcnow
 
 _S = models.Secret
-_D = models.EncryptedDatum
-_COLUMNS = (
-    _S.id,
-    models.Project.external_id.label("project_id"),
-    _S.name,
-    _S.secret_type,
-    _S.expiration,
-    _S.algorithm,
-    _S.bit_length,
-    _S.mode,
-    _S.creator_id,
-    _S.created_at.label("created"),
-    _S.updated_at.label("updated"),
-    _S.status,
-    _S.content_type,
-)
-_PAYLOAD_COLUMNS = (_S.store_plugin, _S.store_metadata, _D.cypher_text, _D.kek_meta_extended, *KEK_COLUMNS)
-
-_CHILDREN = (
-    (_D, _D.secret_id),
-    (models.SecretUserMetadatum, models.SecretUserMetadatum.secret_id),
-    (models.SecretConsumer, models.SecretConsumer.object_id),
-    (models.ContainerSecret, models.ContainerSecret.secret_id),
-)
 
 #: The columns that lists of secrets can be filtered and sorted by, by the API's names.
 COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -160,7 +139,7 @@ class SecretRepo(Repository):
                 scope = is_listed(_S.id, shared_with)
             else:
                 scope = _S.project_id == find_project(session, project_id)
-            query = apply_conditions(select(*_COLUMNS).where(scope, _unexpired(now)), conditions, COLUMNS)
+            query = apply_conditions(select(*SECRET_COLUMNS).where(scope, unexpired(now)), conditions, COLUMNS)
             total = count(session, query, _S.id)
             if offset >= total:
                 return Page((), total)
@@ -171,7 +150,7 @@ class SecretRepo(Repository):
                 .limit(limit)
                 .offset(offset)
             )
-            secrets = [Secret(**fields(row, _COLUMNS)) for row in rows]
+            secrets = [Secret(**fields(row, SECRET_COLUMNS)) for row in rows]
             if with_consumers:
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
@@ -197,8 +176,8 @@ class SecretRepo(Repository):
         def work(session: Session) -> None:
             changed = (
                 update(_S)
-                .where(_S.id == secret_id, _S.content_type.is_(None), _unexpired(now))
-                .values(updated_at=now, **_payload_values(payload))
+                .where(_S.id == secret_id, _S.content_type.is_(None), unexpired(now))
+                .values(updated_at=now, **payload_values(payload))
             )
             if affected_rows(session, changed) != 1:
                 secret = find_secret(session, secret_id, None, now, with_payload=True)
@@ -206,7 +185,7 @@ class SecretRepo(Repository):
                     raise NotFound("Secret not found.")
                 raise HasPayload(secret.payload)
             require_open(session, _S, secret_id, now)
-            _insert_datum(session, secret_id, payload)
+            insert_datum(session, secret_id, payload)
 
         return self._interact(work)
 
@@ -228,140 +207,3 @@ class SecretRepo(Repository):
             return delete_secrets(session, [secret_id])
 
         return self._interact(work)
-
-
-def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
-    """Delete secrets with their payloads, metadata, ACLs and consumers, and remove them from all containers.
-
-    :return: whether the secrets are gone. If they have too many consumers for one transaction, only some of these were
-        deleted; call the function again in another transaction.
-    """
-    if delete_some_consumers(session, models.SecretConsumer, ids):
-        return False
-    delete_acls(session, ids)
-    forget_keys(session, ids)
-    for model, owner in _CHILDREN:
-        session.execute(delete(model).where(owner.in_(ids)))
-    session.execute(delete(_S).where(_S.id.in_(ids)))
-    return True
-
-
-def list_payloads(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
-    """A batch of a project's secrets in the order of their ids, expired ones included, with their payloads.
-
-    :param project: primary key.
-    :param after: the last id of the batch before; empty for the first batch.
-    """
-    rows = session.execute(
-        select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS)
-        .outerjoin(_D, _D.secret_id == _S.id)
-        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
-        .where(_S.project_id == project, _S.id > after)
-        .order_by(_S.id)
-        .limit(limit)
-    )
-    return [(row.id, _payload(row)) for row in rows]
-
-
-def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.datetime) -> None:
-    """Insert a secret and, if its store keeps it in this database, its ciphertext.
-
-    :param project: primary key of its project.
-    :raises KEKGone: the project key that encrypted the payload no longer exists.
-    """
-    session.execute(
-        insert(_S).values(
-            id=new.id,
-            project_id=project,
-            name=new.name,
-            secret_type=new.secret_type,
-            expiration=new.expiration,
-            algorithm=new.algorithm,
-            bit_length=new.bit_length,
-            mode=new.mode,
-            creator_id=new.creator_id,
-            status=ACTIVE,
-            created_at=now,
-            updated_at=now,
-            **(_payload_values(new.payload) if new.payload else {}),
-        )
-    )
-    if new.payload:
-        _insert_datum(session, new.id, new.payload)
-
-
-def find_secret(
-    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
-) -> Secret | None:
-    """A secret with a user's access to it, or None if it does not exist or has expired."""
-    parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
-    row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
-    if row is None:
-        return None
-    payload = _payload(row) if with_payload else None
-    return Secret(**fields(row, _COLUMNS), access=access(row), payload=payload)
-
-
-def _payload(row: Row[*tuple[Any, ...]]) -> StoredPayload | None:
-    """The payload in a row with :data:`_PAYLOAD_COLUMNS` and the content type."""
-    if row.content_type is None:
-        return None
-    datum = None
-    if row.cypher_text is not None:
-        datum = EncryptedDatum(
-            kek=kek_meta(row), cypher_text=bytes(row.cypher_text), kek_meta_extended=row.kek_meta_extended
-        )
-    return StoredPayload(
-        plugin=row.store_plugin,
-        content_type=row.content_type,
-        metadata=json.loads(row.store_metadata),
-        datum=datum,
-    )
-
-
-@lru_cache
-def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
-    """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
-    query: AnySelect = select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)).join(
-        models.Project, models.Project.id == _S.project_id
-    )
-    if with_payload:
-        query = (
-            query.add_columns(*_PAYLOAD_COLUMNS)
-            .outerjoin(_D, _D.secret_id == _S.id)
-            .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
-        )
-    return query.where(_S.id == bindparam("secret_id"), _unexpired(bindparam("now", type_=_S.expiration.type)))
-
-
-def _unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
-    return or_(_S.expiration.is_(None), _S.expiration > now)
-
-
-def _payload_values(payload: StoredPayload) -> dict[str, str]:
-    return {
-        "content_type": payload.content_type,
-        "store_plugin": payload.plugin,
-        "store_metadata": json.dumps(dict(payload.metadata)),
-    }
-
-
-def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
-    """Insert the ciphertext of a payload, if it has one.
-
-    :raises KEKGone: the project key that encrypted the payload no longer exists.
-    """
-    if payload.datum is None:
-        return
-    try:
-        session.execute(
-            insert(_D).values(
-                secret_id=secret_id,
-                kek_id=payload.datum.kek.id,
-                cypher_text=payload.datum.cypher_text,
-                kek_meta_extended=payload.datum.kek_meta_extended,
-            )
-        )
-    except IntegrityError:
-        # This transaction has locked the secret's row, so that the violated foreign key is that of the project key.
-        raise KEKGone from None

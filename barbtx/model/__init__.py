@@ -1,1 +1,1 @@
-"""What barbtx remembers: tables, transactions and the repositories through which the rest of the house sees them."""
+"""Persistence: tables, migrations, transactions, and the repositories that the rest of barbtx uses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,34 +108,36 @@ def containers(database: Database, clock: Clock) -> ContainerRepo:
 
 @pytest_twisted.ensureDeferred
 async def test_of_each_object_the_oldest_consumers_are_embedded(database: Database, secrets: SecretRepo) -> None:
+    def delete_all(session: Session) -> None:
+        session.execute(sqlalchemy.delete(models.SecretConsumer))
+
     async def check(counts: list[int], limit: int, same_time: bool) -> None:
         ids = [await new_secret(secrets) for _ in counts]
 
         def fill(session: Session) -> None:
-            for object_id, count in zip(ids, counts):
+            for object_id, count in zip(ids, counts, strict=True):
                 for n in range(count):
                     age = datetime.timedelta(seconds=0 if same_time else n)
                     register(session, SECRET_CONSUMERS, object_id, 1, NOW - age, first=n)
 
         await database.interact(fill)
-        model = models.SecretConsumer
         shown = await database.interact(lambda session: embedded_consumers(session, SECRET_CONSUMERS, ids, limit))
         assert {object_id: len(shown.get(object_id, ())) for object_id in ids} == {
-            object_id: min(count, limit) for object_id, count in zip(ids, counts)
+            object_id: min(count, limit) for object_id, count in zip(ids, counts, strict=True)
         }
-        assert set(shown) == {object_id for object_id, count in zip(ids, counts) if count}
+        assert set(shown) == {object_id for object_id, count in zip(ids, counts, strict=True) if count}
         if not same_time:
-            for object_id, count in zip(ids, counts):
+            for object_id, count in zip(ids, counts, strict=True):
                 oldest = [f"{n}" for n in range(count)][::-1][:limit]
                 assert [consumer["service"] for consumer in shown.get(object_id, ())] == oldest
         for object_id in ids[:2]:
             (one,) = (
                 await database.interact(
-                    lambda session: embedded_consumers(session, SECRET_CONSUMERS, [object_id], limit)
+                    lambda session, alone=object_id: embedded_consumers(session, SECRET_CONSUMERS, [alone], limit)
                 )
             ).values() or [()]
             assert one == shown.get(object_id, ())
-        await database.interact(lambda session: session.execute(sqlalchemy.delete(model)) and None)
+        await database.interact(delete_all)
 
     await explore(
         check,
@@ -168,14 +171,11 @@ async def test_very_many_consumers_are_deleted_in_bounded_transactions(
         (SECRET_CONSUMERS, await new_secret(secrets), secrets),
         (CONTAINER_CONSUMERS, await new_container(containers), containers),
     ):
-        await database.interact(lambda session: register(session, kind, object_id, 12000))
+        await database.interact(partial(register, kind=kind, object_id=object_id, count=12000))
+        remaining = select(func.count()).select_from(kind.model)
         left = []
         while not await repo.delete(object_id):
-            left.append(
-                await database.interact(
-                    lambda session: session.scalar(select(func.count()).select_from(kind.model)), write=False
-                )
-            )
+            left.append(await database.interact(lambda session, query=remaining: session.scalar(query), write=False))
         assert left == [6999, 1998]
         assert await repo.get(object_id, None) is None
 
@@ -190,7 +190,7 @@ async def test_a_project_with_very_many_consumers_is_removed(
         *((SECRET_CONSUMERS, secret_id) for secret_id in secret_ids),
         (CONTAINER_CONSUMERS, container_id),
     ):
-        await database.interact(lambda session: register(session, kind, object_id, 4000))
+        await database.interact(partial(register, kind=kind, object_id=object_id, count=4000))
     removal, claim = await claim_removal(database, clock, "p")
     calls = 1
     while not await removal.remove_secrets(claim, secret_ids):

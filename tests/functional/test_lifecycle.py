@@ -192,7 +192,7 @@ def _mistreat_mariadb(server: MariaDB, url: str, how: str) -> str:
     return make_url(url).set(username=role).render_as_string(hide_password=False)
 
 
-@pytest.mark.parametrize(("how", "said"), [("no table", "no table acl_users"), ("no rights", "has not the rights")])
+@pytest.mark.parametrize(("how", "said"), [("no table", "no table acl_users"), ("no rights", "lacks the privileges")])
 @pytest.mark.parametrize(("server", "mistreat"), [("postgresql", _mistreat_postgresql), ("mariadb", _mistreat_mariadb)])
 def test_missing_tables_and_rights_refuse_the_start(
     request: pytest.FixtureRequest, tmp_path: Path, server: str, mistreat: Callable, how: str, said: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -59,11 +60,9 @@ class Rendezvous:
         thread = threading.get_ident()
         if statement.startswith("INSERT") and thread not in self._arrived:
             self._arrived.add(thread)
-            try:
-                # Where a lock keeps the others from coming so far, nobody comes.
+            # Where a lock keeps the others from coming so far, nobody comes.
+            with contextlib.suppress(threading.BrokenBarrierError):
                 self._barrier.wait(1)
-            except threading.BrokenBarrierError:
-                pass
 
 
 @attrs.frozen
@@ -255,7 +254,7 @@ async def test_sync_makes_one_of_rows_that_mean_the_same(database: Database, clo
 
 
 @pytest.fixture
-def old_database_url(database_url: str) -> Iterator[str]:
+def old_database_url(database_url: str) -> str:
     """A database of the release before, with rows that raced."""
     command.upgrade(alembic_config(database_url), "0003")
     engine = make_engine(database_url, 1, 10)
@@ -263,7 +262,7 @@ def old_database_url(database_url: str) -> Iterator[str]:
         connection = connection.execution_options(barbtx_write=True)
         for project in ("1", "2", "3"):
             connection.execute(text("INSERT INTO projects VALUES (:id, :id, '2026-01-01')"), {"id": project})
-        for id, plugin, crypto, created in (
+        for store_id, plugin, crypto, created in (
             ("a", "store_crypto", "simple_crypto", "2026-01-01"),
             ("b", "store_crypto", "simple_crypto", "2026-01-02"),
             ("c", "vault", None, "2026-01-01"),
@@ -275,23 +274,23 @@ def old_database_url(database_url: str) -> Iterator[str]:
                     "INSERT INTO secret_stores (id, store_plugin, crypto_plugin, global_default, name, status, "
                     "created_at, updated_at) VALUES (:id, :plugin, :crypto, :default, 'n', 'ACTIVE', :t, :t)"
                 ),
-                {"id": id, "plugin": plugin, "crypto": crypto, "default": plugin != "vault", "t": created},
+                {"id": store_id, "plugin": plugin, "crypto": crypto, "default": plugin != "vault", "t": created},
             )
         for project, store in (("1", "c"), ("2", "d"), ("3", "d")):
             connection.execute(
                 text("INSERT INTO project_secret_store VALUES (:project, :store)"), {"project": project, "store": store}
             )
-        for id, created in (("x", "2026-01-02"), ("y", "2026-01-01")):
+        for key_id, created in (("x", "2026-01-02"), ("y", "2026-01-01")):
             connection.execute(
                 text(
                     "INSERT INTO transport_keys (id, plugin_name, transport_key, status, created_at, updated_at) "
                     "VALUES (:id, 'plugin', 'key', 'ACTIVE', :t, :t)"
                 ),
-                {"id": id, "t": created},
+                {"id": key_id, "t": created},
             )
         connection.commit()
     engine.dispose()
-    yield database_url
+    return database_url
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,187 @@
+"""Reading, inserting and deleting secrets, for the repositories that do so. Functions of a session."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from barbtx.model import models
+from barbtx.model.records import ACTIVE, EncryptedDatum, NewSecret, Secret, StoredPayload
+from barbtx.model.repositories.acls import access, access_columns, delete_acls
+from barbtx.model.repositories.consumers import delete_some_consumers
+from barbtx.model.repositories.idempotency import forget_keys
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
+from barbtx.model.repositories.rows import AnySelect, fields
+
+_S = models.Secret
+_D = models.EncryptedDatum
+#: The columns of a secret, labelled with the fields of its record.
+SECRET_COLUMNS = (
+    _S.id,
+    models.Project.external_id.label("project_id"),
+    _S.name,
+    _S.secret_type,
+    _S.expiration,
+    _S.algorithm,
+    _S.bit_length,
+    _S.mode,
+    _S.creator_id,
+    _S.created_at.label("created"),
+    _S.updated_at.label("updated"),
+    _S.status,
+    _S.content_type,
+)
+_PAYLOAD_COLUMNS = (_S.store_plugin, _S.store_metadata, _D.cypher_text, _D.kek_meta_extended, *KEK_COLUMNS)
+
+_CHILDREN = (
+    (_D, _D.secret_id),
+    (models.SecretUserMetadatum, models.SecretUserMetadatum.secret_id),
+    (models.SecretConsumer, models.SecretConsumer.object_id),
+    (models.ContainerSecret, models.ContainerSecret.secret_id),
+)
+
+
+def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
+    """Delete secrets with their payloads, metadata, ACLs and consumers, and remove them from all containers.
+
+    :return: whether the secrets are gone. If they have too many consumers for one transaction, only some of these were
+        deleted; call the function again in another transaction.
+    """
+    if delete_some_consumers(session, models.SecretConsumer, ids):
+        return False
+    delete_acls(session, ids)
+    forget_keys(session, ids)
+    for model, owner in _CHILDREN:
+        session.execute(delete(model).where(owner.in_(ids)))
+    session.execute(delete(_S).where(_S.id.in_(ids)))
+    return True
+
+
+def list_payloads(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
+    """A batch of a project's secrets in the order of their ids, expired ones included, with their payloads.
+
+    :param project: primary key.
+    :param after: the last id of the batch before; empty for the first batch.
+    """
+    rows = session.execute(
+        select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS)
+        .outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+        .where(_S.project_id == project, _S.id > after)
+        .order_by(_S.id)
+        .limit(limit)
+    )
+    return [(row.id, _payload(row)) for row in rows]
+
+
+def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.datetime) -> None:
+    """Insert a secret and, if its store keeps it in this database, its ciphertext.
+
+    :param project: primary key of its project.
+    :raises KEKGone: the project key that encrypted the payload no longer exists.
+    """
+    session.execute(
+        insert(_S).values(
+            id=new.id,
+            project_id=project,
+            name=new.name,
+            secret_type=new.secret_type,
+            expiration=new.expiration,
+            algorithm=new.algorithm,
+            bit_length=new.bit_length,
+            mode=new.mode,
+            creator_id=new.creator_id,
+            status=ACTIVE,
+            created_at=now,
+            updated_at=now,
+            **(payload_values(new.payload) if new.payload else {}),
+        )
+    )
+    if new.payload:
+        insert_datum(session, new.id, new.payload)
+
+
+def find_secret(
+    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
+) -> Secret | None:
+    """A secret with a user's access to it, or None if it does not exist or has expired."""
+    parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
+    row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
+    if row is None:
+        return None
+    payload = _payload(row) if with_payload else None
+    return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
+
+
+def _payload(row: Row[*tuple[Any, ...]]) -> StoredPayload | None:
+    """The payload in a row with :data:`_PAYLOAD_COLUMNS` and the content type."""
+    if row.content_type is None:
+        return None
+    datum = None
+    if row.cypher_text is not None:
+        datum = EncryptedDatum(
+            kek=kek_meta(row), cypher_text=bytes(row.cypher_text), kek_meta_extended=row.kek_meta_extended
+        )
+    return StoredPayload(
+        plugin=row.store_plugin,
+        content_type=row.content_type,
+        metadata=json.loads(row.store_metadata),
+        datum=datum,
+    )
+
+
+@lru_cache
+def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
+    """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
+    query: AnySelect = select(
+        *SECRET_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)
+    ).join(models.Project, models.Project.id == _S.project_id)
+    if with_payload:
+        query = (
+            query.add_columns(*_PAYLOAD_COLUMNS)
+            .outerjoin(_D, _D.secret_id == _S.id)
+            .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+        )
+    return query.where(_S.id == bindparam("secret_id"), unexpired(bindparam("now", type_=_S.expiration.type)))
+
+
+def unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
+    """The condition that a secret has not expired."""
+    return or_(_S.expiration.is_(None), _S.expiration > now)
+
+
+def payload_values(payload: StoredPayload) -> dict[str, str]:
+    """The values of the columns of a secret that describe its payload."""
+    return {
+        "content_type": payload.content_type,
+        "store_plugin": payload.plugin,
+        "store_metadata": json.dumps(dict(payload.metadata)),
+    }
+
+
+def insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
+    """Insert the ciphertext of a payload, if it has one.
+
+    :raises KEKGone: the project key that encrypted the payload no longer exists.
+    """
+    if payload.datum is None:
+        return
+    try:
+        session.execute(
+            insert(_D).values(
+                secret_id=secret_id,
+                kek_id=payload.datum.kek.id,
+                cypher_text=payload.datum.cypher_text,
+                kek_meta_extended=payload.datum.kek_meta_extended,
+            )
+        )
+    except IntegrityError:
+        # This transaction has locked the secret's row, so that the violated foreign key is that of the project key.
+        raise KEKGone from None

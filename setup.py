@@ -20,7 +20,7 @@ setup(
         "jsonschema-rs",
         "klein>=24.8,<25",
         "oslo.config",
-        "oslo.policy",
+        "oslo.policy>=6,<7",
         "PasteDeploy",
         "PyYAML",
         "psycopg[binary]",

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from barbtx.api.dispatch import Operation
+from barbtx.api.operation import Operation
 from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
 from barbtx.identity.policy import list_rules
 from tests.conftest import unique

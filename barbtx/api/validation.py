@@ -17,7 +17,7 @@ def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
 
     :param too_large: whether the body exceeds the limit.
     :param limit: maximum length in bytes, for the error's description.
-    :raises MalformedJSON: the body is too large or not a JSON object in UTF-8, or has values that cannot be represented.
+    :raises MalformedJSON: the body is too large, not a JSON object in UTF-8, or has values that cannot be represented.
     """
     if too_large:
         raise MalformedJSON(f"the body is longer than {limit} bytes")

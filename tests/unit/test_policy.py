@@ -170,7 +170,7 @@ def _operations(controller: type) -> list[Operation]:
     return [
         value
         for name in dir(controller)
-        if name != "on_other" and isinstance(value := getattr(controller, name), Operation)
+        if name != "on_other" and isinstance(value := getattr(controller, name, None), Operation)
     ]
 
 

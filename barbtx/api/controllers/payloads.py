@@ -1,4 +1,4 @@
-"""Responses that contain a secret's payload, and the transport keys that wrap payloads (contract, section 3.5)."""
+"""Responses that contain a secret's payload, and the transport keys that wrap payloads (contract, sections 3.4 and 10)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ async def payload_response(call: Call, secret: Secret) -> Response:
     return Response(200 if content else 204, content=content, content_type=content_type)
 
 
+async def find_transport_key(call: Call, key_id: str | None) -> TransportKey | None:
+    """Find the transport key that a request names; None if it names none.
+
+    :raises BadRequest: there is no such key.
+    """
+    if not key_id:
+        return None
+    key = await call.dependencies.repositories.transport_keys.get(key_id)
+    if key is None:
+        raise BadRequest("The transport key id is not known.")
+    return key
+
+
+async def current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
+    """Return the id of the transport key for which a client can wrap a secret's payload.
+
+    :raises NotSupported: the secret's store has no transport key.
+    """
+    plugin_name, key = await resources.current_transport_key(call.dependencies.stores, secret)
+    return await call.dependencies.repositories.transport_keys.publish(plugin_name, key)
+
+
 def _response_type(accept: str | None, stored: str) -> str:
     """Return the content type of a payload's response.
 
@@ -76,25 +98,3 @@ def _unacceptable() -> NotAcceptable:
         "Secret payload retrieval issue seen - the payload can be had as application/octet-stream, "
         "application/pkcs8 or, if it is UTF-8, text/plain."
     )
-
-
-async def find_transport_key(call: Call, key_id: str | None) -> TransportKey | None:
-    """Find the transport key that a request names; None if it names none.
-
-    :raises BadRequest: there is no such key.
-    """
-    if not key_id:
-        return None
-    key = await call.dependencies.repositories.transport_keys.get(key_id)
-    if key is None:
-        raise BadRequest("The transport key id is not known.")
-    return key
-
-
-async def current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
-    """Return the id of the transport key for which a client can wrap a secret's payload.
-
-    :raises NotSupported: the secret's store has no transport key.
-    """
-    plugin_name, key = await resources.current_transport_key(call.dependencies.stores, secret)
-    return await call.dependencies.repositories.transport_keys.publish(plugin_name, key)

@@ -101,7 +101,7 @@ class SecretsController(CollectionController):
         ),
     )
     async def on_get(self, call: Call, _: None) -> Response:
-        """Return a page of the project's secrets, or of those that its ACLs let the user read (``acl_only``)."""
+        """Return a page of the project's secrets, or of all secrets whose ACL names the user (``acl_only=true``)."""
         query = call.query
         paging = Paging.from_query(query, call.dependencies.conf)
         acl_only = query.get("acl_only", "").lower() == "true"
@@ -197,7 +197,7 @@ class SecretController(SecretResource):
     shows_consumers = SAFE_METHODS
 
     def operation_for(self, call: Call) -> Operation | None:
-        """Return the operation; that for the payload if the ``Accept`` header of a GET names a type other than JSON."""
+        """Return the operation. A GET whose ``Accept`` header names another type than JSON reads the payload."""
         if call.method == "GET" and call.header("accept") not in (None, JSON, "*/*"):
             return self.on_get_payload
         return super().operation_for(call)
@@ -277,10 +277,10 @@ class SecretController(SecretResource):
             if not force and await call.dependencies.repositories.secret_consumers.exist(secret.id):
                 raise SecretInUse
         await resources.delete_secret(call.dependencies.stores, secret)
-        # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
-        gone = secret.payload is not None and secret.payload.datum is None
-        while not await call.dependencies.repositories.secrets.delete(secret.id, even_if_used=force or gone):
-            # Many consumers are deleted in several transactions.
+        # The store has deleted the payload, so the row must go even if a consumer was registered in the meantime.
+        payload_deleted = secret.payload is not None and secret.payload.datum is None
+        while not await call.dependencies.repositories.secrets.delete(secret.id, even_if_used=force or payload_deleted):
+            # Each transaction deletes a limited number of consumers.
             pass
         return Response(204)
 

@@ -1,4 +1,4 @@
-"""Responses that contain a secret's payload, and the transport keys that wrap payloads (contract, sections 3.4 and 10)."""
+"""Responses that contain a payload, and the transport keys that wrap payloads (contract, sections 3.4 and 10)."""
 
 from __future__ import annotations
 

@@ -23,9 +23,10 @@ from barbtx.api.schemas import responses
 from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.policy_targets import order_target
-from barbtx.model.records import PENDING, Created, Order, Task, lane_of
+from barbtx.model.records import PENDING, Created, Order, lane_of
 from barbtx.plugin import resources
 from barbtx.queue.transport import PublishRefused
+from barbtx.tasks.order_task import order_task
 from barbtx.times import utcnow
 
 log = Logger()
@@ -91,11 +92,7 @@ class OrdersController(CollectionController):
         order_request = read_meta(document, utcnow(dependencies.clock))
         order_id = str(uuid.uuid4())
         activity.note(order_id=order_id)
-        task = Task(
-            order_id,
-            "process_type_order",
-            {"order_id": order_id, "project_id": project_id, "request_id": context.request_id},
-        )
+        task = order_task(order_id, project_id, context.request_id, lane_of(document["type"]))
         created = Created("orders", order_id)
 
         async def write() -> None:
@@ -118,9 +115,7 @@ class OrdersController(CollectionController):
                 )
 
         await resources.with_current_key(dependencies.stores, project_id, write)
-        sent = dependencies.task_client.process_type_order(
-            order_id, project_id, context.request_id, lane_of(document["type"])
-        )
+        sent = dependencies.task_client.send(task)
         # The order and its task are committed: if the message is lost, the retry scheduler sends it again.
         sent.addErrback(_log_refusal, context.request_id)
         timeout = dependencies.task_client.timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import IService, MultiService
@@ -55,7 +56,7 @@ def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
     watch = OrderWatch.from_config(reactor, clock, orders, conf)
     dependencies = Dependencies(conf, reactor, clock, policy, runtime.repositories, runtime.stores, task_client, watch)
 
-    def make_application(routes: Mapping[str, type[Controller]]) -> IResource:
+    def make_application(routes: Mapping[str, type[Controller[Any]]]) -> IResource:
         resource: IResource = make_app(routes, dependencies).resource()
         return resource
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from oslo_config import cfg
@@ -35,7 +35,7 @@ class PipelineContext:
     conf: cfg.ConfigOpts
     reactor: IReactor = attrs.field(validator=provides(IReactorTime))
     clock: Clock
-    make_application: Callable[[Mapping[str, type[Controller]]], IResource]
+    make_application: Callable[[Mapping[str, type[Controller[Any]]]], IResource]
     gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
 
 

@@ -1,12 +1,12 @@
-"""Fingerprints of requests whose bodies may be secrets: HMAC-SHA-256 under keys that the database does not hold.
+"""Fingerprints of requests whose bodies may contain secrets: HMAC-SHA-256 under keys that are not in the database.
 
-The keys come from the configuration or from the plugins that derive them from their master keys
-(:class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`), so that they are the same in every process and after
-a restart. The current key makes fingerprints; all known keys verify them, so that repetitions are recognized across a
-rotation of the master key.
+The keys come from the configuration, or from plugins that derive them from their master keys
+(:class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`), so they are the same in all processes and after a
+restart. New fingerprints are made with the current key and verified with all known keys, so that retries are recognized
+across a rotation of the master key.
 
-Where there is no key at all, bodies are left out: a fingerprint without a key would let whoever has the database guess
-them. A repetition is then recognized by everything but its body.
+Without any key, fingerprints do not cover bodies, because someone who can read the database could then guess the bodies
+and verify the guesses. Retries are then recognized by everything except their bodies.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ OPTIONS = {
             "fingerprint_key",
             default=[],
             secret=True,
-            help="Keys for comparing repeated requests, each a random text of at least 32 characters. The "
-            "first one makes fingerprints, all verify them. Only needed where no enabled secret store "
-            "or crypto plugin derives such keys from its master keys, as simple_crypto does.",
+            help="Keys for the fingerprints by which retries with an Idempotency-Key are compared with the first "
+            "request; each a random text of at least 32 characters. The first key makes fingerprints, all keys verify "
+            "them. Only needed if no enabled secret store or crypto plugin derives such keys from its master keys, "
+            "as simple_crypto does.",
         ),
     ],
 }
@@ -45,9 +46,10 @@ log = Logger()
 
 @attrs.frozen
 class Content:
-    """What makes a request the same as another.
+    """The parts of a request that a retry has in common with the first request.
 
-    :ivar head: what is no secret.
+    :ivar head: parts that are not secret.
+    :ivar body: the body, which may contain a secret.
     """
 
     head: tuple[bytes, ...]
@@ -56,10 +58,10 @@ class Content:
 
 @attrs.define
 class Fingerprints:
-    """Makes and verifies fingerprints; texts of at most 255 characters.
+    """Makes and verifies fingerprints, which are texts of at most 255 characters.
 
-    :ivar stores: whose keys are used.
-    :ivar configured: keys that come before theirs.
+    :ivar stores: the secret stores that derive keys.
+    :ivar configured: keys of the configuration, which take precedence over derived keys.
     """
 
     stores: StoreManager
@@ -68,13 +70,16 @@ class Fingerprints:
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts, stores: StoreManager) -> Fingerprints:
-        """:raises ConfigurationError: a key is too short."""
+        """Make an instance with the keys of the configuration and the stores.
+
+        :raises ConfigurationError: a key is too short.
+        """
         return cls(
             stores, tuple(_configured(number, text) for number, text in enumerate(conf.idempotency.fingerprint_key, 1))
         )
 
     async def make(self, content: Content) -> str:
-        """The fingerprint under the current key."""
+        """Make a content's fingerprint with the current key."""
         keys = await self._keys()
         if keys:
             return f"{keys[0].id}:{_mac(keys[0], content)}"
@@ -87,9 +92,9 @@ class Fingerprints:
         return f"{_NO_KEY}:{_digest_of_head(content)}"
 
     async def matches(self, fingerprint: str, content: Content) -> bool:
-        """Whether a fingerprint is that of a content.
+        """Return whether a fingerprint is that of a content.
 
-        :raises ServiceUnavailable: it was made under a key that this process does not know.
+        :raises ServiceUnavailable: the fingerprint's key is not known to this process.
         """
         key_id, _, known = fingerprint.partition(":")
         if key_id == _NO_KEY:

@@ -1,29 +1,30 @@
-"""References to resources, under the name by which the client knows the service."""
+"""References to resources, which start with the URL by which the client knows the service."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from oslo_config import cfg
 
+from barbtx.api.http import Request
 from barbtx.api.request_target import is_authority
 from barbtx.errors import BadRequest
-from barbtx.networks import is_within, parse_address
+from barbtx.networks import is_within
 
 
-def base_url(request: Any, conf: cfg.ConfigOpts) -> str:
-    """Where all references start: ``[DEFAULT] host_href``, else scheme and host as the client wrote them.
+def base_url(request: Request, conf: cfg.ConfigOpts) -> str:
+    """Return the URL that references start with: ``[DEFAULT] host_href``, else the request's scheme and host.
 
-    What a proxy says about that counts only from one that is trusted, and only what the nearest one says.
+    If a trusted proxy sent the request, the last values of ``X-Forwarded-Proto`` and ``X-Forwarded-Host``, which that
+    proxy added, replace the scheme and the host.
 
-    :raises BadRequest: the Host header is missing or no host.
+    :raises BadRequest: the Host header is missing or not valid.
     """
     if conf.host_href:
-        return conf.host_href.rstrip("/")
+        host_href: str = conf.host_href
+        return host_href.rstrip("/")
     hosts = request.requestHeaders.getRawHeaders(b"host", [])
     host = hosts[0] if len(hosts) == 1 else b""
     scheme = b"https" if request.isSecure() else request.target_scheme or b"http"
-    if is_within(parse_address(getattr(request.getClientAddress(), "host", "")), conf.api.trusted_proxies):
+    if is_within(request.channel.address, conf.api.trusted_proxies):
         forwarded = _last(request, b"x-forwarded-proto").lower()
         scheme = forwarded if forwarded in (b"http", b"https") else scheme
         host = _last(request, b"x-forwarded-host") or host
@@ -32,5 +33,5 @@ def base_url(request: Any, conf: cfg.ConfigOpts) -> str:
     return f"{scheme.decode()}://{host.decode()}"
 
 
-def _last(request: Any, header: bytes) -> bytes:
+def _last(request: Request, header: bytes) -> bytes:
     return b",".join(request.requestHeaders.getRawHeaders(header, [])).rpartition(b",")[2].strip()

@@ -1,10 +1,10 @@
-"""Requests that may be repeated: ``Idempotency-Key`` on what creates something.
+"""Idempotent creation of objects: the ``Idempotency-Key`` header.
 
-Source: draft-ietf-httpapi-idempotency-key-header; the key may be written with or without the quotes of a structured
-field. A key belongs to one user of one project: nobody else can learn that it was used, or for what.
+It follows draft-ietf-httpapi-idempotency-key-header; a key may be written with or without the quotes of a structured
+field. A key belongs to one user of one project, so that nobody else can find out that it was used, or for what.
 
-What is remembered of a request is a fingerprint and the id of what it created. The answer to a repetition is built
-anew, so that its references follow the request that it answers.
+Of the first request under a key, a fingerprint and the id of the new object are stored. The response to a retry is
+built from the id, so that its references have the base URL of the retry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 from oslo_config import cfg
@@ -24,30 +24,38 @@ from barbtx.errors import BadRequest, ServiceUnavailable, UnprocessableContent
 from barbtx.model.records import Created
 from barbtx.model.repositories.idempotency import DuplicateKey, IdempotencyRecord, StoredRequest
 
+if TYPE_CHECKING:
+    from barbtx.api.call import Call
+
 OPTIONS = {
     "idempotency": [
-        cfg.FloatOpt("life_seconds", default=86400.0, min=1, help="How long an Idempotency-Key is remembered."),
+        cfg.FloatOpt(
+            "life_seconds",
+            default=86400.0,
+            min=1,
+            help="Seconds for which an Idempotency-Key is stored after its first request.",
+        ),
         cfg.IntOpt(
             "max_keys",
             default=10000,
             min=1,
-            help="Keys of a project that are remembered, at most; requests with further ones are refused.",
+            help="Maximum number of stored Idempotency-Keys of one project. Requests with further keys are rejected.",
         ),
     ],
 }
 
 _KEY = re.compile(r'[!#-~]{1,255}|"[ !#-\[\]-~]{1,255}"')
 
-# Another request with the key may win the race and have its object deleted before its answer is read.
+# A concurrent request with the same key may store its object first, and that object may be deleted before it is read.
 _ATTEMPTS = 3
 
-# Status and name of the reference in the answer, by collection.
-_ANSWERS = {"secrets": (201, "secret_ref"), "containers": (201, "container_ref"), "orders": (202, "order_ref")}
+# Status and name of the reference in responses, by collection.
+_RESPONSES = {"secrets": (201, "secret_ref"), "containers": (201, "container_ref"), "orders": (202, "order_ref")}
 
 
-def creation_response(call: Any, created: Created) -> Response:
-    """The answer to a request that created something, the first time and when it is repeated."""
-    status, name = _ANSWERS[created.collection]
+def creation_response(call: Call, created: Created) -> Response:
+    """Return the response to a request that created an object, or to a retry of it."""
+    status, name = _RESPONSES[created.collection]
     ref = call.ref(created.collection, created.id)
     document = {name: ref}
     if created.transport_key_id is not None:
@@ -57,21 +65,21 @@ def creation_response(call: Any, created: Created) -> Response:
 
 @attrs.define
 class IdempotentRequest:
-    """A request under a key.
+    """A request with an ``Idempotency-Key``.
 
-    :ivar digest: of the key and the user who sent it.
-    :ivar content: what makes it the same request.
+    :ivar digest: covers the key and the user who sent it.
+    :ivar content: what a retry must have in common with the first request.
     """
 
     digest: str
     content: Content
-    _fingerprint: str = ""
+    _fingerprint: str = attrs.field(default="", init=False)
 
     @classmethod
-    def of(cls, call: Any) -> IdempotentRequest | None:
-        """The key that a request has, if it has one.
+    def from_call(cls, call: Call) -> IdempotentRequest | None:
+        """Read the ``Idempotency-Key`` header; None if there is none.
 
-        :raises BadRequest: it cannot be one.
+        :raises BadRequest: the key is not valid, or there are several.
         """
         values = call.request.requestHeaders.getRawHeaders(b"idempotency-key", [])
         if not values:
@@ -79,13 +87,13 @@ class IdempotentRequest:
         key = values[0].decode("ascii", "replace").strip()
         if len(values) > 1 or not _KEY.fullmatch(key):
             raise BadRequest("The Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.")
-        # In JSON no user at all differs from every text.
-        owned = json.dumps([call.context.user_id, key.strip('"')])
-        digest = hashlib.sha256(owned.encode()).hexdigest()
-        # Whose key it is belongs to the content too: the same body has another fingerprint with everybody else, so that
-        # nobody who has the database can try bodies of their own and compare.
+        # JSON tells a missing user (null) from every user id.
+        owner_and_key = json.dumps([call.context.user_id, key.strip('"')])
+        digest = hashlib.sha256(owner_and_key.encode()).hexdigest()
+        # The content includes the owner, so that the same body has a different fingerprint for each user. Otherwise
+        # someone who can read the database could send guessed bodies and compare their fingerprints.
         head = (
-            call.context.project_id.encode(),
+            call.project_id.encode(),
             digest.encode(),
             call.request.method,
             b"/".join(call.request.postpath),
@@ -93,13 +101,14 @@ class IdempotentRequest:
         )
         return cls(digest, Content(head, call.body))
 
-    async def answer(self, call: Any, create: Callable[[], Awaitable[Response]]) -> Response:
-        """The first answer, if there was one; else that of ``create``, which asks :meth:`use` for what to remember.
+    async def respond(self, call: Call, create: Callable[[], Awaitable[Response]]) -> Response:
+        """Create an object, unless an earlier request with the key did; return the response in both cases.
 
-        :raises UnprocessableContent: the caller used the key for another request.
-        :raises ServiceUnavailable: it cannot be told at the moment.
+        :param create: creates the object and stores the result of :meth:`record` in the same transaction.
+        :raises UnprocessableContent: the user sent another request with the key.
+        :raises ServiceUnavailable: the requests cannot be compared now, or concurrent requests use the key.
         """
-        dependencies, project_id = call.dependencies, call.context.project_id
+        dependencies, project_id = call.dependencies, call.project_id
         for _ in range(_ATTEMPTS):
             first = await dependencies.repositories.idempotency.find(project_id, self.digest)
             if first is not None:
@@ -113,8 +122,8 @@ class IdempotentRequest:
                 continue
         raise ServiceUnavailable("Other requests use the same Idempotency-Key at the moment; please try again.")
 
-    def use(self, created: Created, conf: cfg.ConfigOpts) -> IdempotencyRecord:
-        """What to remember in the transaction that creates something."""
+    def record(self, created: Created, conf: cfg.ConfigOpts) -> IdempotencyRecord:
+        """Return what to store in the transaction that creates the object; for ``create`` of :meth:`respond`."""
         return IdempotencyRecord(
             self.digest,
             StoredRequest(self._fingerprint, created),

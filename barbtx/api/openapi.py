@@ -1,4 +1,4 @@
-"""The service's description of itself, OpenAPI 3.1, made from its routes and the schemas that requests go through."""
+"""The OpenAPI 3.1 document of the service, generated from its routes, operations and schemas."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
-
 from barbtx import __version__
 from barbtx.api import json_documents
-from barbtx.api.dispatch import Controller, Operation, RawBody, UntypedBody
+from barbtx.api.dispatch import Controller
+from barbtx.api.http import Request
+from barbtx.api.leaf import LeafResource
 from barbtx.api.negotiation import JSON
+from barbtx.api.operation import Operation, RawBody, UntypedBody
 from barbtx.api.responses import Response, write_error, write_response
 from barbtx.api.root import Builder
 from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
@@ -25,7 +25,7 @@ _TEXT = {"type": "string"}
 
 
 def describe_service() -> dict[str, Any]:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     paths = {
         _PLACEHOLDER.sub(r"{\1}", route): _describe_path(route, controller)
         for route, controller in {**ROOT_ROUTES, **V1_ROUTES}.items()
@@ -38,7 +38,7 @@ def describe_service() -> dict[str, Any]:
     }
 
 
-def _describe_path(route: str, controller: type[Controller]) -> dict[str, Any]:
+def _describe_path(route: str, controller: type[Controller[Any]]) -> dict[str, Any]:
     described: dict[str, Any] = {}
     if parameters := [
         {"name": name, "in": "path", "required": True, "schema": _TEXT} for name in _PLACEHOLDER.findall(route)
@@ -55,10 +55,10 @@ def _describe_operation(operation: Operation, method: str, route: str) -> dict[s
     described: dict[str, Any] = {
         "summary": operation.name,
         "operationId": f"{method} {route}",
-        "responses": _describe_answers(operation),
+        "responses": _describe_responses(operation),
     }
     parameters = [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
-    if operation.repeatable:
+    if operation.supports_idempotency:
         parameters.append(
             {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
         )
@@ -68,42 +68,42 @@ def _describe_operation(operation: Operation, method: str, route: str) -> dict[s
     if isinstance(body, RawBody):
         described["requestBody"] = {"required": True, "content": {kind: {} for kind in body.media_types}}
     elif body is not None:
-        schema = body.schema.whole if isinstance(body, UntypedBody) else body.whole
+        schema = body.schema.with_parts if isinstance(body, UntypedBody) else body.with_parts
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     return described
 
 
-def _describe_answers(operation: Operation) -> dict[str, Any]:
-    fault = {"schema": {"$ref": "#/components/schemas/Fault"}}
-    refused: dict[str, Any] = {
+def _describe_responses(operation: Operation) -> dict[str, Any]:
+    error = {"schema": {"$ref": "#/components/schemas/Fault"}}
+    rejected: dict[str, Any] = {
         "description": "The request is refused; the description says why and how to mend it.",
-        # The steps before the application answer in text if JSON is not asked for.
-        "content": {JSON: fault, "text/plain": {"schema": _TEXT}},
+        # The pipeline's errors are plain text unless the client accepts JSON.
+        "content": {JSON: error, "text/plain": {"schema": _TEXT}},
     }
-    answers: dict[str, Any] = {}
+    described: dict[str, Any] = {}
     for status in operation.success:
-        answer: dict[str, Any] = {"description": operation.name}
+        success: dict[str, Any] = {"description": operation.name}
         if status not in (204, 302):
             content: dict[str, Any] = {kind: {} for kind in operation.media_types}
-            if operation.answer is not None:
-                content[JSON] = {"schema": operation.answer}
-            answer["content"] = content
-        answers[str(status)] = answer
+            if operation.response is not None:
+                content[JSON] = {"schema": operation.response}
+            success["content"] = content
+        described[str(status)] = success
     unavailable = {
         "description": "Something that the service needs is down; nothing was changed.",
-        "content": {JSON: fault},
+        "content": {JSON: error},
     }
-    return {**answers, "4XX": refused, "503": unavailable}
+    return {**described, "4XX": rejected, "503": unavailable}
 
 
-class Description(Resource):
-    isLeaf = True
+class OpenAPIResource(LeafResource):
+    """``/openapi.json``"""
 
     def __init__(self) -> None:
-        super().__init__()
         self._document = json_documents.write(describe_service()).encode()
 
-    def render(self, request: IRequest) -> bytes:
+    def render(self, request: Request) -> bytes:
+        """Return the document, or an error for other methods and for paths below this one."""
         if len(request.postpath) > 1:
             return write_error(request, describe(NotFound("There is nothing below /openapi.json."), "Description"))
         if request.method not in (b"GET", b"HEAD"):
@@ -112,5 +112,5 @@ class Description(Resource):
 
 
 def app_factory(global_conf: Mapping[str, str]) -> Builder:
-    """PasteDeploy application factory."""
-    return lambda dependencies: Description()
+    """Make the builder of the OpenAPI document's resource. A PasteDeploy application factory."""
+    return lambda context: OpenAPIResource()

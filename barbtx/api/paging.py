@@ -1,4 +1,4 @@
-"""Pages of lists. Source: the contract, section 1.9."""
+"""Pages of lists (contract, section 1.9)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ _LARGEST_OFFSET = 2**63 - 1
 
 @attrs.frozen
 class Paging:
-    """Which part of a list is asked for."""
+    """The part of a list that a request selects.
+
+    :ivar limit: maximum number of items.
+    :ivar offset: number of items before the page.
+    """
 
     limit: int
     offset: int
 
     @classmethod
     def from_query(cls, query: Mapping[str, str], conf: cfg.ConfigOpts) -> Paging:
-        """Read ``limit`` and ``offset``. They are never an error: what makes no sense gives the nearest that does."""
+        """Read ``limit`` and ``offset``. Invalid values are replaced by the default or the nearest valid value."""
         limit = _integer(query.get("limit"))
         limit = conf.default_limit_paging if limit is None else min(max(limit, 1), conf.max_limit_paging)
         offset = _integer(query.get("offset"))
         return cls(limit, offset if offset is not None and 0 <= offset <= _LARGEST_OFFSET else 0)
 
     def document(
-        self, name: str, items: list[Any], page: Page, collection: str, query: Mapping[str, str]
+        self, name: str, items: list[Any], page: Page[Any], collection: str, query: Mapping[str, str]
     ) -> dict[str, Any]:
-        """A list answer, with links to the pages before and after.
+        """Return the response to a list request, with links to the previous and the next page.
 
-        :param collection: the list's own reference.
-        :param query: of the request; its filters go into the links.
+        :param name: the property that holds the items.
+        :param items: the page's items as clients see them.
+        :param collection: the reference to the list.
+        :param query: the request's query parameters, whose filters the links repeat.
         """
-        document = {name: items, "total": page.total}
+        document: dict[str, Any] = {name: items, "total": page.total}
         if items and self.offset + self.limit < page.total:
             document["next"] = self._link(collection, self.offset + self.limit, query)
         if items and self.offset > 0:
@@ -50,7 +56,9 @@ class Paging:
 
 
 def _integer(text: str | None) -> int | None:
+    if text is None:
+        return None
     try:
         return int(text)
-    except (TypeError, ValueError):
+    except ValueError:
         return None

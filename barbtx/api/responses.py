@@ -1,24 +1,29 @@
-"""What goes back to the client: one function renders success, one renders failure."""
+"""Writing of responses: headers, successful results and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from barbtx.api import json_documents
 from barbtx.errors import TITLES, ErrorResponse
 
-#: Headers of every answer: nothing of a key manager is to be kept by a cache, or taken for what it is not labelled as.
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
+
+#: Headers of every response: caches must not store it, and browsers must not guess another content type.
 ALWAYS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @attrs.frozen
 class Response:
-    """A success.
+    """A successful response. Without ``document`` and ``content`` it has no body.
 
-    :ivar document: to be sent as JSON, unless there is ``content``; with neither there is no body.
+    :ivar document: the body, to be serialized as JSON; ignored if there is ``content``.
+    :ivar content: the body as bytes.
+    :ivar content_type: media type of the body, with parameters.
     """
 
     status: int = 200
@@ -28,60 +33,57 @@ class Response:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def write_response(request: Any, answer: Response) -> bytes:
-    """Set a request's status and headers; the body to be written."""
-    body = answer.content
+def write_response(request: Request, response: Response) -> bytes:
+    """Set a request's status and headers, and return the body to be written."""
+    body = response.content
     if body is None:
-        body = b"" if answer.document is None else json_documents.write(answer.document).encode()
-    _apply(request, answer.status, answer.headers, body, answer.content_type)
+        body = b"" if response.document is None else json_documents.write(response.document).encode()
+    _write_head(request, response.status, response.headers, body, response.content_type)
     return body
 
 
-def render_error(fault: ErrorResponse) -> bytes:
-    """A failure as the contract shapes it (section 1.7)."""
-    document = {"code": fault.status, "title": fault.title, "description": fault.description}
+def render_error(error: ErrorResponse) -> bytes:
+    """Return the JSON body of an error (contract, section 1.7)."""
+    document = {"code": error.status, "title": error.title, "description": error.description}
     return json_documents.write(document).encode()
 
 
-def write_error(request: Any, fault: ErrorResponse) -> bytes:
-    """As :func:`write_response`, for a failure; it carries the request's id, and is left on the request for the log."""
-    request.fault = fault
-    body = render_error(fault)
+def write_error(request: Request, error: ErrorResponse) -> bytes:
+    """Set a request's status and headers for an error, record the error for the access log, and return the body."""
+    request.fault = error
+    body = render_error(error)
     show_request_id(request)
-    _apply(request, fault.status, fault.headers, body, "application/json")
+    _write_head(request, error.status, error.headers, body, "application/json")
     return body
 
 
-def write_early_error(request: Any, fault: ErrorResponse) -> bytes:
-    """As :func:`write_error`, for the steps before the application: plain text for who does not ask for JSON.
+def write_early_error(request: Request, error: ErrorResponse) -> bytes:
+    """Like :func:`write_error`, for errors of the pipeline: plain text unless the client accepts JSON.
 
-    So clients know it of the reference, which leaves these answers to its framework.
+    The reference implementation's framework responds to such errors, and clients expect its format.
     """
     accept = request.getHeader(b"accept") or b""
     if b"application/json" in accept or b"*/*" in accept:
-        return write_error(request, fault)
-    request.fault = fault
-    body = f"{fault.status} {fault.title}\n\n{fault.description or ''}\n".encode()
+        return write_error(request, error)
+    request.fault = error
+    body = f"{error.status} {error.title}\n\n{error.description or ''}\n".encode()
     show_request_id(request)
-    _apply(request, fault.status, fault.headers, body, "text/plain; charset=utf-8")
+    _write_head(request, error.status, error.headers, body, "text/plain; charset=utf-8")
     return body
 
 
-def show_request_id(request: Any) -> None:
-    """Tell the client the request's id, by which the log knows it."""
+def show_request_id(request: Request) -> None:
+    """Set the header with the request's id, by which it can be found in the log."""
     request.setHeader(b"x-openstack-request-id", request.request_id.encode())
 
 
-def add_vary(request: Any, name: str) -> None:
-    """Say that the answer depends on a request header, beside those that earlier steps named.
-
-    They share one line: some clients read one only.
-    """
+def add_vary(request: Request, name: str) -> None:
+    """Add the name of a request header to ``Vary``, as a single header line: some clients read only one."""
     before = request.responseHeaders.getRawHeaders(b"vary", [])
     request.responseHeaders.setRawHeaders(b"vary", [b", ".join([*before, name.encode()])])
 
 
-def _apply(request: Any, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
+def _write_head(request: Request, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
     request.setResponseCode(status, TITLES[status].encode())
     for name, value in headers.items():
         if name == "Vary":

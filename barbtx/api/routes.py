@@ -1,12 +1,14 @@
-"""The applications behind the pipelines: routes, and the Klein app that knows them."""
+"""Routes, and the Klein applications that serve them behind the pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from klein import Klein
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
 
 from barbtx.api.controllers.acls import ContainerAclController, SecretAclController
 from barbtx.api.controllers.consumers import (
@@ -31,15 +33,16 @@ from barbtx.api.controllers.user_metadata import SecretMetadataController, Secre
 from barbtx.api.controllers.versions import VersionController, VersionsController
 from barbtx.api.dependencies import Dependencies
 from barbtx.api.dispatch import Controller, Endpoint
+from barbtx.api.http import Request
 from barbtx.api.responses import write_error
 from barbtx.api.root import Builder
 from barbtx.errors import NotFound, describe
 
-ROOT_ROUTES: Mapping[str, type[Controller]] = {
+ROOT_ROUTES: Mapping[str, type[Controller[Any]]] = {
     "/": VersionsController,
 }
 
-V1_ROUTES: Mapping[str, type[Controller]] = {
+V1_ROUTES: Mapping[str, type[Controller[Any]]] = {
     "/v1": VersionController,
     "/v1/secrets": SecretsController,
     "/v1/secrets/<secret_id>": SecretController,
@@ -71,38 +74,39 @@ V1_ROUTES: Mapping[str, type[Controller]] = {
 }
 
 
-def make_app(routes: Mapping[str, type[Controller]], dependencies: Dependencies) -> Klein:
-    """A Klein app of some routes. Every method goes to the route's controller; no error leaves it as HTML."""
+def make_app(routes: Mapping[str, type[Controller[Any]]], dependencies: Dependencies) -> Klein:
+    """Make the Klein app for routes. A route's controller handles all methods; errors are JSON, as everywhere."""
     app = Klein()
     for path, controller in routes.items():
-        app.route(path, endpoint=path)(_named(Endpoint(controller(), dependencies)))
+        app.route(path, endpoint=path)(_function(Endpoint(controller(), dependencies)))
 
-    # Only routing raises here: endpoints answer for whatever happens in them.
+    # Endpoints handle their own errors, so only routing fails here.
     @app.handle_errors(Exception)
-    def not_found(request: Any, failure: Failure) -> bytes:
-        return write_error(request, describe(NotFound("There is no such resource."), "Request"))
+    def not_found(request: IRequest, failure: Failure) -> bytes:
+        # Klein passes on the requests that the site makes.
+        return write_error(cast(Request, request), describe(NotFound("There is no such resource."), "Request"))
 
     return app
 
 
-def _named(endpoint: Endpoint) -> Any:
-    """Klein sets attributes on what it is given, which a frozen object does not take."""
+def _function(endpoint: Endpoint) -> Callable[..., Deferred[bytes]]:
+    """Wrap an endpoint in a function: Klein sets attributes on it, which a frozen object does not allow."""
 
-    def answer(request: Any, **ids: str) -> Any:
+    def handle(request: Request, **ids: str) -> Deferred[bytes]:
         return endpoint(request, **ids)
 
-    return answer
+    return handle
 
 
-def _builder(routes: Mapping[str, type[Controller]]) -> Builder:
+def _builder(routes: Mapping[str, type[Controller[Any]]]) -> Builder:
     return lambda context: context.make_application(routes)
 
 
 def versions_app_factory(global_conf: object) -> Builder:
-    """PasteDeploy application factory for ``/``."""
+    """Make the builder of the resource at ``/``. A PasteDeploy application factory."""
     return _builder(ROOT_ROUTES)
 
 
 def v1_app_factory(global_conf: object) -> Builder:
-    """PasteDeploy application factory for ``/v1``."""
+    """Make the builder of the resource at ``/v1``. A PasteDeploy application factory."""
     return _builder(V1_ROUTES)

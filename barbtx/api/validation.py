@@ -1,4 +1,4 @@
-"""Request bodies: from bytes to an object of the right shape, or to an error that says what is wrong with them."""
+"""Parsing of JSON request bodies, and their validation against JSON Schemas."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from barbtx.errors import MalformedJSON, SchemaMismatch
 
 
 def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
-    """Read a JSON object; white space around every string value is dropped.
+    """Parse a JSON object, and strip white space from all string values.
 
-    :param too_large: whether the body was cut at the limit.
-    :param limit: bytes.
-    :raises MalformedJSON: it is not one, or holds what cannot be represented.
+    :param too_large: whether the body exceeds the limit.
+    :param limit: maximum length in bytes, for the error's description.
+    :raises MalformedJSON: the body is too large, not a JSON object in UTF-8, or has values that cannot be represented.
     """
     if too_large:
         raise MalformedJSON(f"the body is longer than {limit} bytes")
     try:
-        document = _stripped(json_documents.read(body.decode()))
+        document = _strip(json_documents.read(body.decode()))
     except UnicodeEncodeError:
         raise MalformedJSON("a string has half of a surrogate pair") from None
     except UnicodeDecodeError:
@@ -32,24 +32,26 @@ def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
     return document
 
 
-def _stripped(value: Any) -> Any:
+def _strip(value: Any) -> Any:
     if isinstance(value, str):
         value.encode()
         return value.strip()
     if isinstance(value, dict):
         for key in value:
             key.encode()
-        return {key: _stripped(item) for key, item in value.items()}
+        return {key: _strip(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_stripped(item) for item in value]
+        return [_strip(item) for item in value]
     return value
 
 
 @attrs.frozen
 class Schema:
-    """A compiled JSON Schema with the name that clients see in errors.
+    """A compiled JSON Schema.
 
-    :ivar parts: schemas of properties that are checked on their own, under names of their own; for descriptions.
+    :ivar name: name of the schema in error responses.
+    :ivar source: the JSON Schema.
+    :ivar parts: schemas, by property, of properties that are validated separately; only for the OpenAPI document.
     """
 
     name: str
@@ -62,16 +64,16 @@ class Schema:
         return jsonschema_rs.validator_for(self.source)
 
     @property
-    def whole(self) -> dict[str, Any]:
-        """The schema with its parts in their places."""
-        properties = self.source.get("properties", {}) | {name: part.whole for name, part in self.parts.items()}
+    def with_parts(self) -> dict[str, Any]:
+        """The JSON Schema including those of the parts."""
+        properties = self.source.get("properties", {}) | {name: part.with_parts for name, part in self.parts.items()}
         return self.source | {"properties": properties}
 
     def check(self, document: Any) -> None:
-        """Hold a document against the schema.
+        """Validate a document.
 
-        :raises SchemaMismatch: it does not fit. The text names the property and the rule, never the value: it may be a
-            payload.
+        :raises SchemaMismatch: the document is not valid. The description names the property and the violated rule, but
+            not the value, which may be a payload.
         """
         if self._validator.is_valid(document):
             return

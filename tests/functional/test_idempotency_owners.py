@@ -263,7 +263,7 @@ class Calls:
 async def test_a_race_that_is_lost_again_and_again_is_no_failure_of_the_service() -> None:
     calls = Calls()
     with pytest.raises(ServiceUnavailable):
-        await IdempotentRequest("digest", Content((), b"")).answer(calls, calls.create)
+        await IdempotentRequest("digest", Content((), b"")).respond(calls, calls.create)
     assert 1 < calls.made < 10
 
 
@@ -287,6 +287,6 @@ askers = st.tuples(texts, st.none() | texts, st.text(st.sampled_from("ab[],nul")
 @given(askers, askers)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_two_users_and_keys_have_the_same_digest(one: tuple, two: tuple) -> None:
-    first, second = (IdempotentRequest.of(Asked(*asked)) for asked in (one, two))
+    first, second = (IdempotentRequest.from_call(Asked(*asked)) for asked in (one, two))
     assert (first.digest == second.digest) is (one[1:] == two[1:])
     assert (first.content == second.content) is (one == two)

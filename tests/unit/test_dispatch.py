@@ -9,7 +9,9 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.test.requesthelper import DummyRequest
 
-from barbtx.api.dispatch import Call, Controller, Endpoint, ResolvedResource, operation
+from barbtx.api.call import Call
+from barbtx.api.dispatch import Controller, Endpoint, ResolvedResource
+from barbtx.api.operation import Operation
 from barbtx.api.responses import Response
 from barbtx.api.validation import Schema
 from barbtx.config import load
@@ -18,7 +20,7 @@ from barbtx.errors import NotFound
 BODY = Schema("Thing", {"type": "object", "required": ["x"]})
 
 
-class Things(Controller):
+class Things(Controller[str]):
     """Handlers that wait until a test lets them go."""
 
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class Things(Controller):
         self.cancelled: list[str] = []
         self.there = True
 
-    async def find(self, call: Call) -> ResolvedResource:
+    async def resolve(self, call: Call) -> ResolvedResource[str]:
         if not self.there:
             raise NotFound("There is no such thing.")
         return ResolvedResource("thing")
@@ -41,12 +43,12 @@ class Things(Controller):
         self.finished.append(name)
         return Response(document={"did": name})
 
-    @operation("Thing retrieval", "thing:get")
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation("Thing retrieval", "thing:get")
+    async def on_get(self, call: Call, thing: str) -> Response:
         return await self._wait("get")
 
-    @operation("Thing creation", "thing:post", body=BODY)
-    async def on_post(self, call: Call, found: ResolvedResource, document: dict) -> Response:
+    @Operation("Thing creation", "thing:post", body=BODY)
+    async def on_post(self, call: Call, thing: str, document: dict) -> Response:
         return await self._wait("post")
 
 

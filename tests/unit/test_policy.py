@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oslo_policy import policy as oslo_policy
 
-from barbtx.api.dispatch import Operation
+from barbtx.api.operation import Operation
 from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
@@ -170,7 +170,7 @@ def _operations(controller: type) -> list[Operation]:
     return [
         value
         for name in dir(controller)
-        if name != "on_other" and isinstance(value := getattr(controller, name), Operation)
+        if name != "on_other" and isinstance(value := getattr(controller, name, None), Operation)
     ]
 
 

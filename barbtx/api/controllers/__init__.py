@@ -1,1 +1,1 @@
-"""One module per resource, one class per shape of URL."""
+"""Controllers: a module for each resource, a class for each URL shape."""

@@ -1,25 +1,26 @@
-"""ACLs of secrets and containers. Source: the contract, section 6."""
+"""ACLs of secrets and containers (contract, section 6)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from barbtx.api.call import Call
 from barbtx.api.controllers.containers import ContainerResource
 from barbtx.api.controllers.secrets import SecretResource
-from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.operation import Operation
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 from barbtx.api.schemas.acls import ACL
-from barbtx.model.records import Acl
+from barbtx.model.records import Acl, Container, Secret
 from barbtx.model.repositories.acls import AclRepo
 
-_UNSET = {"read": {"project-access": True}}
+_DEFAULT = {"read": {"project-access": True}}
 
 
-def _document(acl: Acl | None) -> dict[str, Any]:
+def _acl_document(acl: Acl | None) -> dict[str, Any]:
     if acl is None:
-        return _UNSET
+        return _DEFAULT
     return {
         "read": {
             "project-access": acl.project_access,
@@ -30,47 +31,86 @@ def _document(acl: Acl | None) -> dict[str, Any]:
     }
 
 
-def _controller(kind: str, base: type[Controller]) -> type[Controller]:
-    """The controller of ``…/{id}/acl`` for one kind of object."""
-    title = kind.capitalize()
+class AclHandlers:
+    """Handlers for ``…/{id}/acl``, which the controllers of secrets' and containers' ACLs share.
 
-    def repo(call: Call) -> AclRepo:
-        return getattr(call.dependencies, f"{kind}_acls")
+    :cvar collection: the API's name of the collection of the objects.
+    """
 
-    def written(call: Call, found: ResolvedResource) -> Response:
-        return Response(document={"acl_ref": f"{call.ref(f'{kind}s', found.object.id)}/acl"})
+    collection: str
 
-    class AclController(base):
-        name = f"{title}ACL(s) retrieval"
+    def repository(self, call: Call) -> AclRepo:
+        """Return the repository of the ACLs of this kind of object."""
+        raise NotImplementedError
 
-        @operation(name, f"{kind}_acls:get", answer=responses.ACL)
-        async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-            return Response(document=_document(await repo(call).get(found.object.id)))
+    def _updated(self, call: Call, owner: Secret | Container) -> Response:
+        return Response(document={"acl_ref": f"{call.ref(self.collection, owner.id)}/acl"})
 
-        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL, answer=responses.ACL_REF)
-        async def on_put(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-            read = document.get("read")
-            if read:
-                await repo(call).replace(found.object.id, read.get("project-access", True), read.get("users", []))
-            else:
-                await repo(call).remove(found.object.id)
-            return written(call, found)
+    async def get_acl(self, call: Call, owner: Secret | Container) -> Response:
+        """Return the ACL; the default ACL if none was set."""
+        return Response(document=_acl_document(await self.repository(call).get(owner.id)))
 
-        @operation(f"{title}ACL(s) update", f"{kind}_acls:put_patch", body=ACL, answer=responses.ACL_REF)
-        async def on_patch(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-            read = document.get("read")
-            if read:
-                await repo(call).merge(found.object.id, read.get("project-access"), read.get("users"))
-            return written(call, found)
+    async def replace_acl(self, call: Call, owner: Secret | Container, document: Mapping[str, Any]) -> Response:
+        """Replace the ACL. A document without ``read`` removes it."""
+        read = document.get("read")
+        if read:
+            await self.repository(call).replace(owner.id, read.get("project-access", True), read.get("users", []))
+        else:
+            await self.repository(call).remove(owner.id)
+        return self._updated(call, owner)
 
-        @operation(f"{title}ACL(s) deletion", f"{kind}_acls:delete", answer=responses.NULL, refers=False)
-        async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
-            await repo(call).remove(found.object.id)
-            return Response(content=b"null")
+    async def merge_acl(self, call: Call, owner: Secret | Container, document: Mapping[str, Any]) -> Response:
+        """Change the properties of the ACL that the document has."""
+        read = document.get("read")
+        if read:
+            await self.repository(call).merge(owner.id, read.get("project-access"), read.get("users"))
+        return self._updated(call, owner)
 
-    AclController.__name__ = AclController.__qualname__ = f"{title}AclController"
-    return AclController
+    async def delete_acl(self, call: Call, owner: Secret | Container) -> Response:
+        """Remove the ACL, so that the default applies."""
+        await self.repository(call).remove(owner.id)
+        return Response(content=b"null")
 
 
-SecretAclController = _controller("secret", SecretResource)
-ContainerAclController = _controller("container", ContainerResource)
+class SecretAclController(AclHandlers, SecretResource):
+    """``/v1/secrets/{id}/acl``"""
+
+    name = "SecretACL(s) retrieval"
+    collection = "secrets"
+
+    def repository(self, call: Call) -> AclRepo:
+        """Return the repository of secrets' ACLs."""
+        return call.dependencies.repositories.secret_acls
+
+    on_get = Operation(name, "secret_acls:get", response=responses.ACL)(AclHandlers.get_acl)
+    on_put = Operation("SecretACL(s) update", "secret_acls:put_patch", body=ACL, response=responses.ACL_REF)(
+        AclHandlers.replace_acl
+    )
+    on_patch = Operation("SecretACL(s) update", "secret_acls:put_patch", body=ACL, response=responses.ACL_REF)(
+        AclHandlers.merge_acl
+    )
+    on_delete = Operation("SecretACL(s) deletion", "secret_acls:delete", response=responses.NULL, has_references=False)(
+        AclHandlers.delete_acl
+    )
+
+
+class ContainerAclController(AclHandlers, ContainerResource):
+    """``/v1/containers/{id}/acl``"""
+
+    name = "ContainerACL(s) retrieval"
+    collection = "containers"
+
+    def repository(self, call: Call) -> AclRepo:
+        """Return the repository of containers' ACLs."""
+        return call.dependencies.repositories.container_acls
+
+    on_get = Operation(name, "container_acls:get", response=responses.ACL)(AclHandlers.get_acl)
+    on_put = Operation("ContainerACL(s) update", "container_acls:put_patch", body=ACL, response=responses.ACL_REF)(
+        AclHandlers.replace_acl
+    )
+    on_patch = Operation("ContainerACL(s) update", "container_acls:put_patch", body=ACL, response=responses.ACL_REF)(
+        AclHandlers.merge_acl
+    )
+    on_delete = Operation(
+        "ContainerACL(s) deletion", "container_acls:delete", response=responses.NULL, has_references=False
+    )(AclHandlers.delete_acl)

@@ -1,27 +1,29 @@
-"""Consumers of secrets and containers. Source: the contract, sections 5 and 8."""
+"""Consumers of secrets and containers (contract, sections 5 and 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 import attrs
 
+from barbtx.api.call import Call
 from barbtx.api.controllers.containers import ContainerResource, container_document
 from barbtx.api.controllers.ids import require_uuid4
 from barbtx.api.controllers.secrets import SecretResource, secret_document
-from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.operation import Operation
 from barbtx.api.paging import Paging
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 from barbtx.api.schemas.consumers import CONTAINER_CONSUMER, SECRET_CONSUMER
-from barbtx.api.validation import Schema
 from barbtx.errors import NotFound
-from barbtx.model.records import Consumer
+from barbtx.model.records import Consumer, Container, Secret
 from barbtx.model.repositories.consumers import ConsumerRepo, Consumers
 
+OwnerT = TypeVar("OwnerT", Secret, Container)
 
-def _document(consumer: Consumer) -> dict[str, str]:
+
+def _consumer_document(consumer: Consumer) -> dict[str, str]:
     return {
         **consumer.fields,
         "created": consumer.created.isoformat(),
@@ -30,86 +32,127 @@ def _document(consumer: Consumer) -> dict[str, str]:
     }
 
 
-def _controllers(
-    kind: str,
-    base: type[Controller],
-    schema: Schema,
-    one: dict[str, Any],
-    whole: dict[str, Any],
-    show: Callable[[Call, Any], dict[str, Any]],
-) -> tuple[type[Controller], type[Controller]]:
-    """The controllers of ``…/{id}/consumers`` and ``…/{id}/consumers/{cid}`` for one kind of object.
+class ConsumerHandlers(Generic[OwnerT]):
+    """Handlers for ``…/{id}/consumers`` and below, which the controllers of secrets' and containers' consumers share.
 
-    :param one: JSON Schema of a consumer; ``whole`` that of the object, which ``show`` makes.
+    :cvar collection: the API's name of the collection of the objects.
     """
-    title = f"{kind.capitalize()}Consumer"
 
-    def repo(call: Call) -> ConsumerRepo:
-        return getattr(call.dependencies, f"{kind}_consumers")
+    collection: str
 
-    def shown(call: Call, found: ResolvedResource, consumers: Consumers) -> dict[str, Any]:
-        return show(call, attrs.evolve(found.object, consumers=consumers.embedded, updated=consumers.updated))
+    def repository(self, call: Call) -> ConsumerRepo:
+        """Return the repository of the consumers of this kind of object."""
+        raise NotImplementedError
 
-    class ConsumersController(base):
-        name = f"{title}s(s) retrieval"
+    def owner_document(self, call: Call, owner: OwnerT, consumers: Consumers) -> dict[str, Any]:
+        """Return the object as clients see it after a change of its consumers."""
+        raise NotImplementedError
 
-        @operation(name, f"{kind}_consumers:get", answer=responses.page("consumers", one), query=("limit", "offset"))
-        async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-            paging = Paging.from_query(call.query, call.dependencies.conf)
-            page = await repo(call).list_page(found.object.id, paging.limit, paging.offset)
-            collection = f"{call.ref(f'{kind}s', found.object.id)}/consumers"
-            items = [_document(consumer) for consumer in page.items]
-            return Response(document=paging.document("consumers", items, page, collection, call.query))
+    async def list_consumers(self, call: Call, owner: OwnerT) -> Response:
+        """Return a page of the object's consumers."""
+        paging = Paging.from_query(call.query, call.dependencies.conf)
+        page = await self.repository(call).list_page(owner.id, paging.limit, paging.offset)
+        items = [_consumer_document(consumer) for consumer in page.items]
+        collection = f"{call.ref(self.collection, owner.id)}/consumers"
+        return Response(document=paging.document("consumers", items, page, collection, call.query))
 
-        @operation(f"{title} creation", f"{kind}_consumers:post", body=schema, answer=whole)
-        async def on_post(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-            consumers = await repo(call).add(found.object.id, call.context.project_id, document)
-            # Clients of the reference know the location in this odd form.
-            location = f"{call.ref('consumers', found.object.id)}/consumers"
-            return Response(document=shown(call, found, consumers), headers={"Location": location})
+    async def add_consumer(self, call: Call, owner: OwnerT, document: Mapping[str, Any]) -> Response:
+        """Register a consumer, and return the object."""
+        consumers = await self.repository(call).add(owner.id, call.project_id, document)
+        # The reference implementation sends this location, which names the object as if it were a consumer.
+        location = f"{call.ref('consumers', owner.id)}/consumers"
+        return Response(document=self.owner_document(call, owner, consumers), headers={"Location": location})
 
-        @operation(f"{title} deletion", f"{kind}_consumers:delete", body=schema, answer=whole)
-        async def on_delete(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-            consumers = await repo(call).remove(
-                found.object.id, found.object.project_id, call.context.project_id, document
-            )
-            return Response(document=shown(call, found, consumers))
+    async def remove_consumer(self, call: Call, owner: OwnerT, document: Mapping[str, Any]) -> Response:
+        """Remove a consumer, and return the object."""
+        consumers = await self.repository(call).remove(owner.id, owner.project_id, call.project_id, document)
+        return Response(document=self.owner_document(call, owner, consumers))
 
-    class ConsumerController(base):
-        name = f"{title} retrieval"
-
-        @operation(name, "consumer:get", answer=one)
-        async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-            consumer_id = require_uuid4(call.ids["consumer_id"], "consumer")
-            consumer = await repo(call).get(found.object.id, consumer_id)
-            if consumer is None:
-                raise NotFound("Consumer not found.")
-            return Response(document=_document(consumer))
-
-    ConsumersController.__name__ = ConsumersController.__qualname__ = f"{title}sController"
-    ConsumerController.__name__ = ConsumerController.__qualname__ = f"{title}Controller"
-    return ConsumersController, ConsumerController
+    async def get_consumer(self, call: Call, owner: OwnerT) -> Response:
+        """Return one consumer."""
+        consumer_id = require_uuid4(call.ids["consumer_id"], "consumer")
+        consumer = await self.repository(call).get(owner.id, consumer_id)
+        if consumer is None:
+            raise NotFound("Consumer not found.")
+        return Response(document=_consumer_document(consumer))
 
 
-def _secret_with_consumers(call: Call, secret: Any) -> dict[str, Any]:
-    """A secret with its consumers, which this resource shows in every microversion."""
-    return secret_document(call, secret) | {"consumers": [dict(consumer) for consumer in secret.consumers]}
+class _SecretConsumers(ConsumerHandlers[Secret], SecretResource):
+    """What the two resources of a secret's consumers have in common."""
+
+    collection = "secrets"
+
+    def repository(self, call: Call) -> ConsumerRepo:
+        return call.dependencies.repositories.secret_consumers
+
+    def owner_document(self, call: Call, owner: Secret, consumers: Consumers) -> dict[str, Any]:
+        """Return the secret with its consumers, whatever the microversion is."""
+        secret = attrs.evolve(owner, consumers=consumers.embedded, updated=consumers.updated)
+        return secret_document(call, secret) | {"consumers": [dict(consumer) for consumer in secret.consumers]}
 
 
-class _ContainerAfterChange(ContainerResource):
-    """A container that is the answer to changes of its consumers."""
+class SecretConsumersController(_SecretConsumers):
+    """``/v1/secrets/{id}/consumers``"""
 
+    name = "SecretConsumers(s) retrieval"
+
+    on_get = Operation(name, "secret_consumers:get", response=responses.SECRET_CONSUMERS, query=("limit", "offset"))(
+        _SecretConsumers.list_consumers
+    )
+    on_post = Operation(
+        "SecretConsumer creation", "secret_consumers:post", body=SECRET_CONSUMER, response=responses.SECRET
+    )(_SecretConsumers.add_consumer)
+    on_delete = Operation(
+        "SecretConsumer deletion", "secret_consumers:delete", body=SECRET_CONSUMER, response=responses.SECRET
+    )(_SecretConsumers.remove_consumer)
+
+
+class SecretConsumerController(_SecretConsumers):
+    """``/v1/secrets/{id}/consumers/{consumer_id}``"""
+
+    name = "SecretConsumer retrieval"
+
+    on_get = Operation(name, "consumer:get", response=responses.SECRET_CONSUMER)(_SecretConsumers.get_consumer)
+
+
+class _ContainerConsumers(ConsumerHandlers[Container], ContainerResource):
+    """What the two resources of a container's consumers have in common."""
+
+    collection = "containers"
     shows_entries = frozenset({"POST", "DELETE"})
 
+    def repository(self, call: Call) -> ConsumerRepo:
+        return call.dependencies.repositories.container_consumers
 
-SecretConsumersController, SecretConsumerController = _controllers(
-    "secret", SecretResource, SECRET_CONSUMER, responses.SECRET_CONSUMER, responses.SECRET, _secret_with_consumers
-)
-ContainerConsumersController, ContainerConsumerController = _controllers(
-    "container",
-    _ContainerAfterChange,
-    CONTAINER_CONSUMER,
-    responses.CONTAINER_CONSUMER,
-    responses.CONTAINER,
-    container_document,
-)
+    def owner_document(self, call: Call, owner: Container, consumers: Consumers) -> dict[str, Any]:
+        return container_document(call, attrs.evolve(owner, consumers=consumers.embedded, updated=consumers.updated))
+
+
+class ContainerConsumersController(_ContainerConsumers):
+    """``/v1/containers/{id}/consumers``"""
+
+    name = "ContainerConsumers(s) retrieval"
+
+    on_get = Operation(
+        name, "container_consumers:get", response=responses.CONTAINER_CONSUMERS, query=("limit", "offset")
+    )(_ContainerConsumers.list_consumers)
+    on_post = Operation(
+        "ContainerConsumer creation",
+        "container_consumers:post",
+        body=CONTAINER_CONSUMER,
+        response=responses.CONTAINER,
+    )(_ContainerConsumers.add_consumer)
+    on_delete = Operation(
+        "ContainerConsumer deletion",
+        "container_consumers:delete",
+        body=CONTAINER_CONSUMER,
+        response=responses.CONTAINER,
+    )(_ContainerConsumers.remove_consumer)
+
+
+class ContainerConsumerController(_ContainerConsumers):
+    """``/v1/containers/{id}/consumers/{consumer_id}``"""
+
+    name = "ContainerConsumer retrieval"
+
+    on_get = Operation(name, "consumer:get", response=responses.CONTAINER_CONSUMER)(_ContainerConsumers.get_consumer)

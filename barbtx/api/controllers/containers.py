@@ -1,4 +1,4 @@
-"""Containers, and the secrets in them. Source: the contract, section 7."""
+"""Containers and their entries (contract, section 7)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from barbtx.api.call import Call
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import READS, Call, Controller, ResolvedResource, UntypedBody, operation
+from barbtx.api.dispatch import SAFE_METHODS, CollectionController, Controller, ResolvedResource
 from barbtx.api.idempotency import creation_response
 from barbtx.api.negotiation import accepts_anything
+from barbtx.api.operation import Operation, UntypedBody
 from barbtx.api.paging import Paging
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
@@ -21,7 +23,7 @@ from barbtx.model.repositories.listing import Condition
 
 
 def container_document(call: Call, container: Container) -> dict[str, Any]:
-    """A container as clients see it."""
+    """Return a container as clients see it."""
     return {
         "created": container.created.isoformat(),
         "updated": container.updated.isoformat(),
@@ -37,13 +39,14 @@ def container_document(call: Call, container: Container) -> dict[str, Any]:
     }
 
 
-class ContainersController(Controller):
+class ContainersController(CollectionController):
     """``/v1/containers``"""
 
     name = "Containers(s) retrieval"
 
-    @operation(name, "containers:get", answer=responses.CONTAINERS, query=("limit", "offset", "name", "type"))
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation(name, "containers:get", response=responses.CONTAINERS, query=("limit", "offset", "name", "type"))
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return a page of the project's containers."""
         query = call.query
         conditions = []
         if query.get("name"):
@@ -52,43 +55,50 @@ class ContainersController(Controller):
             conditions.append(Condition("type", "eq", query["type"]))
         paging = Paging.from_query(query, call.dependencies.conf)
         page = await call.dependencies.repositories.containers.list_page(
-            call.context.project_id, conditions, paging.limit, paging.offset
+            call.project_id, conditions, paging.limit, paging.offset
         )
         items = [container_document(call, container) for container in page.items]
-        return Response(document=paging.document("containers", items, page, f"{call.base}/v1/containers", query))
+        return Response(document=paging.document("containers", items, page, call.collection_ref("containers"), query))
 
-    @operation(
+    @Operation(
         "Container creation",
         "containers:post",
         body=CONTAINER,
         success=(201,),
-        answer=responses.CONTAINER_REF,
-        repeatable=True,
+        response=responses.CONTAINER_REF,
+        supports_idempotency=True,
     )
-    async def on_post(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
+    async def on_post(self, call: Call, _: None, document: Mapping[str, Any]) -> Response:
+        """Create a container."""
         container = NewContainer(
-            str(uuid.uuid4()),
-            call.context.project_id,
-            document["type"],
-            document.get("name"),
-            call.context.user_id,
-            read_entries(document, call.base),
+            id=str(uuid.uuid4()),
+            project_id=call.project_id,
+            type=document["type"],
+            name=document.get("name"),
+            creator_id=call.context.user_id,
+            entries=read_entries(document, call.base_url()),
         )
         created = Created("containers", container.id)
-        await call.dependencies.repositories.containers.create(container, call.use(created))
+        await call.dependencies.repositories.containers.create(container, call.idempotency_record(created))
         return creation_response(call, created)
 
 
-class ContainerResource(Controller):
-    """What the resources at and below one container's path have in common."""
+class ContainerResource(Controller[Container]):
+    """Base class for the resources at and below a container's path.
+
+    :cvar shows_entries: methods whose responses contain the container's entries.
+    :cvar shows_consumers: methods whose responses contain its consumers as they were before the handler.
+    """
 
     name = "Container retrieval"
-    #: The methods whose answers show what is in the container.
     shows_entries: frozenset[str] = frozenset()
-    #: Those whose answers show who uses it, as it was found.
     shows_consumers: frozenset[str] = frozenset()
 
-    async def find(self, call: Call) -> ResolvedResource:
+    async def resolve(self, call: Call) -> ResolvedResource[Container]:
+        """Find the container.
+
+        :raises NotFound: the id is not valid, or there is no such container.
+        """
         container_id = require_uuid4(call.ids["container_id"], "container")
         container = await call.dependencies.repositories.containers.get(
             container_id,
@@ -104,18 +114,20 @@ class ContainerResource(Controller):
 class ContainerController(ContainerResource):
     """``/v1/containers/{id}``"""
 
-    shows_entries = shows_consumers = READS
+    shows_entries = shows_consumers = SAFE_METHODS
 
-    @operation("Container retrieval", "container:get", answer=responses.CONTAINER)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        return Response(document=container_document(call, found.object))
+    @Operation("Container retrieval", "container:get", response=responses.CONTAINER)
+    async def on_get(self, call: Call, container: Container) -> Response:
+        """Return the container, with its entries and consumers."""
+        return Response(document=container_document(call, container))
 
-    @operation("Container deletion", "container:delete", accepts=accepts_anything, success=(204,))
-    async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
-        if found.object.project_id != call.context.project_id:
+    @Operation("Container deletion", "container:delete", accepts=accepts_anything, success=(204,))
+    async def on_delete(self, call: Call, container: Container) -> Response:
+        """Delete the container. Only callers of its own project may, whatever policy allows."""
+        if container.project_id != call.project_id:
             raise NotFound("Secrets container not found.")
-        while not await call.dependencies.repositories.containers.delete(found.object.id):
-            # Many consumers are deleted in several transactions.
+        while not await call.dependencies.repositories.containers.delete(container.id):
+            # Each transaction deletes a limited number of consumers.
             pass
         return Response(204)
 
@@ -125,25 +137,23 @@ class ContainerSecretsController(ContainerResource):
 
     name = "Container secret creation"
 
-    @operation(name, "container_secret:post", body=CONTAINER_SECRET, success=(201,), answer=responses.CONTAINER_REF)
-    async def on_post(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-        if found.object.type != "generic":
+    @Operation(name, "container_secret:post", body=CONTAINER_SECRET, success=(201,), response=responses.CONTAINER_REF)
+    async def on_post(self, call: Call, container: Container, document: Mapping[str, Any]) -> Response:
+        """Add a secret to the container."""
+        if container.type != "generic":
             raise BadRequest("Only 'generic' containers can be modified.")
-        await call.dependencies.repositories.containers.add_secret(
-            found.object, call.context.project_id, read_entry(document)
-        )
-        ref = call.ref("containers", found.object.id)
+        await call.dependencies.repositories.containers.add_secret(container, call.project_id, read_entry(document))
+        ref = call.ref("containers", container.id)
         return Response(201, {"container_ref": ref}, headers={"Location": ref})
 
-    @operation(
+    @Operation(
         "Container secret deletion",
         "container_secret:delete",
         accepts=accepts_anything,
         body=UntypedBody(CONTAINER_SECRET),
         success=(204,),
     )
-    async def on_delete(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-        await call.dependencies.repositories.containers.remove_secret(
-            found.object, call.context.project_id, read_entry(document)
-        )
+    async def on_delete(self, call: Call, container: Container, document: Mapping[str, Any]) -> Response:
+        """Remove a secret from the container."""
+        await call.dependencies.repositories.containers.remove_secret(container, call.project_id, read_entry(document))
         return Response(204)

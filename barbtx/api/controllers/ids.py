@@ -1,4 +1,4 @@
-"""Identifiers in paths."""
+"""Validation of ids in paths."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 
 
 def require_uuid4(text: str, kind: str) -> str:
-    """Return the text if it is a UUID of version 4 in its one canonical, lower-case form.
+    """Return an id if it is a version 4 UUID in canonical form, with lower-case digits.
 
-    :param kind: what it identifies, for the error.
-    :raises NotFound: it is not.
+    :param kind: what the id identifies, for the error's description.
+    :raises NotFound: the id is not such a UUID.
     """
     if not _UUID4.fullmatch(text):
         raise NotFound(f"Not Found. Provided {kind} id is invalid.")

@@ -1,4 +1,4 @@
-"""Orders: have a key or a key pair made. Source: the contract, section 9."""
+"""Orders, by which clients request the generation of keys and key pairs (contract, section 9)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from twisted.python.failure import Failure
 
 from barbtx import activity
 from barbtx.api import json_documents
-from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.call import Call
+from barbtx.api.dispatch import CollectionController, Controller, ResolvedResource
 from barbtx.api.idempotency import creation_response
 from barbtx.api.negotiation import accepts_anything
+from barbtx.api.operation import Operation
 from barbtx.api.order_watch import Waiter, preferred_wait
 from barbtx.api.paging import Paging
 from barbtx.api.responses import Response
@@ -31,7 +33,7 @@ log = Logger()
 
 
 def order_document(call: Call, order: Order) -> dict[str, Any]:
-    """An order as clients see it; what is not set is left out."""
+    """Return an order as clients see it, without the properties that are not set."""
     optional = {
         "creator_id": order.creator_id,
         "sub_status": order.sub_status,
@@ -51,103 +53,122 @@ def order_document(call: Call, order: Order) -> dict[str, Any]:
     } | {key: value for key, value in optional.items() if value is not None}
 
 
-def _not_sent(failure: Failure, request_id: str) -> None:
+def _log_refusal(failure: Failure, request_id: str) -> None:
     failure.trap(PublishRefused)
     log.info("an order waits for the scheduler: {reason}", reason=str(failure.value), request_id=request_id)
 
 
 def _waiter(call: Call) -> Waiter:
     sender = call.request.sender
-    return Waiter(call.context.project_id, None if sender.is_proxy else sender.group)
+    return Waiter(call.project_id, None if sender.is_proxy else sender.group)
 
 
-class OrdersController(Controller):
+class OrdersController(CollectionController):
     """``/v1/orders``"""
 
     name = "Order(s) retrieval"
 
-    @operation(name, "orders:get", answer=responses.ORDERS, query=("limit", "offset", "meta"))
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation(name, "orders:get", response=responses.ORDERS, query=("limit", "offset", "meta"))
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return a page of the project's orders."""
         paging = Paging.from_query(call.query, call.dependencies.conf)
         page = await call.dependencies.repositories.orders.list_page(
-            call.context.project_id, call.query.get("meta"), paging.limit, paging.offset
+            call.project_id, call.query.get("meta"), paging.limit, paging.offset
         )
         items = [order_document(call, order) for order in page.items]
-        return Response(document=paging.document("orders", items, page, f"{call.base}/v1/orders", call.query))
+        return Response(document=paging.document("orders", items, page, call.collection_ref("orders"), call.query))
 
-    @operation("Order creation", "orders:post", body=ORDER, success=(202,), answer=responses.ORDER_REF, repeatable=True)
-    async def on_post(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
-        dependencies, context = call.dependencies, call.context
-        wanted = read_meta(document, utcnow(dependencies.clock))
+    @Operation(
+        "Order creation",
+        "orders:post",
+        body=ORDER,
+        success=(202,),
+        response=responses.ORDER_REF,
+        supports_idempotency=True,
+    )
+    async def on_post(self, call: Call, _: None, document: Mapping[str, Any]) -> Response:
+        """Store an order and its task, and send the task to the workers."""
+        dependencies, context, project_id = call.dependencies, call.context, call.project_id
+        order_request = read_meta(document, utcnow(dependencies.clock))
         order_id = str(uuid.uuid4())
         activity.note(order_id=order_id)
-        task = order_task(order_id, context.project_id, context.request_id, lane_of(document["type"]))
+        task = order_task(order_id, project_id, context.request_id, lane_of(document["type"]))
         created = Created("orders", order_id)
 
         async def write() -> None:
             passphrase = None
-            if wanted.passphrase is not None:
+            if order_request.passphrase is not None:
                 passphrase = await resources.store_passphrase(
-                    dependencies.stores, order_id, context.project_id, wanted.passphrase
+                    dependencies.stores, order_id, project_id, order_request.passphrase
                 )
             async with resources.forgotten_if_refused(dependencies.stores, passphrase):
                 await dependencies.repositories.orders.create(
                     order_id,
-                    context.project_id,
+                    project_id,
                     document["type"],
-                    wanted.meta,
+                    order_request.meta,
                     context.user_id,
                     task,
                     dependencies.conf.retry_scheduler.first_publish_seconds,
                     passphrase,
-                    call.use(created),
+                    call.idempotency_record(created),
                 )
 
-        await resources.with_current_key(dependencies.stores, context.project_id, write)
+        await resources.with_current_key(dependencies.stores, project_id, write)
         sent = dependencies.task_client.send(task)
-        # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
-        sent.addErrback(_not_sent, context.request_id)
+        # The order and its task are committed: if the message is lost, the retry scheduler sends it again.
+        sent.addErrback(_log_refusal, context.request_id)
         timeout = dependencies.task_client.timeout
         if timeout:
             await sent.addTimeout(timeout, dependencies.reactor, lambda outcome, timeout: None)
         return creation_response(call, created)
 
-    @operation("Order update", "orders:put", success=())
-    async def on_put(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation("Order update", "orders:put", success=())
+    async def on_put(self, call: Call, _: None) -> Response:
+        """Reject the method: an order cannot be changed."""
         raise MethodNotAllowed
 
 
-class OrderController(Controller):
+class OrderController(Controller[Order]):
     """``/v1/orders/{id}``"""
 
     name = "Order retrieval"
 
-    async def find(self, call: Call) -> ResolvedResource:
-        order = await call.dependencies.repositories.orders.get(call.ids["order_id"], call.context.project_id)
+    async def resolve(self, call: Call) -> ResolvedResource[Order]:
+        """Find the order in the caller's project.
+
+        :raises NotFound: there is no such order.
+        """
+        project_id = call.context.project_id
+        order = None
+        if project_id is not None:
+            order = await call.dependencies.repositories.orders.get(call.ids["order_id"], project_id)
         if order is None:
             raise NotFound("Order not found.")
         return ResolvedResource(order, order_target(order))
 
-    @operation(name, "order:get", answer=responses.ORDER)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        order, headers = found.object, {}
+    @Operation(name, "order:get", response=responses.ORDER)
+    async def on_get(self, call: Call, order: Order) -> Response:
+        """Return the order. ``Prefer: wait=<seconds>`` delays the response until it has ended."""
         seconds = preferred_wait(call.header("prefer"))
-        if seconds is not None:
-            headers["Vary"] = "Prefer"
-            seconds = min(seconds, call.dependencies.conf.api.max_wait_seconds)
-        if seconds:
-            # An order that has ended is what waiting is for.
+        if seconds is None:
+            return Response(document=order_document(call, order))
+        headers = {"Vary": "Prefer"}
+        seconds = min(seconds, call.dependencies.conf.api.max_wait_seconds)
+        if seconds > 0:
+            # For an order that has ended already, the preference is honoured without waiting.
             honoured = True
             if order.status == PENDING:
                 honoured = await call.dependencies.order_watch.wait(order.id, seconds, _waiter(call))
-                order = (await self.find(call)).object
+                order = (await self.resolve(call)).record
             if honoured:
                 headers["Preference-Applied"] = f"wait={seconds}"
         return Response(document=order_document(call, order), headers=headers)
 
-    @operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
-    async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
-        passphrase = await call.dependencies.repositories.orders.delete(found.object.id, call.context.project_id)
-        # The order is gone, whatever its store says.
+    @Operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
+    async def on_delete(self, call: Call, order: Order) -> Response:
+        """Delete the order, and the passphrase that it came with."""
+        passphrase = await call.dependencies.repositories.orders.delete(order.id, call.project_id)
+        # The order is deleted even if the store fails to delete the passphrase.
         await resources.forget_payloads(call.dependencies.stores, [passphrase])
         return Response(204)

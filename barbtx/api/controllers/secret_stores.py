@@ -1,11 +1,13 @@
-"""Secret stores: which there are, and which a project prefers. Source: the contract, section 12."""
+"""Secret stores, and which of them a project prefers (contract, section 12)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from barbtx.api.call import Call
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.dispatch import CollectionController, Controller, ResolvedResource
+from barbtx.api.operation import Operation
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 from barbtx.errors import NotFound
@@ -13,8 +15,11 @@ from barbtx.model.records import SecretStore
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 
 
-def _stores(call: Call) -> SecretStoreRepo:
-    """:raises NotFound: there is nothing to choose from."""
+def _repository(call: Call) -> SecretStoreRepo:
+    """Return the repository of secret stores.
+
+    :raises NotFound: the configuration does not enable multiple stores.
+    """
     stores = call.dependencies.stores
     if not stores.backends:
         raise NotFound("Not Found. Multiple backends support is not enabled in service configuration.")
@@ -34,70 +39,83 @@ def _document(call: Call, store: SecretStore) -> dict[str, Any]:
     }
 
 
-class SecretStoresController(Controller):
+class SecretStoresController(CollectionController):
     """``/v1/secret-stores``"""
 
     name = "Secret store(s) retrieval"
 
-    @operation(name, "secretstores:get", answer=responses.SECRET_STORES)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation(name, "secretstores:get", response=responses.SECRET_STORES)
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return all secret stores."""
         return Response(
-            document={"secret_stores": [_document(call, store) for store in await _stores(call).list_all()]}
+            document={"secret_stores": [_document(call, store) for store in await _repository(call).list_all()]}
         )
 
 
-class GlobalDefaultController(Controller):
+class GlobalDefaultController(CollectionController):
     """``/v1/secret-stores/global-default``"""
 
     name = "Global default secret store retrieval"
 
-    @operation(name, "secretstores:get_global_default", answer=responses.SECRET_STORE)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        (store,) = [store for store in await _stores(call).list_all() if store.global_default]
+    @Operation(name, "secretstores:get_global_default", response=responses.SECRET_STORE)
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return the store of projects that have no preferred store."""
+        (store,) = [store for store in await _repository(call).list_all() if store.global_default]
         return Response(document=_document(call, store))
 
 
-class PreferredStoreController(Controller):
+class PreferredStoreController(CollectionController):
     """``/v1/secret-stores/preferred``"""
 
     name = "Preferred secret store retrieval"
 
-    @operation(name, "secretstores:get_preferred", answer=responses.SECRET_STORE)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        store = await _stores(call).preferred(call.context.project_id)
+    @Operation(name, "secretstores:get_preferred", response=responses.SECRET_STORE)
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return the preferred store of the caller's project."""
+        store = await _repository(call).preferred(call.project_id)
         if store is None:
             raise NotFound("Not Found. No preferred secret store defined for this project.")
         return Response(document=_document(call, store))
 
 
-class SecretStoreController(Controller):
-    """``/v1/secret-stores/{id}``"""
+class SecretStoreResource(Controller[SecretStore]):
+    """Base class for the resources at and below a secret store's path."""
 
-    name = "Secret store retrieval"
+    async def resolve(self, call: Call) -> ResolvedResource[SecretStore]:
+        """Find the store.
 
-    async def find(self, call: Call) -> ResolvedResource:
-        store = await _stores(call).get(require_uuid4(call.ids["store_id"], "secret store"))
+        :raises NotFound: there is no such store, or only one store is configured.
+        """
+        store = await _repository(call).get(require_uuid4(call.ids["store_id"], "secret store"))
         if store is None:
             raise NotFound("Not Found. Secret store not found.")
         return ResolvedResource(store)
 
-    @operation(name, "secretstore:get", answer=responses.SECRET_STORE)
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        return Response(document=_document(call, found.object))
+
+class SecretStoreController(SecretStoreResource):
+    """``/v1/secret-stores/{id}``"""
+
+    name = "Secret store retrieval"
+
+    @Operation(name, "secretstore:get", response=responses.SECRET_STORE)
+    async def on_get(self, call: Call, store: SecretStore) -> Response:
+        """Return the store."""
+        return Response(document=_document(call, store))
 
 
-class StorePreferenceController(SecretStoreController):
+class StorePreferenceController(SecretStoreResource):
     """``/v1/secret-stores/{id}/preferred``"""
 
     name = "Setting preferred secret store"
-    on_get = None
 
-    @operation(name, "secretstore_preferred:post", success=(204,))
-    async def on_post(self, call: Call, found: ResolvedResource) -> Response:
-        await _stores(call).prefer(call.context.project_id, found.object.id)
+    @Operation(name, "secretstore_preferred:post", success=(204,))
+    async def on_post(self, call: Call, store: SecretStore) -> Response:
+        """Make the store the preferred store of the caller's project."""
+        await _repository(call).prefer(call.project_id, store.id)
         return Response(204)
 
-    @operation("Removing preferred secret store", "secretstore_preferred:delete", success=(204,))
-    async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
-        await _stores(call).forget_preference(call.context.project_id)
+    @Operation("Removing preferred secret store", "secretstore_preferred:delete", success=(204,))
+    async def on_delete(self, call: Call, store: SecretStore) -> Response:
+        """Remove the preference of the caller's project, whichever store it names."""
+        await _repository(call).forget_preference(call.project_id)
         return Response(204)

@@ -1,4 +1,4 @@
-"""Secrets: list, create, read, add the payload, delete. Source: the contract, section 3."""
+"""Secrets and their payloads (contract, section 3)."""
 
 from __future__ import annotations
 
@@ -8,47 +8,45 @@ from typing import Any
 
 import attrs
 
+from barbtx.api.call import Call
 from barbtx.api.controllers.ids import require_uuid4
-from barbtx.api.dispatch import READS, Call, Controller, Operation, RawBody, ResolvedResource, operation
+from barbtx.api.controllers.payloads import PAYLOAD_TYPES, current_transport_key, find_transport_key, payload_response
+from barbtx.api.dispatch import SAFE_METHODS, CollectionController, Controller, ResolvedResource
 from barbtx.api.idempotency import creation_response
-from barbtx.api.negotiation import accepts_anything
+from barbtx.api.negotiation import JSON, accepts_anything
+from barbtx.api.operation import Operation, RawBody
 from barbtx.api.paging import Paging
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
 from barbtx.api.schemas.secrets import (
     OCTETS,
-    PKCS8,
     SECRET,
     TEXT,
-    TEXT_SPELLINGS,
     read_expiration,
     read_payload,
     read_put_payload,
 )
-from barbtx.errors import BadRequest, InvalidQuery, MethodNotAllowed, NotAcceptable, NotFound, SecretInUse
+from barbtx.errors import InvalidQuery, MethodNotAllowed, NotFound, SecretInUse
 from barbtx.identity.policy_targets import secret_target
-from barbtx.model.records import Created, NewSecret, Secret, TransportKey
+from barbtx.model.records import Created, NewSecret, Secret
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin import resources
 from barbtx.times import utcnow, whole_second
 
-_TEXT_UTF8 = "text/plain; charset=utf-8"
-_PAYLOAD_TYPES = (TEXT, OCTETS, PKCS8)
-
-#: From this microversion on a secret shows its consumers.
+#: The first microversion in which a secret's representation contains its consumers.
 _SHOWS_CONSUMERS = (1, 1)
-#: From this one on a secret that has consumers is not deleted by accident.
-_PROTECTS_USED = (1, 2)
+#: The first microversion in which a secret with consumers is deleted only with ``force=true``.
+_REQUIRES_FORCE = (1, 2)
 
 _TRUE = frozenset({"true", "t", "1", "yes", "y", "on"})
 _FALSE = frozenset({"false", "f", "0", "no", "n", "off"})
 
 
 def read_force(query: Mapping[str, str]) -> bool:
-    """The ``force`` parameter.
+    """Read the query parameter ``force``.
 
-    :raises InvalidQuery: it is no boolean.
+    :raises InvalidQuery: the value is not a boolean.
     """
     text = query.get("force", "false").lower()
     if text not in _TRUE | _FALSE:
@@ -57,8 +55,8 @@ def read_force(query: Mapping[str, str]) -> bool:
 
 
 def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
-    """A secret's metadata as clients see it."""
-    document = {
+    """Return a secret's metadata as clients see it."""
+    document: dict[str, Any] = {
         "created": secret.created.isoformat(),
         "updated": secret.updated.isoformat(),
         "status": secret.status,
@@ -78,37 +76,15 @@ def secret_document(call: Call, secret: Secret) -> dict[str, Any]:
     return document
 
 
-async def _transport_key(call: Call, key_id: str | None) -> TransportKey | None:
-    """The transport key that a request names, if it does.
-
-    :raises BadRequest: there is no such key.
-    """
-    if not key_id:
-        return None
-    key = await call.dependencies.repositories.transport_keys.get(key_id)
-    if key is None:
-        raise BadRequest("The transport key id is not known.")
-    return key
-
-
-async def _current_transport_key(call: Call, secret: NewSecret | Secret) -> str:
-    """The id of the key for which a client may wrap a secret's payload.
-
-    :raises NotSupported: the secret's store has none.
-    """
-    plugin_name, key = await resources.current_transport_key(call.dependencies.stores, secret)
-    return await call.dependencies.repositories.transport_keys.publish(plugin_name, key)
-
-
-class SecretsController(Controller):
+class SecretsController(CollectionController):
     """``/v1/secrets``"""
 
     name = "Secret(s) retrieval"
 
-    @operation(
+    @Operation(
         name,
         "secrets:get",
-        answer=responses.SECRETS,
+        response=responses.SECRETS,
         query=(
             "limit",
             "offset",
@@ -124,12 +100,13 @@ class SecretsController(Controller):
             "sort",
         ),
     )
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return a page of the project's secrets, or of all secrets whose ACL names the user (``acl_only=true``)."""
         query = call.query
         paging = Paging.from_query(query, call.dependencies.conf)
         acl_only = query.get("acl_only", "").lower() == "true"
         page = await call.dependencies.repositories.secrets.list_page(
-            call.context.project_id,
+            call.project_id,
             read_conditions(query),
             read_sort(query),
             paging.limit,
@@ -138,21 +115,27 @@ class SecretsController(Controller):
             with_consumers=call.microversion >= _SHOWS_CONSUMERS,
         )
         items = [secret_document(call, secret) for secret in page.items]
-        return Response(document=paging.document("secrets", items, page, f"{call.base}/v1/secrets", query))
+        return Response(document=paging.document("secrets", items, page, call.collection_ref("secrets"), query))
 
-    @operation(
-        "Secret creation", "secrets:post", body=SECRET, success=(201,), answer=responses.SECRET_REF, repeatable=True
+    @Operation(
+        "Secret creation",
+        "secrets:post",
+        body=SECRET,
+        success=(201,),
+        response=responses.SECRET_REF,
+        supports_idempotency=True,
     )
-    async def on_post(self, call: Call, found: ResolvedResource, document: Mapping[str, Any]) -> Response:
+    async def on_post(self, call: Call, _: None, document: Mapping[str, Any]) -> Response:
+        """Create a secret, with its payload if the document has one."""
         dependencies, context = call.dependencies, call.context
         expiration = read_expiration(document, utcnow(dependencies.clock), SECRET.name)
         payload = read_payload(document, dependencies.conf.max_allowed_secret_in_bytes)
         secret = NewSecret(
             id=str(uuid.uuid4()),
-            project_id=context.project_id,
+            project_id=call.project_id,
             name=document.get("name"),
             secret_type=document.get("secret_type", "opaque"),
-            expiration=expiration and whole_second(expiration),
+            expiration=whole_second(expiration) if expiration else None,
             algorithm=document.get("algorithm"),
             bit_length=document.get("bit_length"),
             mode=document.get("mode"),
@@ -160,9 +143,9 @@ class SecretsController(Controller):
         )
         created, key = Created("secrets", secret.id), None
         if payload is not None:
-            key = await _transport_key(call, document.get("transport_key_id"))
+            key = await find_transport_key(call, document.get("transport_key_id"))
         elif document.get("transport_key_needed") == "true":
-            created = attrs.evolve(created, transport_key_id=await _current_transport_key(call, secret))
+            created = attrs.evolve(created, transport_key_id=await current_transport_key(call, secret))
 
         async def write() -> None:
             new = secret
@@ -172,20 +155,26 @@ class SecretsController(Controller):
                 )
                 new = attrs.evolve(secret, payload=stored)
             async with resources.forgotten_if_refused(dependencies.stores, new.payload):
-                await dependencies.repositories.secrets.create(new, call.use(created))
+                await dependencies.repositories.secrets.create(new, call.idempotency_record(created))
 
-        await resources.with_current_key(dependencies.stores, context.project_id, write)
+        await resources.with_current_key(dependencies.stores, secret.project_id, write)
         return creation_response(call, created)
 
 
-class SecretResource(Controller):
-    """What the resources at and below one secret's path have in common."""
+class SecretResource(Controller[Secret]):
+    """Base class for the resources at and below a secret's path.
+
+    :cvar shows_consumers: methods whose responses contain the secret's consumers, if the microversion has them.
+    """
 
     name = "Secret retrieval"
-    #: The methods whose answers show who uses the secret, from the microversion on that has that.
     shows_consumers: frozenset[str] = frozenset()
 
-    async def find(self, call: Call) -> ResolvedResource:
+    async def resolve(self, call: Call) -> ResolvedResource[Secret]:
+        """Find the secret.
+
+        :raises NotFound: the id is not valid, or there is no such secret, or it has expired.
+        """
         secret_id = require_uuid4(call.ids["secret_id"], "secret")
         secret = await call.dependencies.repositories.secrets.get(
             secret_id,
@@ -198,107 +187,57 @@ class SecretResource(Controller):
         return ResolvedResource(secret, secret_target(secret))
 
     def needs_payload(self, call: Call) -> bool:
-        """Whether the operation is going to look at where the payload is."""
+        """Return whether the operation reads or deletes the payload, or needs to know its store."""
         return False
-
-
-async def _read_payload(call: Call, secret: Secret) -> Response:
-    query = call.query
-    if secret.payload is None:
-        raise NotFound("Not Found. Sorry but your secret has no payload.")
-    session_key, key = query.get("trans_wrapped_session_key"), None
-    if session_key is not None:
-        key = await _transport_key(call, query.get("transport_key_id"))
-        if key is None:
-            raise BadRequest("trans_wrapped_session_key needs the transport_key_id that it belongs to.")
-    accept = call.header("accept")
-    label = _label(accept, secret.payload.content_type)
-    content = await resources.get_secret(call.dependencies.stores, secret, session_key, key)
-    if label == _TEXT_UTF8 and not _is_text(content):
-        if accept == "*/*":
-            label = OCTETS
-        else:
-            raise _unacceptable()
-    # An empty payload cannot be stored any more, but may come from elsewhere; 204 says so without a body.
-    return Response(200 if content else 204, content=content, content_type=label)
-
-
-def _label(accept: str | None, stored: str) -> str:
-    wanted = (accept or "").strip()
-    if not wanted:
-        return OCTETS
-    if wanted == "*/*":
-        return _TEXT_UTF8 if stored == TEXT else stored
-    if wanted in TEXT_SPELLINGS:
-        return _TEXT_UTF8
-    if wanted in (OCTETS, PKCS8):
-        return wanted
-    if wanted.lower() in (*TEXT_SPELLINGS, OCTETS, PKCS8):
-        raise BadRequest("Write the media type in the Accept header in lower case.")
-    raise _unacceptable()
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _unacceptable() -> NotAcceptable:
-    return NotAcceptable(
-        "Secret payload retrieval issue seen - the payload can be had as application/octet-stream, "
-        "application/pkcs8 or, if it is UTF-8, text/plain."
-    )
 
 
 class SecretController(SecretResource):
     """``/v1/secrets/{id}``"""
 
-    shows_consumers = READS
+    shows_consumers = SAFE_METHODS
 
     def operation_for(self, call: Call) -> Operation | None:
-        return self.on_get_payload if self._wants_payload(call) else super().operation_for(call)
+        """Return the operation. A GET whose ``Accept`` header names another type than JSON reads the payload."""
+        if call.method == "GET" and call.header("accept") not in (None, JSON, "*/*"):
+            return self.on_get_payload
+        return super().operation_for(call)
 
     def needs_payload(self, call: Call) -> bool:
-        return call.method == "DELETE" or self._wants_payload(call) or self._wants_transport_key(call)
+        """Return whether the operation reads or deletes the payload, or looks for its store's transport key."""
+        return call.operation in (self.on_get_payload, self.on_delete) or self._wants_transport_key(call)
 
-    @staticmethod
-    def _wants_transport_key(call: Call) -> bool:
-        return call.method == "GET" and call.query.get("transport_key_needed", "").lower() == "true"
+    def _wants_transport_key(self, call: Call) -> bool:
+        return call.operation is self.on_get and call.query.get("transport_key_needed", "").lower() == "true"
 
-    @staticmethod
-    def _wants_payload(call: Call) -> bool:
-        return call.method == "GET" and call.header("accept") not in (None, "application/json", "*/*")
-
-    @operation(
+    @Operation(
         "Secret retrieval",
         "secret:get",
         accepts=accepts_anything,
         success=(200, 204),
-        answer=responses.SECRET,
-        media_types=_PAYLOAD_TYPES,
+        response=responses.SECRET,
+        media_types=PAYLOAD_TYPES,
         query=("transport_key_needed",),
     )
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        document = secret_document(call, found.object)
+    async def on_get(self, call: Call, secret: Secret) -> Response:
+        """Return the secret's metadata."""
+        document = secret_document(call, secret)
         if self._wants_transport_key(call):
-            key_id = await _current_transport_key(call, found.object)
+            key_id = await current_transport_key(call, secret)
             document["transport_key_ref"] = call.ref("transport_keys", key_id)
         return Response(document=document)
 
-    @operation(
+    @Operation(
         "Secret payload retrieval",
         "secret:decrypt",
         accepts=accepts_anything,
         success=(200, 204),
-        media_types=_PAYLOAD_TYPES,
+        media_types=PAYLOAD_TYPES,
     )
-    async def on_get_payload(self, call: Call, found: ResolvedResource) -> Response:
-        return await _read_payload(call, found.object)
+    async def on_get_payload(self, call: Call, secret: Secret) -> Response:
+        """Return the secret's payload."""
+        return await payload_response(call, secret)
 
-    @operation(
+    @Operation(
         "Secret update",
         "secret:put",
         accepts=accepts_anything,
@@ -306,8 +245,8 @@ class SecretController(SecretResource):
         success=(204,),
         query=("transport_key_id",),
     )
-    async def on_put(self, call: Call, found: ResolvedResource) -> Response:
-        secret: Secret = found.object
+    async def on_put(self, call: Call, secret: Secret) -> Response:
+        """Add the payload to a secret that has none."""
         payload = read_put_payload(
             call.body,
             call.body_too_large,
@@ -317,7 +256,7 @@ class SecretController(SecretResource):
         )
         if secret.content_type is not None:
             raise HasPayload(secret.payload)
-        key = await _transport_key(call, call.query.get("transport_key_id"))
+        key = await find_transport_key(call, call.query.get("transport_key_id"))
 
         async def write() -> None:
             stored = await resources.store_secret(
@@ -329,18 +268,19 @@ class SecretController(SecretResource):
         await resources.with_current_key(call.dependencies.stores, secret.project_id, write)
         return Response(204)
 
-    @operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
-    async def on_delete(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
+    async def on_delete(self, call: Call, secret: Secret) -> Response:
+        """Delete the secret and its payload."""
         force = True
-        if call.microversion >= _PROTECTS_USED:
+        if call.microversion >= _REQUIRES_FORCE:
             force = read_force(call.query)
-            if not force and await call.dependencies.repositories.secret_consumers.exist(found.object.id):
+            if not force and await call.dependencies.repositories.secret_consumers.exist(secret.id):
                 raise SecretInUse
-        await resources.delete_secret(call.dependencies.stores, found.object)
-        # A payload that its store has forgotten by now is gone, whoever came to use it in the meantime.
-        gone = found.object.payload is not None and found.object.payload.datum is None
-        while not await call.dependencies.repositories.secrets.delete(found.object.id, even_if_used=force or gone):
-            # Many consumers are deleted in several transactions.
+        await resources.delete_secret(call.dependencies.stores, secret)
+        # The store has deleted the payload, so the row must go even if a consumer was registered in the meantime.
+        payload_deleted = secret.payload is not None and secret.payload.datum is None
+        while not await call.dependencies.repositories.secrets.delete(secret.id, even_if_used=force or payload_deleted):
+            # Each transaction deletes a limited number of consumers.
             pass
         return Response(204)
 
@@ -351,19 +291,22 @@ class SecretPayloadController(SecretResource):
     name = "Secret payload retrieval"
 
     def needs_payload(self, call: Call) -> bool:
-        return call.method == "GET"
+        """Return whether the payload is requested."""
+        return call.operation is self.on_get
 
-    @operation(
+    @Operation(
         name,
         "secret:decrypt",
         accepts=accepts_anything,
         success=(200, 204),
-        media_types=_PAYLOAD_TYPES,
+        media_types=PAYLOAD_TYPES,
         query=("trans_wrapped_session_key", "transport_key_id"),
     )
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        return await _read_payload(call, found.object)
+    async def on_get(self, call: Call, secret: Secret) -> Response:
+        """Return the secret's payload."""
+        return await payload_response(call, secret)
 
-    @operation(name, "secret:decrypt", accepts=accepts_anything)
-    async def on_other(self, call: Call, found: ResolvedResource) -> Response:
+    @Operation(name, "secret:decrypt", accepts=accepts_anything)
+    async def on_other(self, call: Call, secret: Secret) -> Response:
+        """Reject a method that the resource does not have, without the ``Allow`` header."""
         raise MethodNotAllowed

@@ -1,24 +1,26 @@
-"""Which API this is. Source: the contract, section 2."""
+"""The version documents of the API (contract, section 2)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from barbtx.api.dispatch import Call, Controller, ResolvedResource, operation
+from barbtx.api.call import Call
+from barbtx.api.dispatch import CollectionController
 from barbtx.api.middleware.microversion import MAXIMUM, MINIMUM, version_text
 from barbtx.api.negotiation import accepts_version_document, media_type
+from barbtx.api.operation import Operation
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 
-# The release of the reference service whose behaviour this is.
+# The release of the reference implementation that barbtx is compatible with.
 _BUILD = "23.0.0"
 
 
-def _version(call: Call) -> dict[str, Any]:
+def _version_document(call: Call) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": "v1",
         "links": [
-            {"rel": "self", "href": f"{call.base}/v1/"},
+            {"rel": "self", "href": call.collection_ref("")},
             {"rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/"},
         ],
     }
@@ -28,33 +30,37 @@ def _version(call: Call) -> dict[str, Any]:
     return document | {"status": "CURRENT", "min_version": version_text(MINIMUM), "max_version": version_text(MAXIMUM)}
 
 
-class VersionsController(Controller):
+class VersionsController(CollectionController):
     """``/``"""
 
     name = "Versions retrieval"
 
-    @operation(
+    @Operation(
         name,
         None,
         accepts=accepts_version_document,
         success=(200, 300, 302),
-        answer=responses.VERSIONS,
+        response=responses.VERSIONS,
         query=("build",),
     )
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return the versions of the API, the service's release, or the location for JSON Home."""
         if "build" in call.query:
             return Response(document={"build": _BUILD})
         if media_type(call.header("accept") or "") == "application/json-home":
-            return Response(302, headers={"Location": f"{call.base}/v1/"})
-        version = _version(call)
+            return Response(302, headers={"Location": call.collection_ref("")})
+        version = _version_document(call)
         return Response(300, {"versions": {"values": [version]} if call.microversion == MINIMUM else [version]})
 
 
-class VersionController(Controller):
+class VersionController(CollectionController):
     """``/v1``"""
 
     name = "Version retrieval"
 
-    @operation(name, None, accepts=accepts_version_document, answer=responses.thing({"version": responses.VERSION}))
-    async def on_get(self, call: Call, found: ResolvedResource) -> Response:
-        return Response(document={"version": _version(call)})
+    @Operation(
+        name, None, accepts=accepts_version_document, response=responses.strict_object({"version": responses.VERSION})
+    )
+    async def on_get(self, call: Call, _: None) -> Response:
+        """Return the version of the API."""
+        return Response(document={"version": _version_document(call)})

@@ -1,1 +1,1 @@
-"""What request bodies must look like: one JSON Schema per resource, and the checks that no schema can express."""
+"""Validation of requests by resource: JSON Schemas, and the checks that these cannot express."""

@@ -1,4 +1,4 @@
-"""Bodies of ACLs. Source: the contract, section 6."""
+"""Request bodies of ACLs (contract, section 6)."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Bodies of consumers. Source: the contract, sections 5 and 8."""
+"""Request bodies of consumers (contract, sections 5 and 8)."""
 
 from __future__ import annotations
 
 from barbtx.api.validation import Schema
 
 
-def _text(longest: int) -> dict[str, object]:
-    return {"type": "string", "minLength": 1, "maxLength": longest}
+def _text(max_length: int) -> dict[str, object]:
+    return {"type": "string", "minLength": 1, "maxLength": max_length}
 
 
 SECRET_CONSUMER = Schema(

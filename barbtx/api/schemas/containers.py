@@ -1,4 +1,4 @@
-"""Bodies of containers. Source: the contract, section 7."""
+"""Request bodies of containers (contract, section 7)."""
 
 from __future__ import annotations
 
@@ -44,23 +44,24 @@ CONTAINER_SECRET = Schema(
     },
 )
 
-# The names that a type of container allows, and those that it must have.
+# Allowed and required reference names by container type.
 _NAMES = {
     "rsa": ({"public_key", "private_key", "private_key_passphrase"}, {"public_key", "private_key"}),
     "certificate": ({"certificate", "private_key", "private_key_passphrase", "intermediates"}, {"certificate"}),
 }
 
 
-def read_entries(document: Mapping[str, Any], base: str) -> tuple[Entry, ...]:
-    """The secrets that a new container names.
+def read_entries(document: Mapping[str, Any], base_url: str) -> tuple[Entry, ...]:
+    """Read the entries of a new container.
 
-    :param base: where references start, as the client sees the service.
-    :raises SchemaMismatch: they do not go together.
+    :param base_url: the URL that references start with.
+    :raises SchemaMismatch: names or secrets are repeated, a reference has another base URL, or the names do not fit the
+        container's type.
     """
     refs = document.get("secret_refs", [])
     if not refs:
         return ()
-    # A name that is missing counts as empty here, so that two of them clash; null is a name of its own.
+    # A missing name counts as an empty one, so two of them are duplicates; null is different from an empty name.
     names = [ref.get("name", "") for ref in refs]
     if len(set(names)) != len(names):
         raise _mismatch("Duplicate reference names are not allowed")
@@ -68,10 +69,10 @@ def read_entries(document: Mapping[str, Any], base: str) -> tuple[Entry, ...]:
     if len(set(ids)) != len(ids):
         raise _mismatch("Duplicate secret ids are not allowed")
     for ref in refs:
-        if not ref["secret_ref"].startswith(f"{base}/"):
+        if not ref["secret_ref"].startswith(f"{base_url}/"):
             raise _mismatch("Secret_ref does not match the configured hostname, please try again")
     _check_names(document["type"], names)
-    return tuple(Entry(ref.get("name"), secret_id) for ref, secret_id in zip(refs, ids))
+    return tuple(Entry(ref.get("name"), secret_id) for ref, secret_id in zip(refs, ids, strict=True))
 
 
 def _check_names(kind: str, names: list[str | None]) -> None:
@@ -85,9 +86,9 @@ def _check_names(kind: str, names: list[str | None]) -> None:
 
 
 def read_entry(document: Mapping[str, Any]) -> Entry:
-    """The secret that is to be put into a container, or taken out.
+    """Read the entry that a request adds to a container or removes from it.
 
-    :raises BadRequest: the reference is none.
+    :raises BadRequest: ``secret_ref`` is not a reference.
     """
     _, slash, secret_id = document["secret_ref"].rpartition("/")
     if not slash:

@@ -1,4 +1,4 @@
-"""Bodies of orders. Source: the contract, section 9."""
+"""Request bodies of orders (contract, section 9)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from barbtx.api.schemas.secrets import METADATA_PROPERTIES, UNSUPPORTED_TYPE, re
 from barbtx.api.validation import Schema
 from barbtx.errors import SchemaMismatch
 
-# The API's name, and the one that python-barbicanclient sends; a passphrase must not end up in the clear under either.
+# The API's name, and the one that python-barbicanclient sends. Neither may be stored with the order in plaintext.
 _PASSPHRASES = ("passphrase", "pass_phrase")
 
 META = Schema(
@@ -43,15 +43,16 @@ ORDER = Schema(
     parts={"meta": META},
 )
 
-_EC_BITS = (256, 384, 521)
+_EC_BIT_LENGTHS = (256, 384, 521)
 
 
 @attrs.frozen
 class OrderRequest:
-    """What an order is for.
+    """The content of an order request.
 
-    :ivar meta: as it is kept and shown: what was sent, with ``name`` and ``expiration`` filled in, as JSON; never with
-        a passphrase, which whoever may read the order could read.
+    :ivar meta: JSON text of the order's ``meta`` as it is stored and shown: without the passphrase, which callers who
+        may read the order must not see, and with ``name`` and ``expiration``, null if missing.
+    :ivar passphrase: the passphrase for the private key of an asymmetric order.
     """
 
     meta: str
@@ -59,16 +60,17 @@ class OrderRequest:
 
 
 def read_meta(document: Mapping[str, Any], now: datetime.datetime) -> OrderRequest:
-    """Read an order's meta.
+    """Read the ``meta`` of an order request.
 
-    :raises SchemaMismatch: it does not describe something that can be ordered.
+    :param now: naive UTC.
+    :raises SchemaMismatch: ``meta`` is not valid.
     """
     meta = document["meta"]
     if "payload" in meta:
         raise _mismatch("'payload' not allowed for order creation", "payload")
     META.check(meta)
     if meta["algorithm"].lower() == "ec":
-        if meta["bit_length"] not in _EC_BITS:
+        if meta["bit_length"] not in _EC_BIT_LENGTHS:
             raise _mismatch("'bit_length' must be 256, 384 or 521 for this algorithm", "bit_length")
     elif meta["bit_length"] % 8:
         raise _mismatch("'bit_length' must be a multiple of 8", "bit_length")

@@ -1,4 +1,4 @@
-"""Bodies of project quotas. Source: the contract, section 11."""
+"""Request bodies of project quotas (contract, section 11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answers look like, for the description of the service. Source: the contract, sections 1.7 to 12."""
+"""JSON Schemas of responses, for the OpenAPI document (contract, sections 1.7 to 12)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
 NULLABLE_TEXT: Schema = {"type": ["string", "null"]}
-WHOLE: Schema = {"type": "integer"}
-ANYTHING: Schema = {}
+INTEGER: Schema = {"type": "integer"}
 
 
-def thing(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
-    """An object with these properties and no others."""
+def strict_object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    """Return the schema of an object that has no other properties."""
     return {
         "type": "object",
         "required": list(required),
@@ -24,26 +23,30 @@ def thing(required: dict[str, Schema], optional: dict[str, Schema] | None = None
     }
 
 
-def items(of: Schema) -> Schema:
-    return {"type": "array", "items": of}
+def array(items: Schema) -> Schema:
+    """Return the schema of an array."""
+    return {"type": "array", "items": items}
 
 
-def page(name: str, of: Schema) -> Schema:
-    """A page of a list."""
-    return thing({name: items(of), "total": WHOLE}, {"next": TEXT, "previous": TEXT})
+def page(name: str, items: Schema) -> Schema:
+    """Return the schema of a page of a list.
+
+    :param name: the property that holds the items.
+    """
+    return strict_object({name: array(items), "total": INTEGER}, {"next": TEXT, "previous": TEXT})
 
 
-_LIFE = {"created": TEXT, "updated": TEXT, "status": {"enum": ["ACTIVE", "PENDING", "ERROR"]}}
+_LIFECYCLE = {"created": TEXT, "updated": TEXT, "status": {"enum": ["ACTIVE", "PENDING", "ERROR"]}}
 _SECRET_CONSUMER = {"service": TEXT, "resource_type": TEXT, "resource_id": TEXT}
 _CONTAINER_CONSUMER = {"name": TEXT, "URL": TEXT}
 
-ERROR_BODY = thing({"code": WHOLE, "title": TEXT, "description": NULLABLE_TEXT})
+ERROR_BODY = strict_object({"code": INTEGER, "title": TEXT, "description": NULLABLE_TEXT})
 VERSION: Schema = {"type": "object", "required": ["id", "status", "links"]}
 VERSIONS: Schema = {"type": "object"}
-SECRET_REF = thing({"secret_ref": TEXT}, {"transport_key_ref": TEXT})
-SECRET = thing(
+SECRET_REF = strict_object({"secret_ref": TEXT}, {"transport_key_ref": TEXT})
+SECRET = strict_object(
     {
-        **_LIFE,
+        **_LIFECYCLE,
         "name": NULLABLE_TEXT,
         "secret_type": TEXT,
         "expiration": NULLABLE_TEXT,
@@ -53,37 +56,45 @@ SECRET = thing(
         "creator_id": NULLABLE_TEXT,
         "secret_ref": TEXT,
     },
-    {"content_types": thing({"default": TEXT}), "consumers": items(thing(_SECRET_CONSUMER)), "transport_key_ref": TEXT},
+    {
+        "content_types": strict_object({"default": TEXT}),
+        "consumers": array(strict_object(_SECRET_CONSUMER)),
+        "transport_key_ref": TEXT,
+    },
 )
 SECRETS = page("secrets", SECRET)
-METADATA = thing({"metadata": {"type": "object", "additionalProperties": TEXT}})
-METADATA_REF = thing({"metadata_ref": TEXT})
-METADATUM = thing({"key": TEXT, "value": TEXT})
-ACL = thing(
-    {"read": thing({"project-access": {"type": "boolean"}}, {"users": items(TEXT), "created": TEXT, "updated": TEXT})}
-)
-ACL_REF = thing({"acl_ref": TEXT})
-NULL: Schema = {"type": "null"}
-CONTAINER_REF = thing({"container_ref": TEXT})
-CONTAINER = thing(
+METADATA = strict_object({"metadata": {"type": "object", "additionalProperties": TEXT}})
+METADATA_REF = strict_object({"metadata_ref": TEXT})
+METADATUM = strict_object({"key": TEXT, "value": TEXT})
+ACL = strict_object(
     {
-        **_LIFE,
+        "read": strict_object(
+            {"project-access": {"type": "boolean"}}, {"users": array(TEXT), "created": TEXT, "updated": TEXT}
+        )
+    }
+)
+ACL_REF = strict_object({"acl_ref": TEXT})
+NULL: Schema = {"type": "null"}
+CONTAINER_REF = strict_object({"container_ref": TEXT})
+CONTAINER = strict_object(
+    {
+        **_LIFECYCLE,
         "name": NULLABLE_TEXT,
         "type": TEXT,
         "creator_id": NULLABLE_TEXT,
-        "secret_refs": items(thing({"name": NULLABLE_TEXT, "secret_ref": TEXT})),
-        "consumers": items(thing(_CONTAINER_CONSUMER)),
+        "secret_refs": array(strict_object({"name": NULLABLE_TEXT, "secret_ref": TEXT})),
+        "consumers": array(strict_object(_CONTAINER_CONSUMER)),
         "container_ref": TEXT,
     }
 )
 CONTAINERS = page("containers", CONTAINER)
-SECRET_CONSUMER = thing({**_SECRET_CONSUMER, **_LIFE})
+SECRET_CONSUMER = strict_object({**_SECRET_CONSUMER, **_LIFECYCLE})
 SECRET_CONSUMERS = page("consumers", SECRET_CONSUMER)
-CONTAINER_CONSUMER = thing({**_CONTAINER_CONSUMER, **_LIFE})
+CONTAINER_CONSUMER = strict_object({**_CONTAINER_CONSUMER, **_LIFECYCLE})
 CONTAINER_CONSUMERS = page("consumers", CONTAINER_CONSUMER)
-ORDER_REF = thing({"order_ref": TEXT})
-ORDER = thing(
-    {**_LIFE, "type": TEXT, "meta": {"type": "object"}, "order_ref": TEXT},
+ORDER_REF = strict_object({"order_ref": TEXT})
+ORDER = strict_object(
+    {**_LIFECYCLE, "type": TEXT, "meta": {"type": "object"}, "order_ref": TEXT},
     {
         "creator_id": TEXT,
         "sub_status": TEXT,
@@ -95,12 +106,12 @@ ORDER = thing(
     },
 )
 ORDERS = page("orders", ORDER)
-QUOTAS = thing({"quotas": thing(dict.fromkeys(RESOURCES, WHOLE))})
-_OWN_QUOTAS = thing({name: {"type": ["integer", "null"]} for name in RESOURCES})
-PROJECT_QUOTAS = thing({"project_quotas": _OWN_QUOTAS})
-PROJECTS_QUOTAS = page("project_quotas", thing({"project_id": TEXT, "project_quotas": _OWN_QUOTAS}))
-TRANSPORT_KEY_REF = thing({"transport_key_ref": TEXT})
-TRANSPORT_KEY = thing(
+QUOTAS = strict_object({"quotas": strict_object(dict.fromkeys(RESOURCES, INTEGER))})
+_OWN_QUOTAS = strict_object({name: {"type": ["integer", "null"]} for name in RESOURCES})
+PROJECT_QUOTAS = strict_object({"project_quotas": _OWN_QUOTAS})
+PROJECTS_QUOTAS = page("project_quotas", strict_object({"project_id": TEXT, "project_quotas": _OWN_QUOTAS}))
+TRANSPORT_KEY_REF = strict_object({"transport_key_ref": TEXT})
+TRANSPORT_KEY = strict_object(
     {
         "id": TEXT,
         "plugin_name": TEXT,
@@ -113,9 +124,9 @@ TRANSPORT_KEY = thing(
     }
 )
 TRANSPORT_KEYS = page("transport_keys", TEXT)
-SECRET_STORE = thing(
+SECRET_STORE = strict_object(
     {
-        **_LIFE,
+        **_LIFECYCLE,
         "name": TEXT,
         "global_default": {"type": "boolean"},
         "secret_store_plugin": TEXT,
@@ -123,4 +134,4 @@ SECRET_STORE = thing(
         "secret_store_ref": TEXT,
     }
 )
-SECRET_STORES = thing({"secret_stores": items(SECRET_STORE)})
+SECRET_STORES = strict_object({"secret_stores": array(SECRET_STORE)})

@@ -1,4 +1,4 @@
-"""Filters and sort order of lists of secrets. Source: the contract, section 3.7."""
+"""Filters and sort order of lists of secrets (contract, section 3.7)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LOWER, _UPPER = frozenset({"gt", "gte"}), frozenset({"lt", "lte"})
 _COMPARISONS = _LOWER | _UPPER
 _LARGEST_INTEGER = 2**31 - 1
 
-# A time of day, then a space where the query string had a plus sign that was not encoded as %2B.
+# A time whose UTC offset follows a space: a plus sign that the client did not encode as %2B.
 _UNENCODED_PLUS = re.compile(r"([^ ]+[T ][^ T]+) (\d\d(?::?\d\d)?)")
 
 
 def read_conditions(query: Mapping[str, str]) -> tuple[Condition, ...]:
-    """The conditions that a query names; an empty value is none.
+    """Read the filters of a list request. Parameters with an empty value are ignored.
 
-    :raises InvalidQuery: a time condition cannot be read, or two contradict each other.
+    :raises InvalidQuery: a condition on a time is malformed, or two contradict each other.
     """
     return tuple(_conditions(query))
 
@@ -50,7 +50,7 @@ def _time_conditions(column: str, text: str) -> Iterator[Condition]:
     seen: list[str] = []
     for item in text.split(","):
         prefix, colon, rest = item.partition(":")
-        # Times have colons too; a prefix is what starts with a letter.
+        # Times contain colons too, but a prefix starts with a letter.
         comparison, moment = (prefix, rest) if colon and prefix[:1].isalpha() else ("eq", item)
         if comparison not in _COMPARISONS | {"eq"} or (comparison == "eq" and moment is not item):
             raise InvalidQuery
@@ -63,9 +63,9 @@ def _time_conditions(column: str, text: str) -> Iterator[Condition]:
 
 
 def _read_time(text: str) -> datetime.datetime:
-    """Read the time of a condition as naive UTC.
+    """Parse the time of a condition to naive UTC.
 
-    :raises ValueError: it is not an ISO 8601 time.
+    :raises ValueError: the text is not an ISO 8601 time.
     """
     match = _UNENCODED_PLUS.fullmatch(text)
     return parse_time(f"{match[1]}+{match[2]}" if match else text)
@@ -82,9 +82,9 @@ def _check_together(comparison: str, seen: list[str]) -> None:
 
 
 def read_sort(query: Mapping[str, str]) -> tuple[tuple[str, bool], ...]:
-    """The columns to sort by, each with whether it descends.
+    """Read the sort order of a list request: pairs of a column and whether it is sorted in descending order.
 
-    :raises InvalidQuery: one does not exist, comes twice, or has another direction than ``asc`` and ``desc``.
+    :raises InvalidQuery: a column does not exist or is repeated, or a direction is neither ``asc`` nor ``desc``.
     """
     if not query.get("sort"):
         return ()

@@ -1,4 +1,4 @@
-"""Bodies of secrets. Source: the contract, sections 3.2 and 3.3."""
+"""Request bodies of secrets (contract, sections 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TEXT = "text/plain"
 OCTETS = "application/octet-stream"
 PKCS8 = "application/pkcs8"
 _BINARY = (OCTETS, PKCS8)
-#: How clients write that text is UTF-8, which it is in any case.
+#: Spellings of the text media type. Text is always UTF-8.
 TEXT_SPELLINGS = (TEXT, f"{TEXT};charset=utf-8", f"{TEXT}; charset=utf-8")
-#: Known to clients in this form; the value itself is left out, since it may be a misplaced payload.
+#: Clients know this text. It does not repeat the value, which may be a misplaced payload.
 UNSUPPORTED_TYPE = f"payload_content_type is not one of {[*TEXT_SPELLINGS, *_BINARY]}"
 
 _WHITE_SPACE = re.compile(rb"[ \t\r\n\f\v]+")
 
-#: Properties that a new secret and the meta of an order have in common.
+#: Properties of both a new secret and the ``meta`` of an order.
 METADATA_PROPERTIES: dict[str, Any] = {
     "name": {"type": ["string", "null"], "maxLength": 255},
     "algorithm": {"type": "string", "maxLength": 255},
@@ -53,18 +53,20 @@ SECRET = Schema(
 
 @attrs.frozen
 class Payload:
-    """A payload and its media type, without parameters."""
+    """A decoded payload and its media type without parameters."""
 
     content: bytes = attrs.field(repr=False)
     content_type: str
 
 
 def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema: str) -> datetime.datetime | None:
-    """When a new secret expires, with the fraction of its second; None for never.
+    """Read the expiration of a new secret as naive UTC, with its fraction of a second; None if it does not expire.
 
-    Secrets expire in whole seconds, so the whole second must be in the future.
+    Secrets expire at whole seconds, so the time without its fraction must be in the future.
 
-    :raises SchemaMismatch: the time cannot be read, or is not in the future.
+    :param now: naive UTC.
+    :param schema: name of the schema, for the error's description.
+    :raises SchemaMismatch: the time is malformed or not in the future.
     """
     text = document.get("expiration")
     if not text:
@@ -79,9 +81,9 @@ def read_expiration(document: Mapping[str, Any], now: datetime.datetime, schema:
 
 
 def read_content_type(text: str) -> str:
-    """The media type that a content type names, if it is one that payloads may have.
+    """Return the media type of a payload's content type, without parameters.
 
-    :raises ValueError: it is none.
+    :raises ValueError: payloads cannot have this content type.
     """
     kind, *parameters = (part.strip().lower() for part in text.split(";"))
     if parameters:
@@ -94,11 +96,11 @@ def read_content_type(text: str) -> str:
 
 
 def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
-    """The payload that comes with a new secret, decoded; None if there is none.
+    """Read and decode the payload of a new secret; None if the document has none.
 
-    :param max_bytes: of the payload as it was sent.
-    :raises SchemaMismatch: type, encoding and payload do not go together.
-    :raises TooLarge: it is longer than it may be.
+    :param max_bytes: maximum length of the encoded payload.
+    :raises SchemaMismatch: the payload is not valid, or its type or encoding is missing or does not fit.
+    :raises TooLarge: the payload exceeds the maximum.
     """
     given_type = document.get("payload_content_type")
     text = document.get("payload")
@@ -135,9 +137,9 @@ def read_payload(document: Mapping[str, Any], max_bytes: int) -> Payload | None:
 
 
 def decode_base64(encoded: bytes) -> bytes:
-    """Decode RFC 4648 section 4 base64 with its padding; white space in between is allowed.
+    """Decode base64 with padding (RFC 4648, section 4). White space is ignored.
 
-    :raises ValueError: it is anything else, or of nothing.
+    :raises ValueError: the text is not base64, or the result is empty.
     """
     try:
         decoded = base64.b64decode(_WHITE_SPACE.sub(b"", encoded), validate=True)
@@ -155,13 +157,15 @@ def _too_large(max_bytes: int) -> TooLarge:
 def read_put_payload(
     content: bytes, too_large: bool, content_type: str, encoding: str | None, max_bytes: int
 ) -> Payload:
-    """The payload that is added to a secret with PUT.
+    """Read and decode the payload that a PUT request adds to a secret.
 
-    :param too_large: whether the body was cut at the limit, or before.
-    :param content_type: its media type, without parameters.
-    :param encoding: the Content-Encoding header.
-    :raises BadRequest: it is empty, or not in the encoding it says.
-    :raises TooLarge: it is longer than it may be.
+    :param content: the body.
+    :param too_large: whether the body exceeds the limit for all requests.
+    :param content_type: media type of the payload, without parameters.
+    :param encoding: the ``Content-Encoding`` header.
+    :param max_bytes: maximum length of the body.
+    :raises BadRequest: the body is empty, or not in the given encoding.
+    :raises TooLarge: the body exceeds a limit.
     """
     if too_large or len(content) > max_bytes:
         raise _too_large(max_bytes)

@@ -1,4 +1,4 @@
-"""Bodies of transport keys. Source: the contract, section 10."""
+"""Request bodies of transport keys (contract, section 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of secrets' user metadata. Source: the contract, section 4."""
+"""Request bodies of secrets' user metadata (contract, section 4)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from barbtx.api.validation import Schema
 from barbtx.errors import SchemaMismatch
 
-# An empty key could not be reached by its path.
+# Keys are path segments, so they must not be empty.
 _KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_-]+$"}
 _VALUE = {"type": "string", "maxLength": 255}
 
@@ -32,7 +32,7 @@ METADATUM = Schema(
 
 
 def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The same metadata with its keys as they are stored.
+    """Return metadata with keys in lower case, as they are stored.
 
     :raises SchemaMismatch: two keys differ only by case.
     """

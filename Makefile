@@ -2,11 +2,11 @@ PYTHON ?= python3
 PORT ?= 9311
 VAR ?= var
 VENV := .venv
-SOURCES := setup.py constraints.txt $(shell find barbtx workers twisted -name '*.py' -o -name '*.json' -o -name '*.xml' -o -name '*.mako')
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find barbtx workers twisted -name '*.py' -o -name '*.json' -o -name '*.xml' -o -name '*.mako')
 
-# For the recipes' shells: what is in these may be a space, or anything else that make or a shell would take apart.
+# Recipes read these from the environment: they may contain spaces and anything else that make or a shell would split.
 export VAR PORT
-# Relative to VAR, where they are used: no path needs to be quoted as a URL or as an option.
+# Paths are relative to VAR, where the commands run, so that none needs to be quoted in a URL or an option.
 SETTINGS = --set database.connection=sqlite:///barbtx.sqlite --set simple_crypto_plugin.kek_file=mkek
 
 .PHONY: run test clean
@@ -16,7 +16,7 @@ run: $(VENV)/barbtx
 	python="$$root/$(VENV)/bin/python"; \
 	if [ ! -e mkek ]; then \
 	    if [ -e barbtx.sqlite ]; then \
-	        echo "$$VAR/mkek is gone: without this master key nothing in $$VAR/barbtx.sqlite can be read" >&2; exit 1; \
+	        echo "$$VAR/mkek is missing: without this master key no payload in $$VAR/barbtx.sqlite can be read" >&2; exit 1; \
 	    fi; \
 	    "$$python" -m barbtx.cmd.manage simple_crypto gen_mkek mkek || exit 1; \
 	fi; \
@@ -29,11 +29,11 @@ test: $(VENV)/tox
 	$(VENV)/bin/tox
 
 clean:
-	rm -rf $(VENV) .tox build *.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
-	    echo "Python's venv module is missing; it is in Debian's package python3-venv"; \
+	    echo "Python's venv module is missing: apt-get install python3-venv"; \
 	    [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 

@@ -1,46 +1,11 @@
+"""What pyproject.toml cannot say: a plugin inside Twisted's own package, and files outside of any package."""
+
 from setuptools import find_packages, setup
 
 setup(
-    name="barbtx",
-    version="0.1.0",
-    description="A key manager on Twisted that speaks the OpenStack Key Manager API v1",
-    python_requires=">=3.11",
     packages=[*find_packages(include=["barbtx", "barbtx.*", "workers", "workers.*"]), "twisted.plugins"],
-    package_data={
-        "barbtx.identity": ["policy_rules.json"],
-        "barbtx.model.migration": ["script.py.mako"],
-        "barbtx.queue.amqp": ["amqp0-9-1.xml"],
-    },
-    data_files=[("etc/barbtx", ["config/barbtx.conf", "config/barbtx-api-paste.ini", "config/policy-hardened.yaml"])],
-    install_requires=[
-        "alembic",
-        "attrs",
-        "cachetools",
-        "cryptography",
-        "jsonschema-rs",
-        "klein>=24.8,<25",
-        "oslo.config",
-        "oslo.policy",
-        "PasteDeploy",
-        "PyYAML",
-        "psycopg[binary]",
-        "PyMySQL",
-        "pyOpenSSL",
-        "service-identity",
-        "SQLAlchemy>=2.1",
-        "tenacity",
-        "treq",
-        "Twisted[tls]>=26.10,<27",
-        "txAMQP>=0.8.2",
-        "zope.interface",
+    data_files=[
+        ("etc/barbtx", ["config/barbtx.conf", "config/barbtx-api-paste.ini", "config/policy-hardened.yaml"]),
+        ("lib/systemd/system", ["config/systemd/barbtx.service", "config/systemd/barbtx-worker.service"]),
     ],
-    entry_points={
-        "console_scripts": ["barbtx-manage = barbtx.cmd.manage:main"],
-        "barbtx.secretstore": ["store_crypto = barbtx.plugin.stores.store_crypto:from_config"],
-        "barbtx.crypto": ["simple_crypto = barbtx.plugin.crypto.simple_crypto:from_config"],
-        "oslo.config.opts": ["barbtx = barbtx.options:list_opts"],
-        "oslo.policy.enforcer": ["barbtx = barbtx.identity.policy:enforcer_for_tools"],
-        "oslo.policy.policies": ["barbtx = barbtx.identity.policy:list_rules"],
-    },
-    zip_safe=False,
 )

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -74,7 +75,7 @@ async def run(reactor: Any, url: str, count: int) -> None:
     ids = [str(uuid.uuid4()) for _ in range(2)]
     for container_id in ids:
         await containers.create(NewContainer(container_id, "p", "generic", "box", "u"))
-        await database.interact(lambda session: fill(session, container_id, count))
+        await database.interact(partial(fill, container_id=container_id, count=count))
     print(f"two containers with {count} consumers each:")
     for _ in range(3):
         await measure("one container", lambda: containers.get(ids[0], "u"))

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event, insert, text
@@ -80,7 +81,7 @@ async def run(reactor: Any, url: str) -> None:
     alone = await measure(repo, "project 0")
     print(f"200 secrets in all: page of 10 in {alone:.2f} ms")
     for n in range(1, PROJECTS + 1):
-        await database.interact(lambda session: fill(session, f"project {n}", EACH, n))
+        await database.interact(partial(fill, project=f"project {n}", count=EACH, offset=n))
     if database.engine.dialect.name == "postgresql":
         await database.interact(lambda session: session.execute(text("ANALYZE")))
     print(f"then {PROJECTS * EACH} more secrets in {PROJECTS} other projects:")
@@ -96,7 +97,10 @@ async def run(reactor: Any, url: str) -> None:
         print(f"    {what}: {took:.2f} ms ({took / alone:.2f} times)")
     if database.engine.dialect.name == "postgresql":
         seen: list[tuple[str, Any]] = []
-        listener = lambda conn, cursor, statement, parameters, context, many: seen.append((statement, parameters))
+
+        def listener(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+            seen.append((statement, parameters))
+
         event.listen(database.engine, "before_cursor_execute", listener)
         await repo.list_page("project 77", (), (), 10, 0)
         event.remove(database.engine, "before_cursor_execute", listener)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.waiting [--waiters 10000]
 
-Starts an API node on SQLite whose broker is away, so that an order stays PENDING, has so many clients ask for it with
-``Prefer: wait=600``, each on a connection of its own, and prints what memory and processor time the node takes meanwhile.
+Starts an API node on SQLite whose broker is away, so that an order stays PENDING, has that many clients request it with
+``Prefer: wait=600``, each on its own connection, and prints how much memory and processor time the node uses meanwhile.
 """
 
 from __future__ import annotations

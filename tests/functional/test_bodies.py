@@ -27,7 +27,7 @@ async def _send(api: Api, path: str, body: str, method: str = "POST") -> Reply:
 
 
 def _order(meta: str) -> str:
-    return '{"type": "key", "meta": {"algorithm": "aes", "bit_length": 256%s}}' % meta
+    return f'{{"type": "key", "meta": {{"algorithm": "aes", "bit_length": 256{meta}}}}}'
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1e-400", "NaN", "-Infinity", "9" * 400, "9" * 5000])

@@ -6,6 +6,7 @@ import json
 import struct
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -346,16 +347,16 @@ async def test_what_was_delivered_on_a_connection_that_is_lost_does_not_cost_the
     for failure in (InvalidMessage("bad"), RuntimeError("unexpected"), None):
         gates: list[Deferred[None]] = []
 
-        async def handle(body: bytes) -> None:
+        async def handle(body: bytes, gates: list[Deferred[None]] = gates) -> None:
             gates.append(Deferred())
             await gates[-1]
 
         line = await _line(rabbitmq, handle, made)
         send_raw(line.channel, line.topology.queue, encode(TaskMessage("x", {}), "barbtx", "1.1"), {})
-        await _until(lambda: gates)
+        await _until(partial(len, gates))
         first = line.service._session
         first.client.transport.abortConnection()
-        await _until(lambda: line.service._session not in (None, first) and len(gates) == 2)
+        await _until(partial(_is_redelivered, line, first, gates))
         second = line.service._session
         gates[0].errback(failure) if failure else gates[0].callback(None)
         # Longer than a message is kept that could not be sent on.
@@ -364,6 +365,10 @@ async def test_what_was_delivered_on_a_connection_that_is_lost_does_not_cost_the
         gates[1].errback(InvalidMessage("bad"))
         await line.expect_dead(1)
         assert line.service._session is second
+
+
+def _is_redelivered(line: Any, first: Any, gates: list[Deferred[None]]) -> bool:
+    return line.service._session not in (None, first) and len(gates) == 2
 
 
 async def _until(condition: Any) -> None:

@@ -205,17 +205,19 @@ def use(digest: str, created: Created) -> IdempotencyRecord:
 
 
 async def create(database: Database, clock: Clock, collection: str) -> str:
-    """Create an object under a key; its id."""
-    id = str(uuid.uuid4())
-    key = use(unique().ljust(64), Created(collection, id, "transport key" if collection == "secrets" else None))
+    """Create an object under an idempotency key, and return its id."""
+    object_id = str(uuid.uuid4())
+    key = use(unique().ljust(64), Created(collection, object_id, "transport key" if collection == "secrets" else None))
     if collection == "secrets":
-        await SecretRepo(database, clock).create(NewSecret(id, "p"), key)
+        await SecretRepo(database, clock).create(NewSecret(object_id, "p"), key)
     elif collection == "containers":
-        await ContainerRepo(database, clock, -1).create(NewContainer(id, "p", "generic"), key)
+        await ContainerRepo(database, clock, -1).create(NewContainer(object_id, "p", "generic"), key)
     else:
-        await OrderRepo(database, clock).create(id, "p", "key", "{}", None, Task(id, "m", {}), 5, None, key)
+        await OrderRepo(database, clock).create(
+            object_id, "p", "key", "{}", None, Task(object_id, "m", {}), 5, None, key
+        )
     assert await IdempotencyRepo(database, clock, 100).find("p", key.digest) == key.first
-    return id
+    return object_id
 
 
 async def remembered(database: Database) -> list[str]:

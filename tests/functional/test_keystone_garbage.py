@@ -152,7 +152,7 @@ async def test_fresh_good_tokens_get_through(
         await gatherResults([attack.connect(f"127.0.0.{1 + n % addresses}") for n in range(_CLIENTS)])
         # The good ones come from an address of the bad ones.
         waited = []
-        for n in range(20):
+        for _ in range(20):
             before = slow.asked
             reply = await api.by(_OURS.encrypt(os.urandom(8)).decode()).get("/v1/secrets", timeout=120)
             assert reply.status == 200, reply

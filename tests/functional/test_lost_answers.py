@@ -1,4 +1,4 @@
-"""A transaction of a task that was committed although nobody was told: what it did is found out, and holds nothing up."""
+"""A task's transaction is committed, but its confirmation is lost: barbtx finds out what it did, and nothing waits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.functional.test_order_tasks import due, new_order
 
 @contextlib.contextmanager
 def answers_lost(database: Database, count: int = 1, committed: bool = True) -> Iterator[None]:
-    """The next writes are committed, or not, and then the connection is as good as lost: no server does so when asked."""
+    """The next writes are committed, or not, and then the connection is lost. No server does this on request."""
     dialect, commit, left = database.engine.dialect, database.engine.dialect.do_commit, [count]
 
     def lose(connection: Any) -> None:

@@ -21,9 +21,9 @@ ODD = ["a b%2Fc", "it's a#b?c=d", 'a&b;c%d "ü"']
 
 
 def checkout(directory: Path) -> Path:
-    """A checkout whose environment is installed already: installing takes minutes, and is pip's own."""
+    """A checkout whose environment is already installed: an installation would take minutes, and would test pip."""
     directory.mkdir()
-    for name in ("Makefile", "setup.py", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt"):
         shutil.copy(ROOT / name, directory)
     shutil.copytree(ROOT / "config", directory / "config")
     for name in ("barbtx", "workers", "twisted"):
@@ -40,7 +40,7 @@ def checkout(directory: Path) -> Path:
 
 
 def run(directory: Path, log: Path, *arguments: str) -> int:
-    """Run until it listens, then stop it; the status of twistd."""
+    """Run the service until it listens, stop it, and return the exit status of make."""
     with log.open("wb") as output:
         make = subprocess.Popen(
             ["make", "run", "PORT=0", *arguments], cwd=directory, stdout=output, stderr=output, stdin=subprocess.DEVNULL
@@ -61,7 +61,10 @@ def test_it_runs_in_any_directory_with_its_data_in_any_other(tmp_path: Path, nam
     assert {path.name for path in data.iterdir()} >= {"mkek", "barbtx.sqlite"}
     assert {path.stat().st_mode & 0o077 for path in [data, *data.iterdir()]} == {0}
     assert sorted(path.name for path in directory.iterdir()) == sorted(
-        [".venv", "Makefile", "barbtx", "config", "constraints.txt", data.name, "setup.py", "twisted", "workers"]
+        [
+            *(".venv", "Makefile", "barbtx", "config", "constraints.txt", "pyproject.toml", "setup.py", "twisted"),
+            *("workers", data.name),
+        ]
     )
 
 
@@ -70,7 +73,7 @@ def test_a_lost_master_key_is_not_replaced(tmp_path: Path) -> None:
     assert run(directory, tmp_path / "log") == 0
     (directory / "var" / "mkek").unlink()
     done = subprocess.run(["make", "run", "PORT=0"], cwd=directory, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and "mkek is gone" in done.stderr and not (directory / "var" / "mkek").exists()
+    assert done.returncode != 0 and "mkek is missing" in done.stderr and not (directory / "var" / "mkek").exists()
 
 
 def test_a_checkout_of_a_group_of_its_own_runs(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_checkout_of_a_group_of_its_own_runs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[list[object]]:
-    """The command that starts one. What is still running in the end is killed."""
+    """The command that starts a daemon. A daemon that still runs after the test is killed."""
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     manage("db", "upgrade", "-d", f"sqlite:///{tmp_path}/x")
     yield [

@@ -67,15 +67,17 @@ class OldRelease:
             columns,
         )
 
-    def _seal(self, plaintext: bytes, id: str) -> bytes:
-        return seal_version_1(self._key, uuid.UUID(self._kek).bytes, plaintext, ("barbtx payload", id, self.project))
+    def _seal(self, plaintext: bytes, object_id: str) -> bytes:
+        return seal_version_1(
+            self._key, uuid.UUID(self._kek).bytes, plaintext, ("barbtx payload", object_id, self.project)
+        )
 
-    def secret(self, payload: bytes, id: str | None = None) -> str:
-        """Store a secret; its id."""
-        id = id or str(uuid.uuid4())
+    def secret(self, payload: bytes, secret_id: str | None = None) -> str:
+        """Store a secret and return its id."""
+        secret_id = secret_id or str(uuid.uuid4())
         self._insert(
             "secrets",
-            id=id,
+            id=secret_id,
             project_id=self._row,
             secret_type="opaque",
             status="ACTIVE",
@@ -85,15 +87,17 @@ class OldRelease:
             created_at=LONG_AGO,
             updated_at=LONG_AGO,
         )
-        self._insert("encrypted_data", secret_id=id, kek_id=self._kek, cypher_text=self._seal(payload, id))
-        return id
+        self._insert(
+            "encrypted_data", secret_id=secret_id, kek_id=self._kek, cypher_text=self._seal(payload, secret_id)
+        )
+        return secret_id
 
     def order(self, passphrase: bytes) -> str:
-        """Leave an order with a passphrase for somebody to make; its id."""
-        id = str(uuid.uuid4())
+        """Leave an order with a passphrase for somebody to make, and return its id."""
+        order_id = str(uuid.uuid4())
         self._insert(
             "orders",
-            id=id,
+            id=order_id,
             project_id=self._row,
             type="asymmetric",
             meta=META,
@@ -103,22 +107,22 @@ class OldRelease:
         )
         self._insert(
             "order_passphrases",
-            order_id=id,
+            order_id=order_id,
             store_plugin=STORE,
             store_metadata="{}",
             kek_id=self._kek,
-            cypher_text=self._seal(passphrase, id),
+            cypher_text=self._seal(passphrase, order_id),
         )
         self._insert(
             "order_retry_tasks",
-            order_id=id,
+            order_id=order_id,
             retry_task="process_type_order",
             retry_at=LONG_AGO,
-            retry_kwargs=f'{{"order_id": "{id}", "project_id": "{self.project}", "request_id": null}}',
+            retry_kwargs=f'{{"order_id": "{order_id}", "project_id": "{self.project}", "request_id": null}}',
             retry_count=0,
             created_at=LONG_AGO,
         )
-        return id
+        return order_id
 
     def key(self) -> None:
         """Remember an Idempotency-Key."""
@@ -195,8 +199,8 @@ def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Upgrade
     engine.dispose()
 
 
-async def payload(api: Api, id: str) -> bytes | int:
-    reply = await api.get(f"/v1/secrets/{id}/payload")
+async def payload(api: Api, secret_id: str) -> bytes | int:
+    reply = await api.get(f"/v1/secrets/{secret_id}/payload")
     return reply.content if reply.status == 200 else reply.status
 
 

@@ -114,7 +114,7 @@ class _Orders:
 
     async def ended_of(self, ids: list[str]) -> list[str]:
         self.asked += 1
-        return [id for id in ids if id in self.ended]
+        return [order_id for order_id in ids if order_id in self.ended]
 
     async def ended_since(self, moment: object) -> list[str]:
         self.asked += 1

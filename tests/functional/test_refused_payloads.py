@@ -153,8 +153,8 @@ async def test_where_the_commit_may_have_happened_the_payload_stays(
             for table in ("secrets", "orders"):
                 connection.execute(
                     sqlalchemy.text(
-                        f"CREATE CONSTRAINT TRIGGER vanish AFTER INSERT OR UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED "
-                        "FOR EACH ROW EXECUTE FUNCTION vanish()"
+                        f"CREATE CONSTRAINT TRIGGER vanish AFTER INSERT OR UPDATE ON {table} "
+                        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION vanish()"
                     )
                 )
         engine.dispose()

@@ -164,10 +164,10 @@ class Cluster:
             engine.dispose()
 
     async def settle(self, seconds: float = PATIENCE) -> Figures:
-        """Wait until no order is PENDING, for so long at most, and count.
+        """Wait until no order is PENDING, and count what became of the orders.
 
-        Lost: accepted and not there, or without what it should have made. Doubled: made more than once. Orphans: made for
-        no order, or payloads without secrets and the reverse.
+        Lost orders were accepted and are not there, or lack what they should have made. Doubled orders made it more
+        than once. Orphans belong to no order, or are payloads without secrets and the reverse.
         """
         engine, begin = self.engine(), reactor().seconds()
         order = models.Order

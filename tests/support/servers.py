@@ -19,8 +19,8 @@ import pymysql
 
 from tests.support.programs import require
 
-#: Longest wait for what another process does, in seconds. It ends tests that would never end, and says nothing of speed: it
-#: must suffice on a machine that is busy with something else.
+#: Longest wait for what another process does, in seconds. It only ends tests that would never end, and must suffice on
+#: a machine that is busy with something else.
 PATIENCE = 180.0
 
 
@@ -86,18 +86,17 @@ class Server:
 
     def start(self) -> None:
         """Start, and return when it takes connections."""
-        log = open(self.directory / "log", "ab")
-        self.process = subprocess.Popen(
-            self.command(),
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            cwd=self.directory,
-            env=self.environment(),
-            start_new_session=True,
-            **self._identity(),
-        )
-        log.close()
+        with open(self.directory / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.directory,
+                env=self.environment(),
+                start_new_session=True,
+                **self._identity(),
+            )
         try:
             wait_until(lambda: self.process.poll() is not None or self.is_ready(), PATIENCE, f"{self} did not start")
         finally:
@@ -116,7 +115,10 @@ class Server:
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9, of all of the server's processes. Returns when none is left: PostgreSQL does not start beside one."""
+        """Send SIGKILL to all of the server's processes, and return when none is left.
+
+        PostgreSQL does not start while one of them exists.
+        """
         frozen: list[psutil.Process] = []
         # A process that is not stopped could start another one that is not seen here.
         while new := [process for process in self._processes() if process not in frozen]:
@@ -252,7 +254,7 @@ class RabbitMQ(Server):
                     f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\nssl_options.verify = verify_peer\n"
                     "ssl_options.fail_if_no_peer_cert = true\n"
                 )
-                file.writelines(f"ssl_options.{name} = {path}\n" for name, path in zip(names, self._tls))
+                file.writelines(f"ssl_options.{name} = {path}\n" for name, path in zip(names, self._tls, strict=True))
         self._epmd = subprocess.Popen(
             [require("epmd"), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
             stdout=subprocess.DEVNULL,

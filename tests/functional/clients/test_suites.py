@@ -1,7 +1,7 @@
-"""The functional test suites that OpenStack's clients bring along, against barbtx and a real Keystone.
+"""The functional test suites of OpenStack's clients, run against barbtx and a real Keystone.
 
-They wait for nothing between ordering a key and reading the order: barbtx runs its tasks in process here, and answers an
-order once it is done.
+They read an order immediately after they have placed it. barbtx therefore runs its tasks in process here, and answers a
+POST of an order when the order is done.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""python-barbicanclient's main flows. Runs in the clients' environment: ``barbicanclient_flow.py AUTH_URL USER PASSWORD PROJECT``."""
+"""python-barbicanclient's main flows.
+
+Runs in the clients' environment: ``barbicanclient_flow.py AUTH_URL USER PASSWORD PROJECT``.
+"""
 
 import sys
 import time
@@ -87,19 +90,31 @@ barbican.containers.delete(box)
 barbican.orders.delete(key.order_ref)
 for ref in (text_ref, binary_ref, later_ref):
     barbican.secrets.delete(ref)
-try:
-    barbican.secrets.get(text_ref).payload
-    raise SystemExit("a deleted secret was found")
-except exceptions.HTTPClientError as problem:
-    assert problem.status_code == 404, problem
 
-try:
+
+def refusal_of(expected, action):
+    """The exception with which an action fails."""
+    try:
+        action()
+    except expected as problem:
+        return problem
+    raise SystemExit(f"{action.__name__} was not refused")
+
+
+def read_a_deleted_secret():
+    return barbican.secrets.get(text_ref).payload
+
+
+def list_with_an_unscoped_token():
     client.Client(
         session=session.Session(
             auth=v3.Password(url, username=user, password=password, user_domain_id="default", unscoped=True)
         ),
         endpoint=barbican.client.get_endpoint(),
     ).secrets.list()
-    raise SystemExit("an unscoped token was taken")
-except Unauthorized as problem:
-    assert "requires authentication" in str(problem), problem
+
+
+problem = refusal_of(exceptions.HTTPClientError, read_a_deleted_secret)
+assert problem.status_code == 404, problem
+problem = refusal_of(Unauthorized, list_with_an_unscoped_token)
+assert "requires authentication" in str(problem), problem

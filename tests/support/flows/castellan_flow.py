@@ -1,4 +1,7 @@
-"""castellan's Barbican key manager. Runs in the clients' environment: ``castellan_flow.py AUTH_URL USER PASSWORD PROJECT``."""
+"""castellan's Barbican key manager.
+
+Runs in the clients' environment: ``castellan_flow.py AUTH_URL USER PASSWORD PROJECT``.
+"""
 
 import sys
 
@@ -30,8 +33,8 @@ kept = {
     "data": OpaqueData(b"\x00\x01\xff", name="data"),
 }
 ids = {what: manager.store(context, managed) for what, managed in kept.items()}
-for what, id in ids.items():
-    found = manager.get(context, id)
+for what, managed_id in ids.items():
+    found = manager.get(context, managed_id)
     assert type(found) is type(kept[what]) and found.name == what, found
     assert found.get_encoded() == kept[what].get_encoded(), what
 listed = {managed.name for managed in manager.list(context)}
@@ -47,8 +50,8 @@ manager.add_consumer(context, made, consumer)
 assert manager.get(context, made).consumers[0]["service"] == "volume"
 manager.remove_consumer(context, made, consumer)
 
-for id in (*ids.values(), made, private, public):
-    manager.delete(context, id)
+for managed_id in (*ids.values(), made, private, public):
+    manager.delete(context, managed_id)
 try:
     manager.get(context, made)
     raise SystemExit("a deleted key was found")

@@ -10,6 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oslo_policy._checks import AndCheck as AndCheck
+from oslo_policy._checks import BaseCheck as BaseCheck
+from oslo_policy._checks import FalseCheck as FalseCheck
+from oslo_policy._checks import GenericCheck as GenericCheck
+from oslo_policy._checks import NotCheck as NotCheck
+from oslo_policy._checks import OrCheck as OrCheck
+from oslo_policy._checks import RoleCheck as RoleCheck
+from oslo_policy._checks import RuleCheck as RuleCheck
+from oslo_policy._checks import TrueCheck as TrueCheck
+from oslo_policy._external import HttpCheck as HttpCheck
+from oslo_policy._external import HttpsCheck as HttpsCheck
+from oslo_policy.policy import Enforcer
 from twisted.internet.interfaces import ITCPTransport
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
@@ -151,3 +163,11 @@ class SiteBase(Site):
         def __init__(
             self, resource: Any, *, timeout: float, reactor: Any, parsePOSTFormSubmission: bool = True
         ) -> None: ...
+
+
+# oslo.policy: the classes of the check trees that it parses rules into (imported above), and its own check of rules
+
+
+def disable_rule_check(enforcer: Enforcer) -> None:
+    """Keep oslo.policy from checking the rules for undefined and cyclic references when it loads them."""
+    enforcer._need_check_rule = False

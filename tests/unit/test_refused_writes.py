@@ -67,8 +67,8 @@ def stores(directory: Path) -> StoreManager:
     return StoreManager((WrappingStore(directory),), (), None)
 
 
-async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
-    return await resources.store_secret(stores, NewSecret(id, "p"), b"payload", "text/plain")
+async def stored(stores: StoreManager, secret_id: str = "s") -> StoredPayload:
+    return await resources.store_secret(stores, NewSecret(secret_id, "p"), b"payload", "text/plain")
 
 
 @pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
@@ -76,7 +76,7 @@ async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
 async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
     stores: StoreManager, directory: Path, error: Exception, stays: bool
 ) -> None:
-    payloads = [await stored(stores, id) for id in ("one", "two")]
+    payloads = [await stored(stores, secret_id) for secret_id in ("one", "two")]
     with pytest.raises(type(error)) as caught:
         async with resources.forgotten_if_refused(stores, *payloads, None):
             raise error
@@ -141,12 +141,13 @@ ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 
 
 async def finish(
-    stores: StoreManager, orders: Outcomes, clock: Clock = Clock(), patience: float = 0.0, **follow_on: object
+    stores: StoreManager, orders: Outcomes, clock: Clock | None = None, patience: float = 0.0, **follow_on: object
 ) -> None:
     made = GeneratedObjects(
-        tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")])
+        tuple([NewSecret(part, "p", payload=await stored(stores, part)) for part in ("private", "public")])
     )
     lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
+    clock = clock or Clock()
     task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, patience))
     await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
 

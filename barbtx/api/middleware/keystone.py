@@ -86,7 +86,7 @@ class KeystoneAuth(Filter):
         try:
             tokens = _token(request, b"x-auth-token"), _token(request, b"x-service-token")
             if tokens[1] is None:
-                known = self.validator.known(tokens[0] or b"")
+                known = self.validator.cached(tokens[0] or b"")
                 if known is not None:
                     request.context = self._context(request, known, None)
                     return None
@@ -110,11 +110,11 @@ class KeystoneAuth(Filter):
             self._reject(request, problem)
 
     async def _identity(self, request: Request, token: bytes, *, allow_expired: bool = False) -> Identity:
-        known = self.validator.known(token, allow_expired=allow_expired)
+        known = self.validator.cached(token, allow_expired=allow_expired)
         if known is not None:
             return known
         requester = Requester(request.sender.group, request.client)
-        return await self.validator.validate(token, allow_expired=allow_expired, asker=requester)
+        return await self.validator.validate(token, allow_expired=allow_expired, requester=requester)
 
     def _context(self, request: Request, identity: Identity, service: Identity | None) -> RequestContext:
         """Make the context of an authenticated request.

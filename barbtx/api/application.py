@@ -90,7 +90,7 @@ def _make_queue(
         tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting, conf.queue.asymmetric_workers
     )
     service = LocalService(reactor, local, conf.queue.shutdown_seconds, tasks.stop_waiting)
-    process_exit.without_waiting_if(lambda: service.abandoned)
+    process_exit.without_waiting_if(lambda: service.unfinished)
     client = TaskClient(local, conf.queue.local_wait_seconds)
     return service, client, {"leases": tasks.leases.gauges, "queue": local.gauges}
 

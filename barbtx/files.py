@@ -24,8 +24,8 @@ OPTIONS = {
         cfg.BoolOpt(
             "allow_group_readable_keys",
             default=False,
-            help="Whether the group of a master key file may read it, as Kubernetes has it with fsGroup. By "
-            "default only the owner may.",
+            help="Whether the group of a master key file may have read permission, as with fsGroup in Kubernetes. By "
+            "default only the owner may. With true, every member of the group can read the master keys.",
         ),
     ],
 }

@@ -38,9 +38,15 @@ OPTIONS = {
             "log_level",
             default="info",
             choices=["debug", "info", "warn", "error"],
-            help="The least level of the lines that are logged.",
+            help="Minimum level of the log lines. With debug, events of Twisted's connections and requests for the "
+            "health check are logged as well.",
         ),
-        cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How lines are written."),
+        cfg.StrOpt(
+            "log_format",
+            default="text",
+            choices=["text", "json"],
+            help="Format of the log lines: text, or json with one JSON object per line.",
+        ),
     ],
 }
 

@@ -29,9 +29,11 @@ OPTIONS = {
             "fingerprint_key",
             default=[],
             secret=True,
-            help="Keys for comparing repeated requests, each a random text of at least 32 characters. The "
-            "first one makes fingerprints, all verify them. Only needed where no enabled secret store "
-            "or crypto plugin derives such keys from its master keys, as simple_crypto does.",
+            help="Keys for the fingerprints by which repeated requests are compared, each a random text of at least "
+            "32 characters. The first key makes fingerprints, all keys verify them; to rotate, put a new key "
+            "first and remove the old one after life_seconds. All processes need the same keys. Not needed if "
+            "an enabled secret store or crypto plugin, such as simple_crypto, derives them from its master "
+            "keys.",
         ),
     ],
 }

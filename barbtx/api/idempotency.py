@@ -26,12 +26,19 @@ from barbtx.model.repositories.idempotency import DuplicateKey, IdempotencyRecor
 
 OPTIONS = {
     "idempotency": [
-        cfg.FloatOpt("life_seconds", default=86400.0, min=1, help="How long an Idempotency-Key is remembered."),
+        cfg.FloatOpt(
+            "life_seconds",
+            default=86400.0,
+            min=1,
+            help="Time in seconds for which an Idempotency-Key is stored. A request that repeats the key later is a "
+            "new request.",
+        ),
         cfg.IntOpt(
             "max_keys",
             default=10000,
             min=1,
-            help="Keys of a project that are remembered, at most; requests with further ones are refused.",
+            help="Maximum number of stored Idempotency-Keys per project. When it is reached, requests with further "
+            "keys are refused with 429 until stored keys expire.",
         ),
     ],
 }

@@ -25,7 +25,7 @@ from barbtx.queue.transport import PublishRefused
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     options.config_file = locate(options.config_file, options.config_dir)
     try:
         return options.run(options) or 0
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; the documentation is made from it too."""
     parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__.partition(": ")[2].capitalize())
     parser.add_argument(
         "--config-file",

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "barbtx"
 author = "The barbtx authors"
-copyright = f"2026, {author}"
+project_copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = [

@@ -1,4 +1,4 @@
-"""The directive ``rest-api``: a reference of the REST API, made from the OpenAPI description that the service publishes."""
+"""The directive ``rest-api``: a reference of the REST API, made from the service's OpenAPI description."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def _operation(title: str, operation: Mapping[str, Any], parameters: list[Mappin
         if status.isdigit() and int(status) < 400:
             kinds = " or ".join(f"``{kind}``" for kind in response.get("content", {})) or "no body"
             yield from (f"Response {status}: {kinds}.", "")
-            yield from _fields(response.get("content", {}).get("application/json", {}).get("schema", {}), "always there")
+            yield from _fields(
+                response.get("content", {}).get("application/json", {}).get("schema", {}), "always there"
+            )
 
 
 def _fields(schema: Schema, required: str) -> Iterator[str]:

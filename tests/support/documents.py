@@ -52,16 +52,29 @@ def blocks(language: str, *documents: Path) -> list[Block]:
     ]
 
 
-def commands(block: Block) -> list[tuple[str, str]]:
-    """The commands of a console block, each with the output that the document shows."""
-    found: list[tuple[str, str]] = []
+@attrs.frozen
+class Command:
+    """A command of a console block.
+
+    :ivar prompt: ``$``, or ``#`` for a command that the reader runs as root. A test never runs the latter.
+    :ivar output: what the document shows.
+    """
+
+    prompt: str
+    text: str
+    output: str = ""
+
+
+def commands(block: Block) -> list[Command]:
+    """The commands of a console block."""
+    found: list[Command] = []
     for line in block.text.splitlines():
         if line.startswith(("$ ", "# ")):
-            found.append((line[2:], ""))
-        elif found and found[-1][0].endswith("\\"):
-            found[-1] = (f"{found[-1][0]}\n{line}", "")
+            found.append(Command(line[0], line[2:]))
+        elif found and found[-1].text.endswith("\\"):
+            found[-1] = attrs.evolve(found[-1], text=f"{found[-1].text}\n{line}")
         elif found:
-            found[-1] = (found[-1][0], f"{found[-1][1]}{line}\n")
+            found[-1] = attrs.evolve(found[-1], output=f"{found[-1].output}{line}\n")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Everything that keeps a configuration from being used, at once: a start stops at the first."""
+"""Finds all problems of a configuration at once, where a startup would stop at the first one."""
 
 from __future__ import annotations
 

@@ -45,21 +45,22 @@ class _Parser(cfg.ConfigParser):
         self._begun = self.lineno
         return super()._split_key_value(line)
 
-    def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:
+    # The base class raises where these methods record the problem and return, so that parsing continues.
+    def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:  # type: ignore[override]
         self._note("this is neither a section nor an assignment; write option = value")
         return "", []
 
-    def error_empty_key(self, line: str) -> None:
+    def error_empty_key(self, line: str) -> None:  # type: ignore[override]
         self._note("there is no option before the '='")
 
-    def error_unexpected_continuation(self, line: str) -> None:
+    def error_unexpected_continuation(self, line: str) -> None:  # type: ignore[override]
         self._note("an indented line goes on with the value before it, and there is none")
 
-    def error_no_section_end_bracket(self, line: str) -> None:
+    def error_no_section_end_bracket(self, line: str) -> None:  # type: ignore[override]
         self._note("the name of a section must end with ]")
         self.section = ""
 
-    def error_no_section_name(self, line: str) -> None:
+    def error_no_section_name(self, line: str) -> None:  # type: ignore[override]
         self._note("this section has no name")
         self.section = ""
 
@@ -86,6 +87,7 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: str) -> ConfigFile:
+        """Read and parse a file; every problem with it is collected, and none is raised."""
         parser = _Parser(path)
         try:
             parser.parse()

@@ -1,4 +1,4 @@
-"""Limits that more than one part of the program keeps."""
+"""Limits that several parts of the program enforce."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OPTIONS = {
 
 @attrs.frozen
 class ObjectLimits:
-    """How much may be below one secret or container. The fields are the options of their names in ``[api]``."""
+    """Limits on what belongs to one secret or container. Each field is the option of the same name in ``[api]``."""
 
     max_embedded_consumers: int = 100
     max_consumers_per_object: int = 10000
@@ -75,4 +75,5 @@ class ObjectLimits:
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> ObjectLimits:
+        """Read the limits from ``[api]``."""
         return cls(**{field.name: conf.api[field.name] for field in attrs.fields(cls)})

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import math
 import sys
@@ -92,7 +93,7 @@ def text_lines(stream: TextIO | None = None) -> ILogObserver:
 
 
 class LoggingService(MultiService):
-    """Has a service's application log as the configuration says, to where twistd was told to.
+    """Makes the application log in the configured format and level, to the destination that twistd's options name.
 
     :param twistd: twistd's options.
     """
@@ -103,6 +104,7 @@ class LoggingService(MultiService):
         self._twistd = twistd
 
     def setServiceParent(self, parent: Any) -> None:
+        """Install the log observer in the application, unless twistd's options leave logging to twistd."""
         form = {"text": as_text, "json": as_json}[self._conf.log_format]
         write = _destination(self._twistd)
         if write is not None:
@@ -139,7 +141,8 @@ def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | 
     if path == "-" and not foreground:
         return None
     if path == "-" or (foreground and not path):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
     path = path or "twistd.log"
     try:
@@ -169,7 +172,7 @@ class _Outages:
 
     def __call__(self, event: Event) -> None:
         if event.get("log_outage"):
-            key, now = (event.get("log_namespace"), formatEvent(event)), event["log_time"]
+            key, now = (event.get("log_namespace"), formatEvent(dict(event))), event["log_time"]
             with self._lock:
                 since, repeated = self._seen.get(key, (-math.inf, 0))
                 if abs(now - since) < _OUTAGE_SECONDS:
@@ -191,7 +194,7 @@ def as_json(event: Event) -> str:
         "time": moment.isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else None,
         "logger": event.get("log_namespace"),
-        "message": formatEvent(event),
+        "message": formatEvent(dict(event)),
     }
     document |= {
         name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
@@ -214,7 +217,7 @@ def as_text(event: Event) -> str:
         if value is not None and value is not False and f"{{{name}" not in shown
     )
     source = f"{event.get('log_namespace') or '-'}#{level}"
-    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(event))}" + (
+    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(dict(event)))}" + (
         f" [{extra}]" if extra else ""
     )
     failure = event.get("log_failure")

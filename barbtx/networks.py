@@ -1,4 +1,4 @@
-"""Networks and addresses, as the configuration names them."""
+"""IP addresses and networks of clients and proxies."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Iterable, Sequence
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Proxies may write a port behind an address, and then write an IPv6 address in brackets.
+# Some proxies append a port to the address; an IPv6 address is then in brackets.
 _WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d+)?|([^:]+):\d+")
 _IPV6_SITE = 64
 
 
 def network(text: str) -> Network:
-    """An oslo.config item type: an address, or a network in CIDR notation.
+    """Parse an address, or a network in CIDR notation.
 
-    :raises ValueError: it is neither.
+    :raises ValueError: the text is neither.
     """
     return ipaddress.ip_network(text.strip(), strict=False)
 
 
 def parse_address(text: str) -> Address | None:
-    """An address as a socket or a proxy writes it, or None if it is no address."""
+    """Parse an address as a socket or a proxy formats it; return None if the text is not an address."""
     text = text.strip()
     match = _WITH_PORT.fullmatch(text)
     if match:
@@ -32,29 +32,29 @@ def parse_address(text: str) -> Address | None:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    # On a socket for both families, IPv4 addresses are written as IPv6 ones.
+    # A dual-stack socket reports IPv4 addresses as IPv6 ones (::ffff:192.0.2.1).
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_within(address: Address | None, networks: Iterable[Network]) -> bool:
-    """Whether an address is in any of some networks."""
+    """Return whether an address is in one of the networks."""
     return address is not None and any(address in network for network in networks)
 
 
 def client_group(address: Address) -> str:
-    """What counts as one client when clients are limited: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the key by which limits count a client: an IPv4 address, or the /64 network of an IPv6 address."""
     if address.version == 6:
         return str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))
     return str(address)
 
 
 def reported_client(forwarded_for: Sequence[str], trusted: Iterable[Network]) -> Address | None:
-    """The client's address by the ``X-Forwarded-For`` header of a trusted proxy.
+    """Return the client's address from the ``X-Forwarded-For`` headers of a request that a trusted proxy has sent.
 
-    Addresses are read from the last one, which the nearest proxy wrote, as long as they are those of trusted proxies.
+    The addresses are read from the last to the first. The first one that is not a trusted proxy's is the client's.
 
-    :param forwarded_for: the header's values, in the order in which they came.
-    :return: None if the proxy names no address.
+    :param forwarded_for: the values of the headers, in the order of their arrival.
+    :return: None if the headers name no valid address.
     """
     client = None
     for text in reversed([item for value in forwarded_for for item in value.split(",") if item.strip()]):

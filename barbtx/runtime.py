@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from oslo_config import cfg
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from barbtx import activity
@@ -17,6 +17,8 @@ from barbtx.model.database import Database
 from barbtx.model.migration import check_schema
 from barbtx.model.repositories.project_removal import ProjectRemovalRepo
 from barbtx.model.repositories.registry import Repositories
+from barbtx.plugin.interface.optional import IReloadable, IStartupCheck, IStatusSource
+from barbtx.plugin.interface.results import resolve
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
 from barbtx.reload import Reload
@@ -113,7 +115,8 @@ class Runtime:
         if self.stores.backends:
             await self.stores.choices.sync([backend.configured for backend in self.stores.backends])
         for store in self.stores.stores:
-            await maybeDeferred(getattr(store, "check", lambda: None))
+            if IStartupCheck.providedBy(store):
+                await resolve(store.check())
 
     async def reload_master_keys(self, conf: cfg.ConfigOpts) -> None:
         """Read the master keys again; all stores get the new ones, or none does.
@@ -122,9 +125,9 @@ class Runtime:
         :raises ServiceUnavailable: the database is down, so that they cannot be checked.
         """
         prepared = [
-            await store.prepare_reload(conf, partial(_in_thread, self.reactor))
+            await resolve(store.prepare_reload(conf, partial(_in_thread, self.reactor)))
             for store in self.stores.stores
-            if hasattr(store, "prepare_reload")
+            if IReloadable.providedBy(store)
         ]
         for use in prepared:
             use()
@@ -146,7 +149,7 @@ class Runtime:
         """What goes on in database and stores, for the report."""
         found: dict[str, Callable[[], Mapping[str, object]]] = {"database": self.database.gauges}
         for store in self.stores.stores:
-            if hasattr(store, "gauges"):
+            if IStatusSource.providedBy(store):
                 found[f"store {store.get_plugin_name()}"] = store.gauges
         return found
 

@@ -50,7 +50,7 @@ def make_service(options: Options, make: Callable[[Any, Runtime], Service], part
 
     before_start()
     # Twisted waits by the time of day: set back by an hour, it would stand still for one.
-    reactor.seconds = time.monotonic
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     files = locate(options["config-file"], options["config-dir"])
 
     def load_again() -> cfg.ConfigOpts:

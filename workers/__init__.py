@@ -1,1 +1,1 @@
-"""What runs beside the API: consumers of the queue, and the scheduler that feeds it again."""
+"""The worker process: consumers of the task queue and of Keystone's notifications, and what runs them."""

@@ -1,8 +1,6 @@
-"""A worker process: what it runs beside the API."""
+"""The services of a worker process."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from twisted.application.service import Service
 
@@ -11,6 +9,7 @@ from barbtx.lifecycle import CheckedStart, DatabaseService, ProcessExit, Stack
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from barbtx.queue.retry_scheduler import RetryScheduler
+from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
@@ -19,37 +18,47 @@ from workers.orders import OrderConsumers
 from workers.project_remover import make_project_remover
 
 
-def make_worker(reactor: Any, runtime: Runtime) -> Service:
-    """A worker: a consumer that runs tasks, and a scheduler; a consumer of Keystone's notifications and
-    what removes deleted projects, if wanted.
+def make_worker(reactor: IReactor, runtime: Runtime) -> Service:
+    """Make the services of a worker.
 
-    :raises ConfigurationError: there is no queue to take anything from.
+    With ``[queue] enable`` these are the consumers of tasks and a retry scheduler; with ``[keystone_notifications]
+    enable``, the consumer of Keystone's notifications and the project remover.
+
+    :raises ConfigurationError: neither is enabled, or the options of the message broker are invalid.
     """
     conf = runtime.conf
     if not (conf.queue.enable or conf.keystone_notifications.enable):
         raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
-    stack, working = Stack(), Stack()
-    ending = ProcessExit.from_config(reactor, conf)
-    ending.setServiceParent(stack)
+    process_exit = ProcessExit.from_config(reactor, conf)
+    working: list[Service] = []
     gauges = runtime.gauges()
     if conf.queue.enable:
-        transport = AMQPTransport.from_config(reactor, conf, ending.refuse)
-        transport.setServiceParent(working)
-        RetryScheduler(reactor, conf, runtime.repositories.orders, TaskClient(transport)).setServiceParent(working)
+        transport = AMQPTransport.from_config(reactor, conf, process_exit.refuse)
+        scheduler = RetryScheduler(reactor, conf, runtime.repositories.orders, TaskClient(transport))
         tasks = runtime.tasks()
-        consumers = OrderConsumers(reactor, conf, tasks, ending.refuse)
-        ending.without_waiting_if(lambda: consumers.abandoned)
+        consumers = OrderConsumers(reactor, conf, tasks, process_exit.refuse)
+        process_exit.without_waiting_if(lambda: consumers.unfinished)
         gauges |= {"queue": transport.gauges, "orders": consumers.gauges, "leases": tasks.leases.gauges}
-        consumers.setServiceParent(working)
+        working += [transport, scheduler, consumers]
     if conf.keystone_notifications.enable:
         remover = make_project_remover(reactor, conf, runtime.advance_removal())
-        remover.setServiceParent(working)
         notifications = make_notification_consumer(
-            reactor, conf, runtime.repositories.pending_removals, remover.wake, ending.refuse
+            reactor, conf, runtime.repositories.pending_removals, remover.wake, process_exit.refuse
         )
-        notifications.setServiceParent(working)
         gauges["notifications"] = notifications.gauges
-    Signals(reactor, runtime.reload(), StatusReport(reactor, conf, gauges)).setServiceParent(stack)
-    DatabaseService(runtime.database, conf.thread_shutdown_seconds).setServiceParent(stack)
-    CheckedStart(runtime, working, ending.refuse, conf.start_check_seconds).setServiceParent(stack)
+        working += [remover, notifications]
+    return _stack(
+        process_exit,
+        Signals(reactor, runtime.reload(), StatusReport(reactor, conf, gauges)),
+        DatabaseService(runtime.database, conf.thread_shutdown_seconds),
+        CheckedStart(runtime, _stack(*working), process_exit.refuse, conf.start_check_seconds),
+    )
+
+
+def _stack(*services: Service) -> Stack:
+    """Make a stack, which starts the services in this order and stops them in reverse order."""
+    # Twisted's MultiService has no annotations.
+    stack = Stack()  # type: ignore[no-untyped-call]
+    for service in services:
+        service.setServiceParent(stack)
     return stack

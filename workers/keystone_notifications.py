@@ -1,41 +1,46 @@
-"""The consumer of Keystone's notifications: it notes which projects are said to be deleted.
+"""The consumer of Keystone's notifications, which records the projects that they report as deleted.
 
-Whoever can write to the broker can say so. What comes of it, ``project_remover`` settles with Keystone.
+Anyone who can publish to the broker can send such a notification, so that the project remover verifies each of them
+with Keystone.
 
-Source: the contract's behaviour, section 9; oslo.messaging's notifications in their two envelopes.
+Formats: the two envelopes of oslo.messaging's notifications.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 from oslo_config import cfg
-from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt, wait_random_exponential
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.records import Removal
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo
+from barbtx.queue.amqp.channel import Channel
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.consumer import Consumer
-from barbtx.queue.amqp.protocol import Channel
 from barbtx.queue.amqp.topology import notifications_dead_queue, task_queue_arguments
 from barbtx.queue.transport import InvalidMessage, is_text
+from barbtx.reactor import IReactor
 
 log = Logger()
 
 
 @attrs.frozen
 class NotificationSource:
-    """A queue of our own for Keystone's notifications or, without a name for it, the one that all consumers share.
+    """The queue of Keystone's notifications: barbtx's own or the one that all consumers of the topic share.
 
-    :ivar exchange: Keystone's control_exchange.
-    :ivar routing_key: ``<topic>.info``, the priority that Keystone sends with.
-    :ivar pool: our queue's name.
+    :ivar exchange: Keystone's ``control_exchange``.
+    :ivar routing_key: ``<topic>.info``, where ``info`` is the priority of Keystone's notifications.
+    :ivar pool: name of barbtx's own queue; None to consume from the shared queue.
+    :ivar delivery_limit: number of deliveries after which a message becomes a dead letter.
+    :ivar max_length: maximum number of messages in each queue that barbtx declares.
     """
 
     exchange: str
@@ -48,18 +53,20 @@ class NotificationSource:
 
     @property
     def queue(self) -> str:
+        """Name of the queue to consume from."""
         return self.pool or self.routing_key
 
     @property
     def dead_queue(self) -> str:
+        """Name of the queue for dead letters."""
         return notifications_dead_queue(self.pool)
 
     async def declare(self, channel: Channel) -> None:
-        """Declare what is ours, bound to Keystone's exchange, and look whether the rest is there.
+        """Declare barbtx's queues and bind them to Keystone's exchange, which must exist.
 
-        How Keystone declares its own depends on its configuration, so that it is left to Keystone.
+        Keystone's exchange and queue are not declared here, because their arguments depend on Keystone's configuration.
 
-        :raises ChannelClosed: Keystone's exchange or queue is not there (yet), or ours is of another kind.
+        :raises ChannelClosed: Keystone's exchange or queue does not exist, or barbtx's has other arguments.
         """
         await channel.queue_declare(
             queue=self.dead_queue, durable=True, arguments={"x-queue-type": "quorum", "x-max-length": self.max_length}
@@ -77,9 +84,9 @@ class NotificationSource:
 
 
 def deleted_project(body: bytes) -> str | None:
-    """The id of the project whose deletion a notification tells of, or None if it is about anything else.
+    """Return the ID of the project that a notification reports as deleted, or None if it reports another event.
 
-    :raises BadMessage: it is no notification, or one of another version.
+    :raises InvalidMessage: the body is not a notification, or has an unknown version.
     """
     event = _load(body)
     if "oslo.version" in event:
@@ -100,9 +107,9 @@ def deleted_project(body: bytes) -> str | None:
     project_id = payload.get("resource_info")
     if not isinstance(project_id, str) or not project_id:
         return None
-    # MariaDB takes an id with spaces at its end for the one without, which Keystone would not have been asked about.
+    # MariaDB ignores trailing spaces in comparisons, so that such an ID would match a project that still exists.
     if not is_text(project_id) or not project_id.isprintable() or " " in project_id or project_id in (".", ".."):
-        raise InvalidMessage("a project id that cannot be one")
+        raise InvalidMessage("the project ID is not valid")
     return project_id
 
 
@@ -116,42 +123,34 @@ def _load(text: bytes | str) -> Mapping[str, Any]:
     return document
 
 
-def notification_handler(
-    reactor: Any, removals: PendingRemovalRepo, wake: Callable[[], None], attempts: int, longest_wait: float
-) -> Callable[[bytes], Awaitable[None]]:
-    """What handles a notification: notes the project whose deletion it tells of; then the message is done with.
+@attrs.frozen
+class NotificationHandler:
+    """Records the project that a notification reports as deleted.
 
-    :param wake: called when something was noted.
-    :param attempts: how often that may fail; that the database was out of reach is no failure.
-    :param longest_wait: seconds between two tries, at most.
+    :ivar wake: called when a removal was recorded.
+    :ivar max_attempts: number of attempts to record a removal; those that fail in an outage do not count.
+    :ivar longest_wait: maximum number of seconds between two attempts.
     """
 
-    async def handle(body: bytes) -> None:
+    clock: IReactorTime
+    removals: PendingRemovalRepo
+    wake: Callable[[], None]
+    max_attempts: int
+    longest_wait: float
+
+    async def __call__(self, body: bytes) -> None:
+        """Handle the body of a message.
+
+        :raises InvalidMessage: it is not a notification, or the removal cannot be recorded.
+        """
         project_id = deleted_project(body)
         if project_id is None:
             return
-
-        async def note() -> Removal:
-            return await removals.request(project_id)
-
-        enough = stop_after_attempt(attempts)
-        retrying = AsyncRetrying(
-            # What is out of reach will be there again, and until then nothing is lost by waiting.
-            stop=lambda state: not isinstance(state.outcome.exception(), ServiceUnavailable) and enough(state),
-            wait=wait_random_exponential(max=longest_wait),
-            sleep=lambda seconds: deferLater(reactor, seconds, lambda: None),
-            before_sleep=lambda state: log.warn(
-                "the deletion of project {project_id} could not be noted and is tried again: {reason}",
-                project_id=project_id,
-                reason=type(state.outcome.exception()).__name__,
-            ),
-            reraise=True,
-        )
         try:
-            removal = await retrying(note)
+            removal = await self._record(project_id)
         except Exception:
-            log.failure("the deletion of project {project_id} could not be noted", project_id=project_id)
-            raise InvalidMessage("the project's removal could not be noted") from None
+            log.failure("the deletion of project {project_id} could not be recorded", project_id=project_id)
+            raise InvalidMessage("the project's removal could not be recorded") from None
         if removal.kept_until is not None:
             log.info(
                 "a notification says again that project {project_id} was deleted; it is removed already",
@@ -159,21 +158,50 @@ def notification_handler(
             )
             return
         log.info("a notification says that project {project_id} was deleted", project_id=project_id)
-        wake()
+        self.wake()
 
-    return handle
+    async def _record(self, project_id: str) -> Removal:
+        enough = stop_after_attempt(self.max_attempts)
+
+        def is_over(state: RetryCallState) -> bool:
+            # Waiting for the end of an outage loses nothing, since the message stays unacknowledged.
+            return not isinstance(_failure(state), ServiceUnavailable) and enough(state)
+
+        def log_retry(state: RetryCallState) -> None:
+            log.warn(
+                "the deletion of project {project_id} could not be recorded; retrying: {reason}",
+                project_id=project_id,
+                reason=type(_failure(state)).__name__,
+            )
+
+        async def attempt() -> Removal:
+            return await self.removals.request(project_id)
+
+        return await AsyncRetrying(
+            stop=is_over,
+            wait=wait_random_exponential(max=self.longest_wait),
+            sleep=lambda seconds: deferLater(self.clock, seconds, lambda: None),
+            before_sleep=log_retry,
+            reraise=True,
+        )(attempt)
+
+
+def _failure(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
 
 
 def make_notification_consumer(
-    reactor: Any,
+    reactor: IReactor,
     conf: cfg.ConfigOpts,
     removals: PendingRemovalRepo,
     wake: Callable[[], None],
     refuse: Callable[[str], None],
 ) -> Consumer:
-    """The consumer, as ``[keystone_notifications]`` wants it.
+    """Make the consumer with the options of ``[keystone_notifications]`` and ``[queue]``.
 
-    :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
+    :param wake: called when a removal was recorded.
+    :param refuse: see :func:`barbtx.queue.amqp.connection.client_service`.
+    :raises ConfigurationError: the transport URL is invalid, or a file for TLS cannot be used.
     """
     options = conf.keystone_notifications
     source = NotificationSource(
@@ -183,14 +211,13 @@ def make_notification_consumer(
         conf.queue.delivery_limit,
         conf.queue.max_length,
     )
-    handle = notification_handler(reactor, removals, wake, options.max_attempts, options.retry_seconds_max)
     return Consumer(
-        reactor,
-        Brokers.from_config(conf),
-        source,
-        handle,
-        conf.queue.heartbeat_seconds,
-        options.concurrency,
-        conf.queue.shutdown_seconds,
-        refuse,
+        reactor=reactor,
+        brokers=Brokers.from_config(conf),
+        source=source,
+        handle=NotificationHandler(reactor, removals, wake, options.max_attempts, options.retry_seconds_max),
+        heartbeat=conf.queue.heartbeat_seconds,
+        concurrency=options.concurrency,
+        grace=conf.queue.shutdown_seconds,
+        refuse=refuse,
     )

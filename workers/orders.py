@@ -1,13 +1,13 @@
-"""The consumer of order tasks."""
+"""The consumers of order tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from oslo_config import cfg
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
 
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC
 from barbtx.queue.amqp.connection import Brokers
@@ -15,56 +15,64 @@ from barbtx.queue.amqp.consumer import Consumer, Requeue
 from barbtx.queue.amqp.topology import LaneSource, Topology
 from barbtx.queue.server import Tasks
 from barbtx.queue.transport import RetryLater, WrongLane, decode
+from barbtx.reactor import IReactor
 from barbtx.tasks.lanes import Lane
 
 
 class OrderConsumers(MultiService):
-    """A consumer for each lane; they stop at the same time.
+    """One consumer for each lane, which start and stop together.
 
-    :param tasks: what messages are for.
-    :raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used.
+    :param tasks: processes the messages.
+    :param refuse: see :func:`barbtx.queue.amqp.connection.client_service`.
+    :raises ConfigurationError: a transport URL is invalid, or a file for TLS cannot be used.
     """
 
-    def __init__(self, reactor: Any, conf: cfg.ConfigOpts, tasks: Tasks, refuse: Callable[[str], None]) -> None:
-        super().__init__()
+    def __init__(self, reactor: IReactor, conf: cfg.ConfigOpts, tasks: Tasks, refuse: Callable[[str], None]) -> None:
+        MultiService.__init__(self)
         self._tasks = tasks
         queue, topology = conf.queue, Topology.from_config(conf)
+        self._consumers: list[Consumer] = []
         for name, concurrency in ((SYMMETRIC, queue.asynchronous_workers), (ASYMMETRIC, queue.asymmetric_workers)):
             lane = Lane(name)
-            handle = partial(self._handle, conf, topology, lane)
-            Consumer(
-                reactor,
-                Brokers.from_config(conf),
-                LaneSource(topology, name),
-                handle,
-                queue.heartbeat_seconds,
-                concurrency,
-                queue.shutdown_seconds,
-                refuse,
-                tasks.release_orders,
-                partial(tasks.serve, lane),
-            ).setServiceParent(self)
+            consumer = Consumer(
+                reactor=reactor,
+                brokers=Brokers.from_config(conf),
+                source=LaneSource(topology, name),
+                handle=partial(self._handle, conf, topology, lane),
+                heartbeat=queue.heartbeat_seconds,
+                concurrency=concurrency,
+                grace=queue.shutdown_seconds,
+                refuse=refuse,
+                release=tasks.release_orders,
+                process_next=partial(tasks.process_next, lane),
+            )
+            self._consumers.append(consumer)
+            Service.setServiceParent(consumer, self)
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
+        """Return the state of all consumers, for the status report."""
         return {
-            f"{consumer.source.name} {name}": value for consumer in self for name, value in consumer.gauges().items()
+            f"{consumer.source.name} {name}": value
+            for consumer in self._consumers
+            for name, value in consumer.gauges().items()
         }
 
     @property
-    def abandoned(self) -> bool:
-        """Whether one of them stopped before everything in hand was finished."""
-        return any(consumer.abandoned for consumer in self)
+    def unfinished(self) -> bool:
+        """Whether a consumer stopped before its messages in flight were finished."""
+        return any(consumer.unfinished for consumer in self._consumers)
 
-    def stopService(self) -> Any:
+    def stopService(self) -> Deferred[list[object]]:
+        """Stop the consumers, and the retries of tasks in flight."""
         self._tasks.stop_waiting()
-        return super().stopService()
+        stopped: Deferred[list[object]] = MultiService.stopService(self)
+        return stopped
 
     async def _handle(self, conf: cfg.ConfigOpts, topology: Topology, lane: Lane, body: bytes) -> None:
-        """Have the task run that a message names, or another one whose turn it is.
+        """Run the task that a message names, or process another order of the lane if it is that order's turn.
 
-        :raises BadMessage: it names none.
-        :raises SendOn: it belongs into another queue, or is to come again later.
+        :raises InvalidMessage: the message does not name a task.
+        :raises Requeue: the message belongs into another queue, or is to be delivered again later.
         """
         message = decode(body, conf.queue.namespace, conf.queue.version)
         try:

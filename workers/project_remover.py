@@ -1,16 +1,14 @@
-"""Carries out the removals of projects that are noted in the database.
+"""The project remover: it carries out the project removals that are recorded in the database.
 
-Any number of workers may run it. Each step belongs to one of them by a lease, and whatever a worker leaves behind when
-it dies, another takes up.
+Any number of workers may run it. A lease gives each step to one worker; if that worker dies, another one takes over.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
@@ -20,14 +18,15 @@ log = Logger()
 
 
 class ProjectRemover(Service):
-    """See the module's text.
+    """Carries out the steps of removals that are due.
 
-    :param concurrency: removals at the same time, at most.
-    :param interval: seconds between two looks for what is due.
+    :param step: carries out one step.
+    :param concurrency: maximum number of removals at the same time.
+    :param interval: seconds between two checks for steps that are due.
     """
 
-    def __init__(self, reactor: Any, step: AdvanceRemoval, concurrency: int, interval: float) -> None:
-        self._reactor = reactor
+    def __init__(self, clock: IReactorTime, step: AdvanceRemoval, concurrency: int, interval: float) -> None:
+        self._clock = clock
         self._step = step
         self._concurrency = concurrency
         self._interval = interval
@@ -36,18 +35,19 @@ class ProjectRemover(Service):
         self._runners: list[Deferred[None]] = []
 
     def startService(self) -> None:
-        super().startService()
+        """Start to check for steps that are due."""
+        Service.startService(self)
         self._runners = [Deferred.fromCoroutine(self._run()) for _ in range(self._concurrency)]
 
-    def stopService(self) -> Deferred[Any]:
-        """Stop in the middle of whatever is under way, and let go of it, so that another worker goes on at once."""
-        super().stopService()
+    def stopService(self) -> Deferred[None]:
+        """Cancel the steps in progress and release their leases, so that another worker continues at once."""
+        Service.stopService(self)
         for runner in self._runners:
             runner.cancel()
-        return DeferredList(self._runners)
+        return DeferredList(self._runners).addCallback(lambda _: None)
 
     def wake(self) -> None:
-        """Look for what is due now."""
+        """Check now whether a step is due."""
         self._woken = True
         for sleep in list(self._sleeping):
             sleep.callback(None)
@@ -62,7 +62,7 @@ class ProjectRemover(Service):
             pass
 
     async def _round(self) -> float:
-        """Do a step, if one is due; how long to wait for the next one."""
+        """Carry out a step, if one is due; return the seconds until the next check."""
         try:
             wait = await self._step.removals.seconds_to_next()
             if wait is None or wait > 0:
@@ -82,11 +82,11 @@ class ProjectRemover(Service):
 
     async def _sleep(self, seconds: float) -> None:
         if self._woken:
-            # Somebody called while this one looked.
+            # It was woken during the last round.
             self._woken = False
             return
         sleep: Deferred[None] = Deferred()
-        call = self._reactor.callLater(seconds, sleep.callback, None)
+        call = self._clock.callLater(seconds, sleep.callback, None)
         self._sleeping.add(sleep)
         try:
             await sleep
@@ -97,7 +97,7 @@ class ProjectRemover(Service):
                 call.cancel()
 
 
-def make_project_remover(reactor: Any, conf: cfg.ConfigOpts, step: AdvanceRemoval) -> ProjectRemover:
-    """The remover, as ``[keystone_notifications]`` wants it."""
+def make_project_remover(clock: IReactorTime, conf: cfg.ConfigOpts, step: AdvanceRemoval) -> ProjectRemover:
+    """Make the remover with the options of ``[keystone_notifications]``."""
     options = conf.keystone_notifications
-    return ProjectRemover(reactor, step, options.concurrency, options.interval_seconds)
+    return ProjectRemover(clock, step, options.concurrency, options.interval_seconds)

@@ -1,17 +1,19 @@
-"""The API process: the listening service, and what it needs beside it."""
+"""The API process: the HTTP service and the services that it depends on."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from oslo_config import cfg
-from twisted.application.service import Service
-from twisted.web.resource import IResource
+from twisted.application.service import IService, MultiService
+from twisted.web.resource import IResource, Resource
 
-from barbtx.api.dependencies import Dependencies
+from barbtx.api.dependencies import Dependencies, PipelineContext
+from barbtx.api.dispatch import Controller
 from barbtx.api.listener import ApiListener
 from barbtx.api.order_watch import OrderWatch
 from barbtx.api.pipeline import load_pipeline
+from barbtx.api.routes import make_app
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_reload import PolicyReloader
 from barbtx.lifecycle import CheckedStart, DatabaseService, ProcessExit, Stack
@@ -19,63 +21,83 @@ from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
 from barbtx.queue.local import LocalService, LocalTransport
 from barbtx.queue.retry_scheduler import RetryScheduler
+from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
 from barbtx.times import WallClock
 
 
-def _make_policy(reactor: Any, conf: cfg.ConfigOpts) -> Policy:
+def _make_policy(reactor: IReactor, conf: cfg.ConfigOpts) -> Policy:
     return Policy.from_config(conf)
 
 
-def _make_pipeline(reactor: Any, conf: cfg.ConfigOpts) -> IResource:
-    nothing = [None] * 5
-    return load_pipeline(Dependencies(conf, reactor, WallClock(), *nothing))
+def _make_pipeline(reactor: IReactor, conf: cfg.ConfigOpts) -> IResource:
+    """Build the pipeline without the application behind it, which the configuration does not affect."""
+    return load_pipeline(PipelineContext(conf, reactor, WallClock(), lambda routes: Resource()))
 
 
-#: What an API process makes from the configuration beside what all processes do.
+#: What an API process makes from its configuration in addition to the parts of every process; see
+#: :func:`barbtx.config_diagnosis.find_problems`.
 API_PARTS = (_make_policy, _make_pipeline)
 
 
-def make_api(reactor: Any, runtime: Runtime) -> Service:
-    """Make an API process. Without a broker it runs the tasks as well.
+def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
+    """Make the services of an API process. Without a broker, it processes the tasks as well.
 
-    :raises ConfigurationError: something is not as it should be.
+    :raises ConfigurationError: the configuration is not valid.
     """
-    conf = runtime.conf
-    stack, serving = Stack(), Stack()
-    ending = ProcessExit.from_config(reactor, conf)
-    ending.setServiceParent(stack)
-    gauges = runtime.gauges()
-    if conf.queue.enable:
-        transport = AMQPTransport.from_config(reactor, conf, ending.refuse)
-        transport.setServiceParent(serving)
-        client = TaskClient(transport)
-    else:
-        tasks = runtime.tasks()
-        gauges["leases"] = tasks.leases.gauges
-        transport = LocalTransport(
-            tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting, conf.queue.asymmetric_workers
-        )
-        local = LocalService(reactor, transport, conf.queue.shutdown_seconds, tasks.stop_waiting)
-        ending.without_waiting_if(lambda: local.abandoned)
-        local.setServiceParent(serving)
-        client = TaskClient(transport, conf.queue.local_wait_seconds)
-    RetryScheduler(reactor, conf, runtime.repositories.orders, client).setServiceParent(serving)
+    conf, clock, orders = runtime.conf, runtime.clock, runtime.repositories.orders
+    process_exit = ProcessExit.from_config(reactor, conf)
+    queue_service, task_client, gauges = _make_queue(reactor, runtime, process_exit)
     policy = Policy.from_config(conf)
     policy_reloader = PolicyReloader(reactor, policy, conf.policy.reload_seconds)
-    policy_reloader.setServiceParent(serving)
-    watch = OrderWatch.from_config(reactor, runtime.clock, runtime.repositories.orders, conf)
-    dependencies = Dependencies(
-        conf, reactor, runtime.clock, policy, runtime.repositories, runtime.stores, client, watch
+    watch = OrderWatch.from_config(reactor, clock, orders, conf)
+    dependencies = Dependencies(conf, reactor, clock, policy, runtime.repositories, runtime.stores, task_client, watch)
+
+    def make_application(routes: Mapping[str, type[Controller]]) -> IResource:
+        resource: IResource = make_app(routes, dependencies).resource()
+        return resource
+
+    pipeline = PipelineContext(conf, reactor, clock, make_application)
+    listener = ApiListener(reactor, conf, load_pipeline(pipeline), process_exit.refuse, watch.release)
+    gauges = {
+        **runtime.gauges(),
+        **gauges,
+        "http": listener.site.gauges,
+        "waiting": watch.gauges,
+        **pipeline.gauges,
+    }
+    serving = _stack(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
+    return _stack(
+        process_exit,
+        Signals(reactor, runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)),
+        DatabaseService(runtime.database, conf.thread_shutdown_seconds),
+        CheckedStart(runtime, serving, process_exit.refuse, conf.start_check_seconds),
     )
-    listener = ApiListener(reactor, conf, load_pipeline(dependencies), ending.refuse, watch.release)
-    listener.setServiceParent(serving)
-    gauges |= {"queue": transport.gauges, "http": listener.site.gauges, "waiting": watch.gauges, **dependencies.gauges}
-    Signals(reactor, runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)).setServiceParent(
-        stack
+
+
+def _make_queue(
+    reactor: IReactor, runtime: Runtime, process_exit: ProcessExit
+) -> tuple[IService, TaskClient, dict[str, Callable[[], Mapping[str, object]]]]:
+    """Make the service that transports tasks, the client that sends them, and their gauges."""
+    conf = runtime.conf
+    if conf.queue.enable:
+        transport = AMQPTransport.from_config(reactor, conf, process_exit.refuse)
+        return transport, TaskClient(transport), {"queue": transport.gauges}
+    tasks = runtime.tasks()
+    local = LocalTransport(
+        tasks, conf.queue.asynchronous_workers, conf.queue.local_max_waiting, conf.queue.asymmetric_workers
     )
-    DatabaseService(runtime.database, conf.thread_shutdown_seconds).setServiceParent(stack)
-    CheckedStart(runtime, serving, ending.refuse, conf.start_check_seconds).setServiceParent(stack)
+    service = LocalService(reactor, local, conf.queue.shutdown_seconds, tasks.stop_waiting)
+    process_exit.without_waiting_if(lambda: service.unfinished)
+    client = TaskClient(local, conf.queue.local_wait_seconds)
+    return service, client, {"leases": tasks.leases.gauges, "queue": local.gauges}
+
+
+def _stack(*services: IService) -> MultiService:
+    """Return a service that starts the given ones in this order, and stops them in reverse order."""
+    stack: MultiService = Stack()  # type: ignore[no-untyped-call]  # MultiService has no annotations.
+    for service in services:
+        service.setServiceParent(stack)
     return stack

@@ -1,183 +1,203 @@
-"""A client's connection: what it may send before its answers are read, how long it may take, and how it is refused.
+"""A client's connection: the limits on time and memory that a client gets, and the responses to malformed requests.
 
-What twisted.web would do otherwise: begin the next pipelined request although nobody reads the answers, answer all of
-them before it looks at any other connection, keep what was received meanwhile in memory without a limit, and wait
-without an end for a client to read the last answer.
+Differences from twisted.web's channel, which has none of these limits:
+
+* The next pipelined request starts only when the client reads the responses to earlier ones.
+* Other connections get their turn between two pipelined requests.
+* The memory for data that is received during a request is bounded.
+* A client that does not read a response is disconnected when the write timeout expires.
 """
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 
 from barbtx.api.responses import ALWAYS, render_error
+from barbtx.compat import ChannelBase
 from barbtx.errors import TITLES, ErrorResponse
 from barbtx.networks import Address, parse_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.web import http
+
     from barbtx.api.http import Request, Site
 
 log = Logger()
 
-# A client that is refused in the middle of its request is still read for a while, so that the answer reaches it:
-# closing at once would make the client's system discard what it has not read.
+# After a response that ends a request early, this much is still read and discarded. If the connection were closed at
+# once, the client's system would reset it and could discard the response before the client reads it.
 _LINGER_BYTES = 4 << 20
 _LINGER_SECONDS = 2.0
-# A connection of the reserve is there for one short request.
-_RESERVE_SECONDS = 5.0
-# How long a connection that gives way may take to close.
-_GIVE_WAY_SECONDS = 1.0
-# What is received of further requests while one is being answered.
+# Idle and request timeout of a reserved connection, which serves one short request.
+_RESERVED_SECONDS = 5.0
+# Time for an evicted connection to close.
+_EVICTION_SECONDS = 1.0
+# Bytes of further requests that are received during a request.
 _READ_AHEAD = 16384
 
 
 def new_request_id() -> str:
-    """Always a new one; what a client sends is theirs, and not trusted to be unique."""
+    """Return a new id, ``req-<uuid>``. An id that the client sends is never used, since it may not be unique."""
     return f"req-{uuid.uuid4()}"
 
 
-class Channel(HTTPChannel):
+class Channel(ChannelBase):
     """A client's connection.
 
-    :ivar reserved: whether it is beyond the limits; see :mod:`barbtx.api.connections`.
+    :ivar address: the peer's address; None for a UNIX socket.
+    :ivar reserved: whether the connection exceeds the limits; see :mod:`barbtx.api.connections`.
     """
 
     site: Site
+    requests: list[Request]
     address: Address | None = None
     reserved = False
-    _deadline: Any = None
-    _early: Any = None
+    _request_deadline: IDelayedCall | None = None
+    _write_deadline: IDelayedCall | None = None
+    _early_response: IDelayedCall | None = None
+    _next_turn: IDelayedCall | None = None
+    # An answered request after which the next one must not start yet.
+    _finished: http.Request | None = None
+    # Bytes that are still read and discarded; 0 unless the connection lingers.
     _lingering = 0
-    _write_deadline: Any = None
-    # A request that has been answered, as long as the next one is not to be begun.
-    _finished: Request | None = None
-    _turn: Any = None
     _read_ahead = 0
 
+    def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
+        """Schedule the idle timeout with the site's clock instead of the global reactor."""
+        return self.site.clock.callLater(period, func)
+
     def connectionMade(self) -> None:
+        """Register the connection, which sets ``reserved``."""
         super().connectionMade()
         self.address = parse_address(getattr(self.transport.getPeer(), "host", ""))
         self.site.connections.admit(self)
         if self.reserved:
-            self.setTimeout(min(self.timeOut, _RESERVE_SECONDS))
+            self.setTimeout(_RESERVED_SECONDS if self.timeOut is None else min(self.timeOut, _RESERVED_SECONDS))
 
     @property
     def client(self) -> str:
-        """The address on the other side, for the log."""
+        """The peer's address for the log, ``-`` if there is none."""
         return str(self.address or "-")
 
     # Input
 
     def dataReceived(self, data: bytes) -> None:
+        """Start the request deadline and parse the data, or discard it while the connection lingers."""
         if self._lingering:
             self._lingering -= len(data)
             if self._lingering <= 0:
                 self.forceAbortClient()
             return
-        self._start_deadline()
+        self._start_request_deadline()
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
+        """Start the request deadline, also for a pipelined request, which comes out of the buffer."""
         if self._lingering:
             return
-        # A pipelined request comes out of the buffer, not from the network.
-        self._start_deadline()
+        self._start_request_deadline()
         super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if not self._handlingRequest:
+        """Stop reading when too much is received during a request.
+
+        The base class does so only while the transport accepts output.
+        """
+        if not self.handling_request:
             super().rawDataReceived(data)
             return
-        # The base class stops reading only while the transport takes what is written.
-        self._dataBuffer.append(data)
+        self.buffer_input(data)
         self._read_ahead += len(data)
         if self._read_ahead > _READ_AHEAD:
-            self._networkProducer.pauseProducing()
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        try:
-            return super()._maybeChooseTransferDecoder(header, data)
-        except ValueError:
-            # A length of more digits than Python makes a number of.
-            return self._failChooseTransferDecoder()
+            self.pause_reading()
 
     def allHeadersReceived(self) -> None:
+        """Respond early to a request with a body on a reserved connection."""
         super().allHeadersReceived()
         if self.reserved:
-            self.persistent = False
-            self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
+            self._close_after_response()
             if self.length != 0:
                 self.respond_early()
 
-    def _send100Continue(self) -> None:
+    def send_continue(self) -> None:
+        """Do not request a body that will not be read."""
         if not self._lingering:
-            super()._send100Continue()
+            super().send_continue()
 
     def allContentReceived(self) -> None:
-        self._arrived()
-        if self._early is not None and self._early.active():
-            self._early.cancel()
+        """Process the complete request, which makes a scheduled early response superfluous."""
+        self._cancel_request_deadline()
+        if self._early_response is not None and self._early_response.active():
+            self._early_response.cancel()
         super().allContentReceived()
 
-    # Answers
+    # Responses
 
     def respond_early(self) -> None:
-        """Process the request now, with the part of its body that is there, and close the connection after it."""
+        """Process the request now, with the part of its body that was received, and close the connection after it."""
         if self._lingering:
             return
         self._lingering = _LINGER_BYTES
-        self.persistent = False
-        self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
-        self._arrived()
-        # Not from within the parser, which has not seen the end of what it is parsing.
-        self._early = self.site.clock.callLater(0, self._process_early)
+        self._close_after_response()
+        self._cancel_request_deadline()
+        # The parser is still in the middle of the data that it has received, so the response has to wait for it.
+        self._early_response = self.site.clock.callLater(0, self._process_early)
 
     def _process_early(self) -> None:
         self.setTimeout(None)
-        self._handlingRequest = True
-        self.requests[-1].requestReceived(self._command, self._path, self._version)
+        self.process_incomplete_request()
 
-    def requestDone(self, request: Request) -> None:
-        """Go on to the next request, once the transport has room for its answer and other connections had their turn.
+    def _close_after_response(self) -> None:
+        self.persistent = False
+        self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
 
-        Until then the channel goes on as if the request were still being answered.
+    def requestDone(self, request: http.Request) -> None:
+        """Start the next request when the transport accepts output and other connections have had their turn.
+
+        Until then, the channel stays in the state in which a request is being answered.
         """
-        if self.persistent and self._waitingForTransport:
+        if self.persistent and self.waiting_for_transport:
             self._finished = request
-            self._networkProducer.pauseProducing()
-        elif self.persistent and (self._buffer or any(self._dataBuffer)):
-            # What is answered at once would otherwise keep the reactor for as long as more of it has been received.
+            self.pause_reading()
+        elif self.persistent and self.has_buffered_input:
+            # If each request were started at once, the buffered ones would block the reactor.
             self._finished = request
-            if self._turn is None:
-                self._turn = self.site.clock.callLater(0, self._take_turn)
+            if self._next_turn is None:
+                self._next_turn = self.site.clock.callLater(0, self._take_turn)
         else:
-            self._go_on(request)
+            self._start_next_request(request)
 
     def _take_turn(self) -> None:
-        self._turn = None
+        self._next_turn = None
         request, self._finished = self._finished, None
         if request is None or self.transport.disconnecting:
             return
-        if self._waitingForTransport:
+        if self.waiting_for_transport:
             self.requestDone(request)
         else:
-            self._go_on(request)
+            self._start_next_request(request)
 
-    def _go_on(self, request: Request) -> None:
+    def _start_next_request(self, answered: http.Request) -> None:
         self._read_ahead = 0
-        super().requestDone(request)
-        if self.persistent and self._deadline is None and not self._handlingRequest:
-            self.site.connections.idle(self)
+        super().requestDone(answered)
+        if self.persistent and self._request_deadline is None and not self.handling_request:
+            self.site.connections.mark_idle(self)
 
     def pauseProducing(self) -> None:
+        """Start the write timeout: the transport's write buffer is full."""
         super().pauseProducing()
         self._start_write_deadline(self.site.write_timeout)
 
     def resumeProducing(self) -> None:
+        """Cancel the write timeout, and start the next request if it has been waiting for the transport."""
         if self._write_deadline is not None:
             self._write_deadline.cancel()
             self._write_deadline = None
@@ -186,79 +206,85 @@ class Channel(HTTPChannel):
         if request is not None:
             self.requestDone(request)
 
-    # The end
+    # Closing
 
     def loseConnection(self) -> None:
+        """Close the connection after the pending output; if it lingers, close only the output at first."""
         if not self._lingering:
             self._start_write_deadline(self.site.write_timeout)
             super().loseConnection()
             return
-        self._networkProducer.unregisterProducer()
+        self.unregister_from_transport()
         getattr(self.transport, "loseWriteConnection", self.transport.loseConnection)()
         self._start_write_deadline(_LINGER_SECONDS)
 
-    def make_room(self) -> None:
-        """Close; the place of this connection is taken by another one."""
-        self._start_write_deadline(_GIVE_WAY_SECONDS)
+    def evict(self) -> None:
+        """Close the connection soon, in favor of a new one."""
+        self._start_write_deadline(_EVICTION_SECONDS)
         super().loseConnection()
 
-    def connectionLost(self, reason: Failure) -> None:
-        self._arrived()
-        for call in (self._early, self._write_deadline, self._turn):
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Cancel all timeouts and unregister the connection."""
+        self._cancel_request_deadline()
+        for call in (self._early_response, self._write_deadline, self._next_turn):
             if call is not None and call.active():
                 call.cancel()
         self._finished = None
-        self.site.connections.dismiss(self)
+        self.site.connections.remove(self)
         super().connectionLost(reason)
 
+    # Timeouts
+
     def _start_write_deadline(self, seconds: float) -> None:
-        """Have the client read what is written within some seconds; an earlier deadline stays."""
+        """Abort the connection unless the output is read within some seconds; an earlier deadline stays."""
         if self._write_deadline is not None:
             if self._write_deadline.getTime() <= self.site.clock.seconds() + seconds:
                 return
             self._write_deadline.cancel()
-        self._write_deadline = self.site.clock.callLater(seconds, self._not_read)
+        self._write_deadline = self.site.clock.callLater(seconds, self._write_timed_out)
 
-    def _not_read(self) -> None:
+    def _write_timed_out(self) -> None:
         self._write_deadline = None
         if not self._lingering:
-            log.info("the client at {client} does not read its answers; its connection is closed", client=self.client)
+            log.info("write timeout: closing the connection of the client at {client}", client=self.client)
         self.transport.abortConnection()
 
-    def _start_deadline(self) -> None:
-        if self._deadline is None and not self._handlingRequest:
-            self.site.connections.busy(self)
+    def _start_request_deadline(self) -> None:
+        if self._request_deadline is None and not self.handling_request:
+            self.site.connections.mark_busy(self)
             seconds = self.site.request_timeout
-            self._deadline = self.site.clock.callLater(
-                min(seconds, _RESERVE_SECONDS) if self.reserved else seconds, self._too_slow
+            self._request_deadline = self.site.clock.callLater(
+                min(seconds, _RESERVED_SECONDS) if self.reserved else seconds, self._request_timed_out
             )
 
-    def _arrived(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
+    def _cancel_request_deadline(self) -> None:
+        if self._request_deadline is not None and self._request_deadline.active():
+            self._request_deadline.cancel()
+        self._request_deadline = None
 
-    # Refusals of what is no request, or none that will be read to its end
+    def _request_timed_out(self) -> None:
+        self._request_deadline = None
+        self._reject(408, "The request took too long to arrive.")
 
-    def _too_slow(self) -> None:
-        self._deadline = None
-        self._refuse(408, "The request took too long to arrive.")
+    # Malformed requests
 
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
-            self._refuse(431, "The request's head is too long.")
+    def malformed_request_received(self, *, head_too_large: bool) -> None:
+        """Respond with 431 or 400."""
+        if head_too_large:
+            self._reject(431, "The request's head is too long.")
         else:
-            self._refuse(400, "This is not an HTTP request that can be understood.")
+            self._reject(400, "This is not an HTTP request that can be understood.")
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._refuse(431, "A line of the request's head is too long.")
+        """Respond with 431."""
+        self._reject(431, "A line of the request's head is too long.")
 
-    def _refuse(self, status: int, description: str) -> None:
+    def _reject(self, status: int, description: str) -> None:
         if self._lingering:
             return
         request_id = new_request_id()
         log.info(
-            "refused what the client at {client} sent: {status} {description}",
+            "rejected a request of the client at {client}: {status} {description}",
             client=self.client,
             status=status,
             description=description,
@@ -274,7 +300,7 @@ class Channel(HTTPChannel):
         }
         head = [f"HTTP/1.1 {status} {TITLES[status]}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         self.transport.write("\r\n".join(head).encode() + body)
-        self._arrived()
+        self._cancel_request_deadline()
         self.setTimeout(None)
         self._lingering = _LINGER_BYTES
         self.loseConnection()

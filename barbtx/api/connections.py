@@ -1,8 +1,8 @@
-"""How many connections clients may hold, and which of them give way when there is no room for another.
+"""Limits on the number of connections, and the eviction of idle connections when a limit is reached.
 
-A connection without a request under way gives way to a new one, so neither silent connections nor idle ones keep
-anybody out. Connections beyond the limits go to a small reserve, where they have little time for their request and
-only the health check is answered.
+A new connection evicts the one that has been idle for longest, so that silent and idle connections do not lock other
+clients out. If no connection is idle, the new one becomes a reserved connection: it gets a short timeout, and only the
+health check is served on it.
 """
 
 from __future__ import annotations
@@ -16,42 +16,48 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from barbtx.networks import Address, Network, client_group, is_within
+from barbtx.validators import provides
 
 log = Logger()
 
-# A limit that was reached is logged again only after so much of it was free.
-_RELIEF = 0.9
+# A reached limit is logged again only after usage has fallen below this fraction of it.
+_REPORT_AGAIN_BELOW = 0.9
 
-#: What is answered on every connection, however many there are.
+#: The path that is served on reserved connections, too.
 HEALTH_CHECK = "/healthcheck"
 
 
 class Connection(Protocol):
-    """What is limited here.
+    """A connection that is counted and can be evicted.
 
-    :ivar address: of the client or the proxy before it; None if it has none, as on a UNIX socket.
-    :ivar reserved: whether it is one of the reserve.
+    :ivar address: the peer's address, which may be a proxy's; None for a UNIX socket.
+    :ivar reserved: whether it exceeds the limits.
     """
 
     address: Address | None
     reserved: bool
 
-    def make_room(self) -> None:
-        """Close, soon."""
+    def evict(self) -> None:
+        """Close the connection soon."""
+
+    def loseConnection(self) -> None:
+        """Close the connection after the pending output."""
 
 
 @attrs.define(eq=False)
 class Connections:
     """The connections of a service.
 
-    :ivar limit: how many there may be, the reserve not counted.
-    :ivar per_client: how many one client may have (see :func:`client_group`); 0 for no limit.
-    :ivar reserve: further ones that may ask for the health check.
-    :ivar grace: seconds for which a connection must have been idle before it gives way: its request may be on its way.
-    :ivar trusted: proxies, which have no limit of their own: their clients are unknown until they send a request.
+    :ivar limit: maximum number of connections, reserved ones not counted.
+    :ivar per_client: maximum number for one client (see :func:`client_group`); 0 for no limit.
+    :ivar reserve: maximum number of reserved connections.
+    :ivar trusted: networks of proxies, to which ``per_client`` does not apply, since a connection's client is not known
+        before it sends a request.
+    :ivar grace: seconds for which a connection must be idle before it can be evicted, because a request may be on its
+        way.
     """
 
-    clock: IReactorTime
+    clock: IReactorTime = attrs.field(validator=provides(IReactorTime))
     limit: int
     per_client: int
     reserve: int
@@ -59,8 +65,8 @@ class Connections:
     grace: float = 0.5
     _groups: dict[Connection, str | None] = attrs.field(factory=dict, init=False)
     _counts: Counter[str] = attrs.field(factory=Counter, init=False)
-    # By the time since which they are idle, the longest first. There is one for each client, so that a client at its
-    # limit gives way to itself.
+    # Idle connections and the times since when they are idle, in this order: all, and those of each client, so that a
+    # client at its limit evicts its own.
     _idle: dict[Connection, float] = attrs.field(factory=dict, init=False)
     _idle_of: dict[str, dict[Connection, float]] = attrs.field(factory=dict, init=False)
     _reserved: dict[Connection, float] = attrs.field(factory=dict, init=False)
@@ -70,31 +76,31 @@ class Connections:
         return iter([*self._groups, *self._reserved])
 
     def admit(self, connection: Connection) -> None:
-        """Take a new connection, idle so far; its ``reserved`` tells what became of it."""
+        """Add a new connection, which is idle, and set its ``reserved``."""
         group = None
         if connection.address is not None and not is_within(connection.address, self.trusted):
             group = client_group(connection.address)
         if group is not None and self.per_client and self._counts[group] >= self.per_client:
-            fits = self._displace(self._idle_of.get(group, {}), self.grace)
+            fits = self._evict_oldest(self._idle_of.get(group, {}), self.grace)
             if not fits:
-                self._report(group, "a client has all the connections that one client may have")
+                self._report(group, "a client has reached its limit of connections")
         else:
-            fits = len(self._groups) < self.limit or self._displace(self._idle, self.grace)
+            fits = len(self._groups) < self.limit or self._evict_oldest(self._idle, self.grace)
             if not fits:
-                self._report("", "all connections are in use; only the health check is answered on further ones")
+                self._report("", "the limit of connections is reached; only the health check is served on further ones")
         connection.reserved = not fits
         if fits:
             self._groups[connection] = group
             if group is not None:
                 self._counts[group] += 1
-            self.idle(connection)
+            self.mark_idle(connection)
             return
         if len(self._reserved) >= self.reserve:
-            self._displace(self._reserved, 0)
+            self._evict_oldest(self._reserved, 0)
         self._reserved[connection] = self.clock.seconds()
 
-    def idle(self, connection: Connection) -> None:
-        """A connection has no request under way."""
+    def mark_idle(self, connection: Connection) -> None:
+        """Record that a connection has no request in flight, so that it can be evicted."""
         if connection not in self._groups:
             return
         now = self._idle[connection] = self.clock.seconds()
@@ -102,44 +108,50 @@ class Connections:
         if group is not None:
             self._idle_of.setdefault(group, {})[connection] = now
 
-    def busy(self, connection: Connection) -> None:
-        """A request has begun to arrive on a connection."""
+    def mark_busy(self, connection: Connection) -> None:
+        """Record that a request has begun to arrive on a connection."""
         self._idle.pop(connection, None)
         group = self._groups.get(connection)
-        idle = self._idle_of.get(group, {}) if group is not None else {}
+        if group is None:
+            return
+        idle = self._idle_of.get(group, {})
         idle.pop(connection, None)
         if not idle:
             self._idle_of.pop(group, None)
 
-    def dismiss(self, connection: Connection) -> None:
-        """Forget a connection, which is lost or gives way."""
-        self.busy(connection)
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that is lost or evicted. Removing it again has no effect."""
+        self.mark_busy(connection)
         self._reserved.pop(connection, None)
         group = self._groups.pop(connection, None)
         if group is not None:
             self._counts[group] -= 1
-            if self._counts[group] < self.per_client * _RELIEF:
+            if self._counts[group] < self.per_client * _REPORT_AGAIN_BELOW:
                 self._reported.discard(group)
             if not self._counts[group]:
                 del self._counts[group]
-        if len(self._groups) < self.limit * _RELIEF:
+        if len(self._groups) < self.limit * _REPORT_AGAIN_BELOW:
             self._reported.discard("")
 
-    def _displace(self, candidates: dict[Connection, float], grace: float) -> bool:
-        """Have the first of some connections give way; whether there was one that could."""
+    def _evict_oldest(self, candidates: dict[Connection, float], grace: float) -> bool:
+        """Evict the first of some connections if it has been idle long enough.
+
+        :param grace: seconds for which it must have been idle.
+        :return: whether it was evicted.
+        """
         oldest = next(iter(candidates), None)
         if oldest is None or candidates[oldest] > self.clock.seconds() - grace:
             return False
-        self.dismiss(oldest)
-        oldest.make_room()
+        self.remove(oldest)
+        oldest.evict()
         return True
 
-    def _report(self, group: str, what: str) -> None:
+    def _report(self, group: str, event: str) -> None:
         if group not in self._reported:
             self._reported.add(group)
             log.warn(
                 "{what}: {count}",
-                what=what,
+                what=event,
                 count=self._counts[group] if group else len(self._groups),
                 client=group or None,
             )

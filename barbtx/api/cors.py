@@ -1,16 +1,19 @@
-"""Cross-origin requests: which web pages of other sites may read answers.
+"""Cross-origin resource sharing (CORS): which web pages of other sites may read responses.
 
-Source: the Fetch standard, section "CORS protocol"; options by their names in oslo.middleware.
+The protocol is defined by the Fetch standard. The options have the same names as those of oslo.middleware.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 from oslo_config import cfg
 
 from barbtx.api.responses import add_vary
+
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
 
 _HEADERS = [
     "X-Auth-Token",
@@ -45,12 +48,15 @@ OPTIONS = {
 
 @attrs.frozen
 class Cors:
-    """Marks answers for the browsers of allowed origins; without any, nobody sees a difference."""
+    """Adds CORS headers to responses for allowed origins.
 
-    options: Any
+    :ivar options: the configuration group ``[cors]``.
+    """
 
-    def mark(self, request: Any) -> None:
-        """Add the headers that the request's origin is due."""
+    options: cfg.ConfigOpts.GroupAttr
+
+    def add_headers(self, request: Request) -> None:
+        """Add the headers that allow the request's origin to read the response, if that origin is allowed."""
         options = self.options
         origin = request.getHeader(b"origin")
         if not options.allowed_origin or origin is None:
@@ -70,5 +76,5 @@ class Cors:
             self._set(request, "Access-Control-Expose-Headers", ",".join(options.expose_headers))
 
     @staticmethod
-    def _set(request: Any, name: str, value: str) -> None:
+    def _set(request: Request, name: str, value: str) -> None:
         request.responseHeaders.setRawHeaders(name.encode(), [value.encode()])

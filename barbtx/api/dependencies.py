@@ -1,12 +1,14 @@
-"""What the API works with; made once, at startup, and handed to everything through its constructor."""
+"""The collaborators of pipeline steps and controllers, which are made once at startup and passed to constructors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 from oslo_config import cfg
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
 
 from barbtx.api.fingerprints import Fingerprints
 from barbtx.api.order_watch import OrderWatch
@@ -14,18 +16,38 @@ from barbtx.identity.policy import Policy
 from barbtx.model.repositories.registry import Repositories
 from barbtx.plugin.manager import StoreManager
 from barbtx.queue.client import TaskClient
+from barbtx.reactor import IReactor
 from barbtx.times import Clock
+from barbtx.validators import provides
+
+if TYPE_CHECKING:
+    from barbtx.api.dispatch import Controller
+
+
+@attrs.frozen
+class PipelineContext:
+    """What the pipeline is built from. It needs no database, so that a configuration can be checked without one.
+
+    :ivar make_application: makes the resource behind the pipeline from its routes.
+    :ivar gauges: sources of the status report by name; pipeline steps add theirs.
+    """
+
+    conf: cfg.ConfigOpts
+    reactor: IReactor = attrs.field(validator=provides(IReactorTime))
+    clock: Clock
+    make_application: Callable[[Mapping[str, type[Controller]]], IResource]
+    gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
 
 
 @attrs.frozen
 class Dependencies:
-    """The collaborators of controllers and middleware.
+    """The collaborators of controllers.
 
-    :ivar gauges: what the status report shows of parts that are made later; they add themselves, by name.
+    :ivar fingerprints: made from the configuration and the stores.
     """
 
     conf: cfg.ConfigOpts
-    reactor: Any
+    reactor: IReactorTime = attrs.field(validator=provides(IReactorTime))
     clock: Clock
     policy: Policy
     repositories: Repositories
@@ -33,7 +55,6 @@ class Dependencies:
     task_client: TaskClient
     order_watch: OrderWatch
     fingerprints: Fingerprints = attrs.field(init=False)
-    gauges: dict[str, Callable[[], Mapping[str, object]]] = attrs.field(factory=dict, init=False, repr=False)
 
     @fingerprints.default
     def _fingerprints(self) -> Fingerprints:

@@ -1,4 +1,4 @@
-"""File descriptors: each connection is one, and a process may have only so many."""
+"""The limit of open files, which also limits the number of connections."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: Connections that the system keeps until they are accepted. It has a limit of its own.
+#: Length of the listening socket's queue of connections that are not yet accepted. The system may limit it further.
 BACKLOG = 512
 
-# For the database, the broker, Keystone, log files, and whatever else the process opens.
+# Descriptors for the database, the broker, Keystone, log files and everything else that the process opens.
 _OTHERS = 200
 
 
 def fit_to_descriptor_limit(wanted: int, reserve: int) -> int:
-    """Raise the process's limit of open files as far as connections need it; how many connections then fit.
+    """Raise the process's soft limit of open files, and return how many connections fit.
 
-    Without room the system would refuse to accept a connection, and Twisted would close every new one unanswered. All
-    that wait to be accepted may be accepted in one turn of the reactor, before those that give way to them are closed.
+    When a process has no free descriptor, the system does not accept connections, and Twisted closes new ones without
+    a response. The backlog is counted because all of its connections can be accepted in one turn of the reactor, before
+    the connections that they evict are closed.
+
+    :param wanted: the desired number of connections.
+    :param reserve: the number of reserved connections.
+    :return: ``wanted``, or fewer if the hard limit is too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = reserve + BACKLOG + _OTHERS
@@ -31,7 +36,7 @@ def fit_to_descriptor_limit(wanted: int, reserve: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed >= needed:
         return wanted
-    # A process that may open very few files serves what it can.
+    # With a very low limit, some connections are served at the risk of running out of descriptors.
     fitting = max(1, allowed - others, (allowed - reserve) // 4)
     log.warn(
         "the limit of open files, {limit}, allows {fitting} connections instead of [api] max_connections = "

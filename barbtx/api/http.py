@@ -1,14 +1,15 @@
-"""Requests as barbtx takes them: bodies in memory only and bounded while they arrive, a deadline, no HTML.
+"""The HTTP server: requests, and the site that accepts connections and keeps track of requests in flight.
 
-What twisted.web would do otherwise: write a body of 100,000 bytes or of unknown length to a temporary file (a secret in
-clear on the disk), read it whole however long it is, and let a client that sends a byte now and then stay for ever.
+Differences from twisted.web: a body stays in memory and is bounded while it is received (twisted.web writes a body that
+is long or of unknown length to a temporary file, which would put a plaintext secret on the disk), a request has a
+deadline, and errors are JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,8 +17,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
-from twisted.web.server import Request as TwistedRequest
-from twisted.web.server import Site as TwistedSite
 
 from barbtx import activity
 from barbtx.activity import Activity
@@ -26,8 +25,14 @@ from barbtx.api.channel import Channel, new_request_id
 from barbtx.api.connections import HEALTH_CHECK, Connections
 from barbtx.api.request_target import is_authority, parse_request_target
 from barbtx.api.responses import ALWAYS, write_error
+from barbtx.compat import RequestBase, SiteBase
 from barbtx.errors import ErrorResponse, MethodNotAllowed, ServiceUnavailable, describe
 from barbtx.networks import Address, Network, client_group, is_within, reported_client
+
+if TYPE_CHECKING:
+    from twisted.web import http
+
+    from barbtx.identity.context import RequestContext
 
 log = Logger()
 
@@ -36,10 +41,10 @@ _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 @attrs.frozen
 class Client:
-    """Who sent a request.
+    """The client that sent a request.
 
-    :ivar address: its address, or that of the trusted proxy before it if that does not name any.
-    :ivar is_proxy: whether it is the proxy's, which stands for any number of clients.
+    :ivar address: its address. If a trusted proxy does not report one, the proxy's; None for a UNIX socket.
+    :ivar is_proxy: whether the address is the proxy's, so that requests of several clients may have it.
     """
 
     address: Address | None
@@ -50,55 +55,69 @@ class Client:
 
     @property
     def group(self) -> str:
-        """What counts as one client when clients are limited."""
+        """The key by which limits per client count this client; see :func:`client_group`."""
         return client_group(self.address) if self.address else "-"
 
 
-class Request(TwistedRequest):
+class Request(RequestBase):
     """A request.
 
-    :ivar too_large: the body is longer than the limit; ``content`` holds its beginning.
     :ivar request_id: ``req-<uuid>``.
-    :ivar target_scheme: of an absolute request target.
-    :ivar sender: who sent it, once all of it is there.
-    :ivar context: the caller, once the pipeline knows.
-    :ivar microversion: of the API, once the pipeline knows.
-    :ivar fault: what the client is told of a failure, if it is told of one.
-    :ivar probe: whether it only asks whether the service is up.
+    :ivar content: the body, or its beginning if it is ``too_large``.
+    :ivar too_large: whether the body exceeds the limit.
+    :ivar target_scheme: the scheme of an absolute request target, in lower case.
+    :ivar started: when processing began, in seconds of the site's clock.
+    :ivar sender: the client; set when processing begins.
+    :ivar context: the caller; set by the authentication step of the pipeline.
+    :ivar microversion: (major, minor) version of the API; set by the microversion step of the pipeline.
+    :ivar fault: the error that the response reports.
+    :ivar is_health_check: whether it is a health check, which is logged at debug level if it succeeds.
     """
 
+    channel: Channel
+    site: Site
     defaultContentType = None
     too_large = False
     target_scheme: bytes | None = None
-    context: Any = None
-    microversion: Any = None
+    started: float
+    sender: Client
+    context: RequestContext | None = None
+    microversion: tuple[int, int] | None = None
     fault: ErrorResponse | None = None
-    probe = False
-    _refused: ErrorResponse | None = None
+    is_health_check = False
+    _rejection: ErrorResponse | None = None
 
-    def __init__(self, channel: Channel, *arguments: Any) -> None:
-        super().__init__(channel, *arguments)
+    def __init__(self, channel: Channel, *arguments: Any, **options: Any) -> None:
+        super().__init__(channel, *arguments, **options)
         self.request_id = new_request_id()
         for name, value in ALWAYS.items():
             self.responseHeaders.setRawHeaders(name.encode(), [value.encode()])
 
     def gotLength(self, length: int | None) -> None:
+        """Keep the body in memory, and respond early if it is too large.
+
+        :param length: bytes; None if the body is chunked.
+        """
         self.content = BytesIO()
         if length is not None and length > self.channel.site.max_body:
-            self._refuse_body()
+            self._reject_body()
 
     def handleContentChunk(self, data: bytes) -> None:
-        room = self.channel.site.max_body - self.content.tell()
-        self.content.write(data[:room])
-        if len(data) > room:
-            self._refuse_body()
+        """Append to the body up to its limit, and respond early if it is too large."""
+        remaining = self.channel.site.max_body - self.content.tell()
+        self.content.write(data[:remaining])
+        if len(data) > remaining:
+            self._reject_body()
 
-    def _refuse_body(self) -> None:
+    def _reject_body(self) -> None:
         self.too_large = True
         self.channel.respond_early()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Read the target, whose host counts instead of the ``Host`` header if it has one (RFC 9112, section 3.2.2)."""
+        """Validate the ``Host`` header and parse the request target.
+
+        The host of an absolute target replaces the ``Host`` header (RFC 9112, section 3.2.2).
+        """
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
         try:
             if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
@@ -107,8 +126,8 @@ class Request(TwistedRequest):
                 raise ValueError("The Host header must be a host name or address, and perhaps a port.")
             target = parse_request_target(command, path)
         except ValueError as problem:
-            self._refused = ErrorResponse(400, str(problem))
-            # It goes to the log, and may have a password in it.
+            self._rejection = ErrorResponse(400, str(problem))
+            # The path is logged, and an invalid target may contain a password.
             path = path if path.startswith(b"/") else b"*"
         else:
             path = target.path
@@ -127,25 +146,26 @@ class Request(TwistedRequest):
         return Client(reported or address, reported is None)
 
     def process(self) -> None:
+        """Start processing: render the site's resource, or reject the request before that."""
         site = self.site = self.channel.site
         self.started = site.clock.seconds()
         self.sender = self._sender()
         site.begin(self)
-        hand = Activity(request_id=self.request_id)
-        self.notifyFinish().addBoth(lambda outcome: activity.run(hand, site.end, self, outcome))
+        current = Activity(request_id=self.request_id)
+        self.notifyFinish().addBoth(lambda outcome: activity.run(current, site.end, self, outcome))
         self.prepath, self.postpath = [], []
-        fault = self._refused or self._misdirected()
+        fault = self._rejection or self._misdirected()
         if fault is not None:
             self.write(write_error(self, fault))
             self.finish()
             return
         try:
-            activity.run(hand, self.render, site.resource)
+            activity.run(current, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
 
     def _misdirected(self) -> ErrorResponse | None:
-        """Why the request goes no further, whatever it asks for."""
+        """Return the error of a request that no resource may process, if it is one."""
         if self.method == b"CONNECT":
             return describe(MethodNotAllowed((_METHODS,)), "Request")
         if self.channel.reserved and self.path.rstrip(b"/").decode("latin-1") != HEALTH_CHECK:
@@ -161,7 +181,7 @@ class Request(TwistedRequest):
         return None
 
     def processingFailed(self, reason: Failure) -> None:
-        """Whatever escaped every other handler: logged, and answered without a word of it."""
+        """Log an exception that nothing else has handled, and respond with a 500 that does not disclose it."""
         log.failure("request failed", failure=reason, request_id=self.request_id)
         if self.startedWriting:
             self.channel.forceAbortClient()
@@ -170,17 +190,18 @@ class Request(TwistedRequest):
         self.finish()
 
 
-class Site(TwistedSite):
-    """The listening service's factory; it knows every connection and every request under way.
+class Site(SiteBase):
+    """The factory of connections. It knows all connections and all requests in flight.
 
-    :param max_body: bytes of a body that are read.
-    :param request_timeout: seconds in which a request must have arrived.
-    :param write_timeout: seconds in which a client must have read the answers that wait for it.
-    :param idle_timeout: seconds for which a connection may stay open without a request.
-    :param max_connections: connections that clients may hold, the reserve not counted.
-    :param max_connections_per_client: those that one client may hold; 0 for no limit of its own.
-    :param reserve: further connections, on which only the health check is answered.
-    :param trusted: proxies whose word is taken for who their clients are.
+    :param clock: for all timeouts.
+    :param max_body: maximum length of a request body in bytes.
+    :param request_timeout: seconds within which a request must be received completely.
+    :param write_timeout: seconds within which a client must read the pending output.
+    :param idle_timeout: seconds for which a connection may stay open without receiving anything.
+    :param max_connections: maximum number of connections, reserved ones not counted.
+    :param max_connections_per_client: maximum number for one client; 0 for no limit.
+    :param reserve: number of additional connections on which only the health check is served.
+    :param trusted: networks of proxies whose ``X-Forwarded-For`` header is trusted.
     """
 
     requestFactory = Request
@@ -212,39 +233,47 @@ class Site(TwistedSite):
 
     @property
     def max_connections(self) -> int:
-        """Connections that clients may hold; it may change while the service listens."""
+        """Maximum number of connections, reserved ones not counted. It can be changed while the service listens."""
         return self.connections.limit
 
     @max_connections.setter
     def max_connections(self, limit: int) -> None:
         self.connections.limit = limit
 
-    def buildProtocol(self, addr: object) -> Channel:
+    def buildProtocol(self, addr: object) -> Channel:  # type: ignore[override]  # HTTPFactory fixes its own wrapper.
+        """Return a channel, without twisted.web's wrapper that negotiates HTTP/2."""
         channel = Channel()
         channel.requestFactory = self.requestFactory
         channel.factory = channel.site = self
         channel.timeOut = self.timeOut
-        channel.callLater = self.clock.callLater
         return channel
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
+        """Return the numbers of open connections and of requests in flight for the status report."""
         return {"connections": len(list(self.connections)), "requests": len(self._requests)}
 
     def begin(self, request: Request) -> None:
+        """Register a request whose processing starts. During shutdown, it is the last one of its connection."""
         self._requests.add(request)
         if self._drained is not None:
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             request.channel.persistent = False
 
     def end(self, request: Request, outcome: object) -> None:
+        """Log a request that has ended.
+
+        :param outcome: a Failure if the client has disconnected before the response was complete.
+        """
         self._requests.discard(request)
         log_request(request, self.clock.seconds() - request.started, isinstance(outcome, Failure))
         if self._drained is not None and not self._requests and not self._drained.called:
             self._drained.callback(None)
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """Wait for the requests under way, for at most so long, then close every connection."""
+        """Wait for the requests in flight, then close all connections.
+
+        :param seconds: timeout of the wait.
+        """
         self._drained = Deferred()
         for request in self._requests:
             request.channel.persistent = False
@@ -252,16 +281,16 @@ class Site(TwistedSite):
             self._drained.callback(None)
 
         def close(_: object) -> None:
-            for channel in self.connections:
-                channel.loseConnection()
+            for connection in self.connections:
+                connection.loseConnection()
 
         return self._drained.addTimeout(seconds, self.clock).addBoth(close)
 
-    def log(self, request: Request) -> None:
-        """Requests are logged when they end, by :meth:`end`; a query string may name a secret, so it is left out."""
+    def log(self, request: http.Request) -> None:
+        """Do nothing: :meth:`end` logs requests. The base class would log query strings, which may name secrets."""
 
     def startFactory(self) -> None:
-        """Nothing of the access log in a file that the base class would open."""
+        """Do nothing. The base class would open an access log."""
 
     def stopFactory(self) -> None:
-        """See :meth:`startFactory`."""
+        """Do nothing. The base class would close its access log."""

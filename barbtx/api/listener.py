@@ -1,18 +1,18 @@
-"""The service that listens."""
+"""The service that listens for API clients."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,20 +21,22 @@ from twisted.web.resource import IResource
 from barbtx.api.descriptor_limit import BACKLOG, fit_to_descriptor_limit
 from barbtx.api.http import Site
 from barbtx.api.options import share
+from barbtx.reactor import IReactor
 
 log = Logger()
 
 
 class ApiListener(Service):
-    """Listens, and on stopping finishes what it has begun.
+    """Listens for clients; at shutdown, completes the requests in flight.
 
-    :param refuse: is told why it cannot listen.
-    :param release: called on stopping, to answer those that wait for something.
+    :param resource: the root resource.
+    :param refuse: called with the reason if the service cannot listen.
+    :param release: called at shutdown to end the waits of long-polling requests.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         conf: cfg.ConfigOpts,
         resource: IResource,
         refuse: Callable[[str], None],
@@ -60,7 +62,8 @@ class ApiListener(Service):
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
-        super().startService()
+        """Raise the limit of open files as far as needed, and start listening."""
+        Service.startService(self)
         site = self.site
         site.max_connections = fit_to_descriptor_limit(site.max_connections, site.connections.reserve)
         Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
@@ -70,13 +73,18 @@ class ApiListener(Service):
         address = await self._address(host)
         if not self.running:
             return
-        kind = TCP6ServerEndpoint if ":" in address else TCP4ServerEndpoint
-        self._port = await kind(self._reactor, self._conf.bind_port, BACKLOG, address).listen(self.site)
-        shown = f"[{host}]" if ":" in host else host
-        log.info("barbtx listens on http://{host}:{port}", host=shown, port=self._port.getHost().port)
+        endpoint_type = TCP6ServerEndpoint if ":" in address else TCP4ServerEndpoint
+        endpoint: IStreamServerEndpoint = endpoint_type(self._reactor, self._conf.bind_port, BACKLOG, address)
+        port: IListeningPort = await endpoint.listen(self.site)
+        self._port = port
+        bound = port.getHost()
+        assert isinstance(bound, IPv4Address | IPv6Address)
+        log.info("barbtx listens on http://{host}:{port}", host=_in_url(host), port=bound.port)
 
     async def _address(self, host: str) -> str:
-        """What to bind to: the host, or the first address of a name. Binding to a name would look it up in the reactor.
+        """Return an address, or the first address of a name, which is looked up in a thread.
+
+        If Twisted were given a name to bind to, the lookup would block the reactor.
 
         :raises OSError: the name has no address.
         """
@@ -91,16 +99,19 @@ class ApiListener(Service):
             socket.AF_UNSPEC,
             socket.SOCK_STREAM,
         )
-        return found[0][4][0]
+        return str(found[0][4][0])
 
     def _cannot_listen(self, failure: Failure) -> None:
-        problem = failure.value.socketError if failure.check(CannotListenError) else failure.value
+        problem = failure.value
+        if isinstance(problem, CannotListenError):
+            problem = problem.socketError
         reason = getattr(problem, "strerror", None) or f"{type(problem).__name__}: {problem}"
-        host = f"[{self._conf.bind_host}]" if ":" in self._conf.bind_host else self._conf.bind_host
-        self._refuse(f"cannot listen on {host}:{self._conf.bind_port} ([api] bind_host, bind_port): {reason}")
+        where = f"{_in_url(self._conf.bind_host)}:{self._conf.bind_port}"
+        self._refuse(f"cannot listen on {where} ([api] bind_host, bind_port): {reason}")
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        """Stop listening, complete the requests in flight within ``[api] shutdown_seconds``, and close connections."""
+        Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -108,3 +119,7 @@ class ApiListener(Service):
             await maybeDeferred(self._port.stopListening)
         self._release()
         await self.site.drain(self._conf.shutdown_seconds)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

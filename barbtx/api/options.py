@@ -1,4 +1,4 @@
-"""Options of the HTTP service."""
+"""Options of the HTTP server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIONS = {
         cfg.ListOpt(
             "trusted_proxies",
             default=[],
-            item_type=network,
+            item_type=network,  # type: ignore[arg-type]  # oslo.config accepts every callable.
             help="Addresses or networks of proxies whose X-Forwarded-Proto, X-Forwarded-Host and "
             "X-Forwarded-For headers are believed. They may hold any number of connections.",
         ),
@@ -93,5 +93,8 @@ OPTIONS = {
 
 
 def share(limit: int | None, whole: int) -> int:
-    """A limit for a part: as it is set, else a quarter of the limit for the whole, but not less than ten."""
+    """Return a limit that applies to a part of ``whole``.
+
+    :param limit: the configured limit. If None, the result is a quarter of ``whole``, but at least 10.
+    """
     return min(whole, max(10, whole // 4)) if limit is None else limit

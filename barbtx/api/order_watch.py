@@ -1,15 +1,15 @@
-"""Waiting for orders: ``Prefer: wait=30`` (RFC 7240, section 4.3)."""
+"""Long polling of orders: requests with ``Prefer: wait=30`` (RFC 7240, section 4.3)."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections import Counter
-from typing import Any
 
 import attrs
 from oslo_config import cfg
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -17,6 +17,7 @@ from barbtx.api.options import share
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.times import Clock, utcnow
+from barbtx.validators import provides
 
 log = Logger()
 
@@ -54,20 +55,21 @@ OPTIONS = {
     ],
 }
 
-# Preferences are separated by commas, but for those in quoted strings, of which the last may lack its end.
+# Commas separate preferences, except inside quoted strings; the last string may be unterminated.
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?$)|[^",]+|,')
 _WAIT = re.compile(r'\s*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:;.*)?', re.IGNORECASE)
-# Orders are stamped when they begin to be stored, by the clocks of other machines, and seen when they are stored.
+# An order's time of update is set before its transaction commits, by the wall clock of another machine.
 _LOOK_BACK = datetime.timedelta(seconds=10)
-_SEEN_AT_ONCE = 1000
+# Up to this number of orders is queried by id; above it, all orders that ended recently are queried.
+_QUERY_BY_ID_MAX = 1000
 
 
 def preferred_wait(header: str | None) -> int | None:
-    """The seconds that a ``Prefer`` header asks to wait, if it does; the first time counts.
+    """Return the seconds of the first ``wait`` preference, or None if there is none.
 
-    What cannot be read is passed over, as preferences are that are not known.
+    Unknown and malformed preferences are ignored.
 
-    :param header: the values of all such headers, with commas between them.
+    :param header: the values of all ``Prefer`` headers, joined by commas.
     """
     preferences = [""]
     for piece in _PIECE.findall(header or ""):
@@ -81,10 +83,10 @@ def preferred_wait(header: str | None) -> int | None:
 
 @attrs.frozen
 class Waiter:
-    """Whom a request waits for.
+    """The keys by which the limits count a waiting request.
 
-    :ivar project_id: whose order it is.
-    :ivar client: what counts as one client; None if that is not known.
+    :ivar project_id: project of the order; None for no limit.
+    :ivar client: the client's group (see :func:`barbtx.networks.client_group`); None for no limit.
     """
 
     project_id: str | None = None
@@ -93,15 +95,15 @@ class Waiter:
 
 @attrs.define(eq=False)
 class OrderWatch:
-    """Tells those who wait when their orders have ended. However many wait, one question to the database serves them.
+    """Wakes waiting requests when their orders end. One periodic database query serves all of them.
 
-    :ivar limit: how many may wait.
-    :ivar interval: seconds between two questions.
-    :ivar project_limit: how many may wait for one project's orders; None for no limit.
-    :ivar client_limit: how many may wait for one client; None for no limit.
+    :ivar limit: maximum number of waiting requests.
+    :ivar interval: seconds between two queries.
+    :ivar project_limit: maximum number for orders of one project; None for no limit.
+    :ivar client_limit: maximum number for one client; None for no limit.
     """
 
-    reactor: Any
+    reactor: IReactorTime = attrs.field(validator=provides(IReactorTime))
     clock: Clock
     orders: OrderRepo
     limit: int
@@ -111,11 +113,15 @@ class OrderWatch:
     _waiting: dict[str, set[Deferred[bool]]] = attrs.field(factory=dict, init=False)
     _count: int = attrs.field(default=0, init=False)
     _counts: Counter[tuple[str, str]] = attrs.field(factory=Counter, init=False)
-    _asking: LoopingCall | None = attrs.field(default=None, init=False)
+    _poller: LoopingCall = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._poller = LoopingCall(lambda: Deferred.fromCoroutine(self._poll()))
+        self._poller.clock = self.reactor
 
     @classmethod
-    def from_config(cls, reactor: Any, clock: Clock, orders: OrderRepo, conf: cfg.ConfigOpts) -> OrderWatch:
-        """Make one with the limits that ``[api]`` sets."""
+    def from_config(cls, reactor: IReactorTime, clock: Clock, orders: OrderRepo, conf: cfg.ConfigOpts) -> OrderWatch:
+        """Create an instance with the limits of ``[api]``."""
         api = conf.api
         limit = share(api.max_waiters, api.max_connections)
         return cls(
@@ -129,9 +135,10 @@ class OrderWatch:
         )
 
     async def wait(self, order_id: str, seconds: float, waiter: Waiter = Waiter()) -> bool:
-        """Return when an order has ended, when the time is over, or at once if too many wait.
+        """Return when an order has ended, when the time has passed, or at once if a limit is reached.
 
-        :return: whether it was waited for as long as was asked.
+        :param seconds: how long to wait at most.
+        :return: False if a limit or the shutdown cut the wait short.
         """
         shares = self._shares(waiter)
         if self._count >= self.limit or any(self._counts[share] >= limit for share, limit in shares.items()):
@@ -140,7 +147,8 @@ class OrderWatch:
         self._waiting.setdefault(order_id, set()).add(ended)
         self._count += 1
         self._counts.update(shares.keys())
-        self._ask_while_needed()
+        if not self._poller.running:
+            self._poller.start(self.interval)
         try:
             return await ended.addTimeout(seconds, self.reactor, lambda *_: True)
         finally:
@@ -155,7 +163,7 @@ class OrderWatch:
                 self._waiting.pop(order_id, None)
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
+        """Return the number of waiting requests for the status report."""
         return {"requests that wait for orders": self._count}
 
     def _shares(self, waiter: Waiter) -> dict[tuple[str, str], int]:
@@ -163,36 +171,29 @@ class OrderWatch:
         return {(kind, name): limit for kind, name, limit in limits if name is not None and limit is not None}
 
     def release(self) -> None:
-        """Let nobody wait any longer, now or later: the service stops."""
+        """End all waits, and do not start any more. Called at shutdown."""
         self.limit = 0
         for order_id in list(self._waiting):
-            self._tell(order_id, False)
+            self._notify(order_id, False)
 
-    def _tell(self, order_id: str, ended: bool) -> None:
+    def _notify(self, order_id: str, ended: bool) -> None:
         for waiting in list(self._waiting.get(order_id, ())):
             if not waiting.called:
                 waiting.callback(ended)
 
-    def _ask_while_needed(self) -> None:
-        if self._asking is None:
-            self._asking = LoopingCall(lambda: Deferred.fromCoroutine(self._ask()))
-            self._asking.clock = self.reactor
-            self._asking.start(self.interval)
-
-    async def _ask(self) -> None:
+    async def _poll(self) -> None:
         if not self._waiting:
-            asking, self._asking = self._asking, None
-            asking.stop()
+            self._poller.stop()
             return
         try:
-            if len(self._waiting) <= _SEEN_AT_ONCE:
+            if len(self._waiting) <= _QUERY_BY_ID_MAX:
                 ended = await self.orders.ended_of(list(self._waiting))
             else:
                 ended = await self.orders.ended_since(utcnow(self.clock) - _LOOK_BACK)
         except ServiceUnavailable:
             return
         except Exception:
-            log.failure("looking for orders that have ended failed")
+            log.failure("the query for orders that have ended failed")
             return
         for order_id in ended:
-            self._tell(order_id, True)
+            self._notify(order_id, True)

@@ -1,4 +1,4 @@
-"""Loading the pipeline that an ini file describes, with PasteDeploy."""
+"""Loads the request pipeline from a PasteDeploy configuration file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from oslo_config import cfg
 from paste.deploy.loadwsgi import ConfigLoader
 from twisted.web.resource import IResource
 
-from barbtx.api.dependencies import Dependencies
+from barbtx.api.dependencies import PipelineContext
+from barbtx.api.root import Builder
 from barbtx.errors import ConfigurationError
 from barbtx.files import write_problems
 
 
-def load_pipeline(dependencies: Dependencies) -> IResource:
-    """The resource that ``[DEFAULT] api_paste_config`` describes under the name of ``[api] auth_strategy``.
+def load_pipeline(context: PipelineContext) -> IResource:
+    """Build the composite that ``[api] auth_strategy`` names in the file ``[DEFAULT] api_paste_config``.
 
-    :raises ConfigurationError: the file is missing, can be written by others, or does not describe one.
+    :raises ConfigurationError: the file is missing, is writable by other users, or does not define the composite; or
+        a pipeline step rejects the configuration.
     """
-    conf: cfg.ConfigOpts = dependencies.conf
+    conf: cfg.ConfigOpts = context.conf
     path = conf.find_file(conf.api_paste_config)
     if path is None:
         raise ConfigurationError(f"api_paste_config: there is no file {conf.api_paste_config}")
@@ -29,9 +31,9 @@ def load_pipeline(dependencies: Dependencies) -> IResource:
     try:
         path = os.path.abspath(path)
         loader = ConfigLoader(path)
-        # PasteDeploy interpolates these like the file's own values, although a path may have a % in it.
+        # PasteDeploy interpolates these values, so a % in a path must be escaped.
         loader.update_defaults({"here": os.path.dirname(path).replace("%", "%%"), "__file__": path.replace("%", "%%")})
-        build = loader.get_app(conf.api.auth_strategy)
+        build: Builder = loader.get_app(conf.api.auth_strategy)
     except (LookupError, ImportError, ValueError, TypeError, OSError, configparser.Error) as problem:
         raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
-    return build(dependencies)
+    return build(context)

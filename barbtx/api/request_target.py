@@ -1,4 +1,4 @@
-"""Request targets and the names of hosts. Source: RFC 9112, section 3; RFC 3986, section 3.2."""
+"""Parsing of request targets and host names (RFC 9112, section 3; RFC 3986, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import attrs
 
-# Stricter than RFC 3986: no user information, no percent-encoding, no sub-delimiters. No host has a name with them.
+# Stricter than RFC 3986: no user information, percent-encoding or sub-delimiters, which no host name contains.
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,255})(?::(\d{1,5})?)?")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
 _SCHEMES = frozenset({b"http", b"https"})
@@ -15,11 +15,11 @@ _SCHEMES = frozenset({b"http", b"https"})
 
 @attrs.frozen
 class RequestTarget:
-    """What a request line asks for.
+    """The parsed target of a request line.
 
-    :ivar path: path and query; ``*`` for the methods whose target is something else.
-    :ivar scheme: of an absolute target, in lower case.
-    :ivar authority: of an absolute target: host, and perhaps port.
+    :ivar path: path and query; ``*`` for OPTIONS of the whole server and for CONNECT.
+    :ivar scheme: scheme of an absolute target, in lower case.
+    :ivar authority: host and optional port of an absolute target.
     """
 
     path: bytes
@@ -28,9 +28,9 @@ class RequestTarget:
 
 
 def parse_request_target(method: bytes, target: bytes) -> RequestTarget:
-    """Read the target of a request line.
+    """Parse the target of a request line.
 
-    :raises ValueError: it is none of the forms that the method may have; the text says what is wrong.
+    :raises ValueError: the target has none of the forms that the method allows; its text can be sent to the client.
     """
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return RequestTarget(target)
@@ -48,7 +48,7 @@ def parse_request_target(method: bytes, target: bytes) -> RequestTarget:
 
 
 def is_authority(value: bytes) -> bool:
-    """Whether a ``Host`` header, or the authority of a URI, is a host name or address with perhaps a port."""
+    """Return whether a ``Host`` header, or the authority of a URI, is a host name or address with an optional port."""
     match = _AUTHORITY.fullmatch(value)
     if match is None or (match[2] and int(match[2]) > 65535):
         return False
@@ -62,13 +62,19 @@ def is_authority(value: bytes) -> bool:
 
 
 def host_of(authority: bytes) -> str:
-    """The host of an authority (see :func:`is_authority`), in lower case, without port, brackets and final dot."""
-    host = _AUTHORITY.fullmatch(authority)[1].decode().lower()
+    """Return the host of an authority, in lower case, without port, brackets and final dot.
+
+    :raises ValueError: it is not an authority; see :func:`is_authority`.
+    """
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise ValueError("not a host name or address")
+    host = match[1].decode().lower()
     return host[1:-1] if host.startswith("[") else host.removesuffix(".")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or address alone, without a question to a name server."""
+    """Return whether a host is ``localhost`` or a loopback address. Names are not looked up."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,54 +1,66 @@
-"""The front door: one reading of the path, before anything decides by it.
+"""The root resource: it normalizes the path and dispatches to the pipeline that is mounted there.
 
-Paths are decoded here, once, segment by segment. An encoded slash is refused, since later readers could not tell it
-from a real one; doubled and trailing slashes name the same resource.
+Paths are decoded here and nowhere else, so that authentication, access rules and routing see the same path. An encoded
+slash is rejected, because decoded it could not be told from a separator. Doubled and trailing slashes are ignored.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import attrs
-from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
-from zope.interface import implementer
 
 from barbtx.api.cors import Cors
-from barbtx.api.dependencies import Dependencies
+from barbtx.api.dependencies import PipelineContext
+from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import write_error
 from barbtx.errors import ErrorResponse
+from barbtx.validators import provides
 
-#: Makes a resource once the services are there; what PasteDeploy passes around instead of WSGI applications.
-Builder = Callable[[Dependencies], IResource]
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
 
-# Two spellings of a resource that clients of the reference may have come to use.
+#: Makes a resource of the pipeline. PasteDeploy's factories return these instead of WSGI applications.
+Builder = Callable[[PipelineContext], IResource]
+
+# The reference implementation accepts these two suffixes, and existing clients may use them.
 _INDEX = re.compile(r"/v1/[^/]+/[^/]+/index")
 _JSON_SUFFIX = re.compile(r"/v1/[^/]+/[^/]+\.json")
 
 
 def composite_factory(loader: Any, global_conf: Mapping[str, str], **mounts: str) -> Builder:
-    """PasteDeploy: ``/first-segment = application`` lines, ``/`` for the bare root and everything else."""
-    builders = {path.strip("/"): loader.get_app(name, global_conf=global_conf) for path, name in mounts.items()}
-    return lambda dependencies: RootResource(
-        {name: build(dependencies) for name, build in builders.items()}, Cors(dependencies.conf.cors)
+    """Make the builder of a :class:`RootResource`. A PasteDeploy composite factory.
+
+    :param loader: PasteDeploy's loader of applications.
+    :param mounts: names of applications by path: ``/<first segment>``, or ``/`` for all other paths.
+    """
+    builders: dict[str, Builder] = {
+        path.strip("/"): loader.get_app(name, global_conf=global_conf) for path, name in mounts.items()
+    }
+    return lambda context: RootResource(
+        {name: build(context) for name, build in builders.items()}, Cors(context.conf.cors)
     )
 
 
-@implementer(IResource)
 @attrs.frozen(eq=False)
-class RootResource:
-    """Answers OPTIONS, settles the path and passes the request on by its first segment."""
+class RootResource(LeafResource):
+    """Responds to OPTIONS, normalizes the path, and dispatches by its first segment.
 
-    mounts: Mapping[str, IResource]
+    :ivar mounts: resources by first segment; ``""`` for all other paths.
+    """
+
+    mounts: Mapping[str, IResource] = attrs.field(
+        validator=attrs.validators.deep_mapping(value_validator=provides(IResource))
+    )
     cors: Cors
 
-    isLeaf = True
-
-    def render(self, request: IRequest) -> bytes | int:
-        self.cors.mark(request)
+    def render(self, request: Request) -> bytes | int:
+        """Render the mounted resource, with ``request.postpath`` set to the segments of the normalized path."""
+        self.cors.add_headers(request)
         if request.method == b"OPTIONS":
             request.setHeader(b"content-length", b"0")
             return b""
@@ -58,29 +70,24 @@ class RootResource:
             return write_error(request, ErrorResponse(400, str(problem)))
         request.postpath = [segment.encode() for segment in path.split("/")[1:]]
         mount = self.mounts.get(path.split("/")[1], self.mounts[""])
-        return mount.render(request)
-
-    def getChildWithDefault(self, name: bytes, request: IRequest) -> IResource:
-        return self
-
-    def putChild(self, path: bytes, child: IResource) -> None:
-        raise TypeError("the front door has no children but its mounts")
+        body: bytes | int = mount.render(request)
+        return body
 
 
 def normalize_path(path: bytes) -> str:
-    """The one spelling of a path: decoded, without empty segments.
+    """Return the normalized path: decoded, without empty segments, and without the suffixes of old clients.
 
-    :raises ValueError: it has an encoded slash or NUL, or is not UTF-8; the text says so.
+    :raises ValueError: the path contains an encoded slash or NUL, or is not UTF-8. The text can be sent to the client.
     """
     segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
     if any(b"/" in segment or b"\0" in segment for segment in segments):
         raise ValueError("The path has an encoded slash or NUL; identifiers have none.")
     try:
-        settled = "/" + "/".join(segment.decode() for segment in segments if segment)
+        normalized = "/" + "/".join(segment.decode() for segment in segments if segment)
     except UnicodeDecodeError:
         raise ValueError("The path is not UTF-8.") from None
-    if _INDEX.fullmatch(settled):
-        return settled.removesuffix("/index")
-    if _JSON_SUFFIX.fullmatch(settled):
-        return settled.removesuffix(".json")
-    return settled
+    if _INDEX.fullmatch(normalized):
+        return normalized.removesuffix("/index")
+    if _JSON_SUFFIX.fullmatch(normalized):
+        return normalized.removesuffix(".json")
+    return normalized

@@ -7,7 +7,6 @@ from typing import Any
 
 from klein import Klein
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 
 from barbtx.api.controllers.acls import ContainerAclController, SecretAclController
 from barbtx.api.controllers.consumers import (
@@ -96,10 +95,7 @@ def _named(endpoint: Endpoint) -> Any:
 
 
 def _builder(routes: Mapping[str, type[Controller]]) -> Builder:
-    def build(dependencies: Dependencies) -> IResource:
-        return make_app(routes, dependencies).resource()
-
-    return build
+    return lambda context: context.make_application(routes)
 
 
 def versions_app_factory(global_conf: object) -> Builder:

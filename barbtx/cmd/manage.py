@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from sqlalchemy import exc
 from txamqp.client import Closed
 
+from barbtx import __version__
 from barbtx.cmd import queue, removals
 from barbtx.config import load, locate, require
-from barbtx.errors import ConfigurationError, NotFound
+from barbtx.errors import ConfigurationError, NotFound, one_line
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_audit import find_risks
 from barbtx.model.migration import head_revision, known_revisions
@@ -24,18 +25,19 @@ from barbtx.queue.transport import PublishRefused
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status."""
+    """Run a command and return its exit status."""
     options = make_parser().parse_args(arguments)
     options.config_file = locate(options.config_file, options.config_dir)
     try:
-        return options.run(options) or 0
+        status: int | None = options.run(options)
+        return status or 0
     except ConfigurationError as problem:
         for line in problem.problems:
             print(f"barbtx-manage: {line}", file=sys.stderr)
         return 1
     except (NotFound, OSError, exc.DBAPIError, NoUsableBroker, PublishRefused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
-        print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
+        print(f"barbtx-manage: {one_line(text)}", file=sys.stderr)
         return 1
 
 
@@ -57,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="an option; it wins over the files"
     )
+    parser.add_argument("--version", action="version", version=f"barbtx {__version__}")
     categories = parser.add_subparsers(required=True, metavar="category")
 
     database = categories.add_parser("db", help="the database schema").add_subparsers(required=True, metavar="action")
@@ -76,8 +79,9 @@ def make_parser() -> argparse.ArgumentParser:
     current.set_defaults(run=_current)
 
     crypto = categories.add_parser("simple_crypto", help="keys of the simple_crypto plugin")
-    crypto = crypto.add_subparsers(required=True, metavar="action")
-    generate = crypto.add_parser("gen_mkek", help="make a master key in a new file that only its owner may read")
+    generate = crypto.add_subparsers(required=True, metavar="action").add_parser(
+        "gen_mkek", help="make a master key in a new file that only its owner may read"
+    )
     generate.add_argument("file", help="where to write it; must not exist")
     generate.set_defaults(run=_generate)
 
@@ -99,7 +103,8 @@ def _database_url(options: argparse.Namespace) -> str:
     conf = load(options.config_file, options.set)
     if not options.db_url:
         require(conf, options.config_file, "database", "connection")
-    return options.db_url or conf.database.connection
+    url: str = options.db_url or conf.database.connection
+    return url
 
 
 def _upgrade(options: argparse.Namespace) -> None:

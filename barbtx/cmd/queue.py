@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, globalLogBeginner
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from barbtx.config import load, require
 from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
@@ -17,11 +18,11 @@ from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
 def add_commands(categories: Any) -> None:
     """Add the commands of this category to a parser's categories."""
     queue = categories.add_parser("queue", help="the task queue").add_subparsers(required=True, metavar="action")
-    for name, run, help in (
+    for name, run, summary in (
         ("dead-letters", _list, "show messages that could not be processed, oldest first"),
         ("requeue", _requeue, "send them to the queues that they came from"),
     ):
-        action = queue.add_parser(name, help=help)
+        action = queue.add_parser(name, help=summary)
         action.add_argument("--limit", type=int, default=100, help="how many, at most (default: 100)")
         action.set_defaults(run=run)
 
@@ -40,11 +41,18 @@ def _show(letters: Sequence[DeadLetter], what: str) -> None:
     print(f"{len(letters)} {what}")
 
 
-def _with_dead_letters(options: argparse.Namespace, use: Callable[[DeadLetters], Any]) -> Sequence[DeadLetter]:
-    """Run the reactor for as long as it takes.
+@implementer(ILogObserver)
+def _discard(event: LogEvent) -> None:
+    """Drop a log event."""
+
+
+def _with_dead_letters(
+    options: argparse.Namespace, use: Callable[[DeadLetters], Coroutine[Any, Any, Sequence[DeadLetter]]]
+) -> Sequence[DeadLetter]:
+    """Run the reactor until a coroutine has ended, and return its result.
 
     :raises ConfigurationError: the configuration cannot be used.
-    :raises Unusable: no broker can be asked.
+    :raises Unusable: no broker can be used.
     :raises Refused: a queue does not take a message.
     """
     from twisted.internet import reactor
@@ -54,15 +62,16 @@ def _with_dead_letters(options: argparse.Namespace, use: Callable[[DeadLetters],
         # Without a configuration the default broker may be somebody else's, and "0 dead letters" an error.
         require(conf, (), "DEFAULT", "transport_url")
     letters = DeadLetters.from_config(reactor, conf)
-    # What went wrong is said once, by whoever called.
-    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)
-    outcome: list[Any] = []
+    # The caller reports the error; the log would repeat it.
+    globalLogBeginner.beginLoggingTo([_discard], redirectStandardIO=False)
+    outcome: list[Sequence[DeadLetter] | Failure] = []
 
     def begin() -> None:
         Deferred.fromCoroutine(use(letters)).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
 
     reactor.callWhenRunning(begin)
     reactor.run()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
+    (result,) = outcome
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result

@@ -26,11 +26,11 @@ def add_commands(categories: Any) -> None:
     actions = removals.add_subparsers(required=True, metavar="action")
     show = actions.add_parser("list", help="show them: project, state, when it is due, what keeps it")
     show.set_defaults(run=_list)
-    for name, run, help in (
+    for name, run, summary in (
         ("cancel", _cancel, "forget a removal: what the project still has stays, and it can be added to again"),
         ("retry", _retry, "try a removal again at once that failed or waits for something; it is not due earlier"),
     ):
-        action = actions.add_parser(name, help=help)
+        action = actions.add_parser(name, help=summary)
         action.add_argument("project", help="Keystone's id of the project")
         action.set_defaults(run=run)
 

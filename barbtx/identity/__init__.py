@@ -1,1 +1,1 @@
-"""Who is asking, and whether they may."""
+"""Authentication and authorization: who sends a request, and what policy allows them to do."""

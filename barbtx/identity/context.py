@@ -1,4 +1,4 @@
-"""The caller of a request, as the authentication step found them to be."""
+"""The caller of a request, as the authentication middleware identified them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import attrs
 
 @attrs.frozen
 class RequestContext:
-    """Who asks.
+    """The caller of a request.
 
-    :ivar project_id: the Keystone project that the request is scoped to; None only for nobody, where that is allowed.
+    :ivar project_id: the Keystone project that the request is scoped to; None only for anonymous callers, where the
+        configuration allows them.
+    :ivar user_id: None for anonymous callers too.
     :ivar roles: role names in lower case.
     :ivar request_id: ``req-<uuid>``.
-    :ivar service_roles: of the service that acts for the user, if one does.
+    :ivar service_roles: role names of the service that acts for the user, if one does.
+    :ivar is_admin_project: whether the project is the cloud's admin project; true if the cloud has none.
     """
 
     project_id: str | None

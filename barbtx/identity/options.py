@@ -11,12 +11,15 @@ OPTIONS = {
             "reload_seconds",
             default=10.0,
             min=0,
-            help="How often policy files are looked at for changes; 0 reads them again on SIGHUP only.",
+            help="Interval in seconds between checks of the policy files for changes. With 0, they are read again on "
+            "SIGHUP only.",
         ),
     ],
     "DEFAULT": [
         cfg.StrOpt(
-            "admin_role", default="admin", help="Without authentication: the role of a request that names none."
+            "admin_role",
+            default="admin",
+            help="Role of requests that name no role, in a pipeline without authentication.",
         ),
     ],
     **{section: list(options) for section, options in oslo_policy.list_opts()},

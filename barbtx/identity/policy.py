@@ -1,4 +1,4 @@
-"""The rules of who may do what: oslo.policy reads them, and what they mean is decided here."""
+"""Policy: oslo.policy parses the rules, barbtx compiles and evaluates them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
+from barbtx.compat import disable_rule_check
 from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy_errors import find_errors
@@ -19,7 +20,7 @@ from barbtx.identity.predicates import Credentials, Predicate, RequestTarget, co
 
 
 def list_rules() -> list[oslo_policy.RuleDefault]:
-    """The default rules, new and deprecated, for oslo.policy and its command line tools."""
+    """Return the default rules, new and deprecated, for oslo.policy and its command line tools."""
     source = json.loads((files(__package__) / "policy_rules.json").read_text())
     rules = [oslo_policy.RuleDefault(name, check) for name, check in source["helpers"].items()]
     for name, rule in source["rules"].items():
@@ -34,22 +35,22 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
 
 
 def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
-    """oslo.policy's own enforcer with barbtx's defaults and the operator's overrides.
+    """Make oslo.policy's enforcer with barbtx's default rules and the operator's overrides.
 
-    :raises ConfigurationError: a policy file is missing or cannot be read, or a rule has an error; all are named.
+    :raises ConfigurationError: a policy file is missing or cannot be read, or rules have errors; each is named.
     """
     enforcer = oslo_policy.Enforcer(conf)
     enforcer.suppress_deprecation_warnings = True
     enforcer.suppress_default_change_warnings = True
-    # find_errors says the same, and more; through the logging module it would reach nobody but standard error.
-    enforcer._need_check_rule = False
+    # find_errors reports the same and more; oslo.policy's own check would write to standard error only.
+    disable_rule_check(enforcer)
     logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
     enforcer.register_defaults(list_rules())
     overrides = {name: text for rules in read_policy_files(conf).values() for name, text in rules.items()}
     try:
         enforcer.load_rules()
     except Exception as problem:
-        # Whatever is in the files, and whatever oslo.policy makes of it, the operator gets a line.
+        # oslo.policy may raise anything for a malformed file; the operator gets one line.
         raise ConfigurationError(f"policy: {' '.join(str(problem).split()) or type(problem).__name__}") from None
     if {name: rule.check_str for name, rule in enforcer.file_rules.items()} != overrides:
         raise ConfigurationError("policy: the files changed while they were read; reload again")
@@ -60,9 +61,9 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
 
 
 def enforcer_for_tools() -> oslo_policy.Enforcer:
-    """oslo.policy's entry point for its command line tools; the configuration is found as oslo.config finds it.
+    """Make an enforcer for oslo.policy's command line tools, with the configuration files that oslo.config finds.
 
-    :raises ConfigurationError: see :func:`get_enforcer`.
+    :raises ConfigurationError: as :func:`get_enforcer`.
     """
     conf = cfg.ConfigOpts()
     conf(args=[], project="barbtx")
@@ -71,11 +72,11 @@ def enforcer_for_tools() -> oslo_policy.Enforcer:
 
 @attrs.define(eq=False)
 class Policy:
-    """Decides: the one place where it is settled whether a caller may do something to an object.
+    """Decides whether a caller may perform an operation on an object.
 
     A rule that does not exist allows nobody.
 
-    :ivar enforce_new_defaults: part of every target, since the rules' texts ask for it.
+    :ivar enforce_new_defaults: part of every target, because the default rules refer to it.
     """
 
     conf: cfg.ConfigOpts
@@ -87,18 +88,19 @@ class Policy:
     def from_config(cls, conf: cfg.ConfigOpts) -> Policy:
         """Load and compile the rules.
 
-        :raises ConfigurationError: they have an error.
+        :raises ConfigurationError: as :func:`get_enforcer`.
         """
         enforcer = get_enforcer(conf)
         return cls(conf, conf.oslo_policy.enforce_new_defaults, compile_rules(enforcer), _overridden(enforcer))
 
     def reload(self) -> None:
-        """Read the rules again. It takes a while, and may be done in a thread: the new ones count all at once.
+        """Read the rules again. Blocks, so call it in a thread; the new rules take effect all at once.
 
-        A rule that the files do not override any more would fall back to the shipped one, which may allow more. A file
-        that was lost by mistake looks the same, so that this takes a restart.
+        If the files no longer override a rule, the default rule, which may allow more, would take its place. Because a
+        file that was lost by mistake looks the same, such a reload is refused and requires a restart.
 
-        :raises ConfigurationError: they have an error, or fewer rules are overridden than before; the old ones stay.
+        :raises ConfigurationError: rules have errors, or fewer rules are overridden than before; the old rules stay in
+            force.
         """
         enforcer = get_enforcer(self.conf)
         overridden = _overridden(enforcer)
@@ -111,9 +113,9 @@ class Policy:
         self._predicates, self._overridden = compile_rules(enforcer), overridden
 
     def allows(self, rule: str, context: RequestContext, target: RequestTarget) -> bool:
-        """Whether the caller may do what a rule is about.
+        """Return whether a rule allows the caller to perform its operation.
 
-        :param target: what policy may know of the object; made by the service alone, never from a request.
+        :param target: the object's attributes for policy; made by the service alone, never from a request.
         """
         predicate = self._predicates.get(rule)
         if predicate is None:
@@ -126,7 +128,7 @@ def _overridden(enforcer: oslo_policy.Enforcer) -> frozenset[str]:
 
 
 def credentials_of(context: RequestContext) -> Credentials:
-    """A caller in the words of rules: oslo.context's attributes."""
+    """Return the attributes of a caller under the names that rules use, which are those of oslo.context."""
     return {
         "user_id": context.user_id,
         "project_id": context.project_id,

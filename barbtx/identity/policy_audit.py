@@ -1,4 +1,4 @@
-"""What a deployment's rules allow that its operator may not expect."""
+"""Finds rules that allow more than an operator may expect."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from barbtx.identity.policy import Policy, list_rules
 from barbtx.identity.policy_targets import kinds_of
 from barbtx.identity.predicates import RequestTarget
 
-# What a token holds, since Keystone expands implied roles, by the role that a person would name. The service
-# administrator's role is not among them: it is not given to the people of a project.
-_PERSONAS = {
+# The roles in a token, in which Keystone expands implied roles, by the role that was granted. The role of the service's
+# administrators is left out: it is not granted to members of projects.
+_PERSONAS: dict[str, frozenset[str]] = {
     "nobody": frozenset(),
     "reader": frozenset({"reader"}),
     "member": frozenset({"member", "reader"}),
@@ -21,35 +21,38 @@ _PERSONAS = {
     "observer": frozenset({"observer"}),
     "audit": frozenset({"audit"}),
 }
-_OF_THE_DEPLOYMENT = frozenset(
+_DEPLOYMENT_RULES = frozenset(
     {"project_quotas:get", "project_quotas:put", "project_quotas:delete", "transport_keys:post", "transport_key:delete"}
 )
-_MINE, _THEIRS = "a project", "another project"
+_OWN_PROJECT, _OTHER_PROJECT = "a project", "another project"
 
 
 def find_risks(policy: Policy) -> Iterator[str]:
-    """A line for each rule that lets people do what reaches beyond their project, or into what is private."""
+    """Yield a line for each rule that reaches into other projects, private objects or the whole deployment."""
     for rule in (rule.name for rule in list_rules() if ":" in rule.name):
         kinds = kinds_of(rule)
         if kinds:
-            yield from _line(
-                policy, rule, _targets(kinds, _THEIRS, private=False), "of any project, on what belongs to another one"
-            )
-        if kinds and kinds != ("order",):
-            yield from _line(
+            yield from _risk(
                 policy,
                 rule,
-                _targets(kinds, _MINE, private=True),
+                _targets(kinds, _OTHER_PROJECT, private=False),
+                "of any project, on what belongs to another one",
+            )
+        if kinds and kinds != ("order",):
+            yield from _risk(
+                policy,
+                rule,
+                _targets(kinds, _OWN_PROJECT, private=True),
                 "of the same project, on what is private and somebody else's",
                 without=("admin",),
             )
-        if rule in _OF_THE_DEPLOYMENT:
-            yield from _line(policy, rule, [{}], "of any project, on what concerns the whole deployment")
+        if rule in _DEPLOYMENT_RULES:
+            yield from _risk(policy, rule, [{}], "of any project, on what concerns the whole deployment")
         elif not kinds:
-            yield from _line(policy, rule, [{}], "without any role", only=("nobody",))
+            yield from _risk(policy, rule, [{}], "without any role", only=("nobody",))
 
 
-def _line(
+def _risk(
     policy: Policy,
     rule: str,
     targets: list[RequestTarget],
@@ -62,7 +65,7 @@ def _line(
         for name, roles in _PERSONAS.items()
         if name in only
         and name not in without
-        and any(policy.allows(rule, RequestContext(_MINE, "a user", roles, ""), target) for target in targets)
+        and any(policy.allows(rule, RequestContext(_OWN_PROJECT, "a user", roles, ""), target) for target in targets)
     ]
     if allowed:
         yield f"{rule}: {', '.join(allowed)} {where}"

@@ -1,4 +1,4 @@
-"""The operator's policy files: where they are, and reading them so that nothing in them is lost."""
+"""Finds and reads the operator's policy files, and refuses anything in them that oslo.policy would ignore."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = Logger()
 class PolicyFiles:
     """The files that override rules.
 
-    :ivar paths: in the order in which they count.
-    :ivar required: those of them that are there because the configuration names them or their directory.
-    :ivar problems: what keeps them from being used.
-    :ivar warnings: what may not be as the operator thinks.
+    :ivar paths: the files; a later one overrides an earlier one.
+    :ivar required: the files that the configuration names, or whose directory it names.
+    :ivar problems: errors because of which the files cannot be used.
+    :ivar warnings: conditions that the operator may not intend.
     """
 
     paths: list[Path] = attrs.field(factory=list)
@@ -35,22 +35,22 @@ class PolicyFiles:
 
 
 def find_policy_files(conf: cfg.ConfigOpts) -> PolicyFiles:
-    """Look for the files that override rules: what the configuration names must be there, the default ones need not."""
-    found = PolicyFiles()
+    """Find the files that override rules: those that the configuration names must exist, the default ones need not."""
+    files = PolicyFiles()
     options = conf.oslo_policy
     named = is_set(conf, "policy_file", "oslo_policy")
     main = options.policy_file and conf.find_file(options.policy_file)
     if main and Path(main).is_file():
-        found.paths.append(Path(main))
+        files.paths.append(Path(main))
         if named:
-            found.required.add(Path(main))
+            files.required.add(Path(main))
     elif named or main:
-        found.problems.append(
+        files.problems.append(
             f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
             "exists, or remove the option to use the shipped rules"
         )
     elif obsolete := conf.find_file("policy.json"):
-        found.warnings.append(
+        files.warnings.append(
             f"{obsolete} is not read: convert it with oslopolicy-convert-json-to-yaml, or name it in "
             "[oslo_policy] policy_file"
         )
@@ -58,16 +58,16 @@ def find_policy_files(conf: cfg.ConfigOpts) -> PolicyFiles:
     for name in options.policy_dirs:
         directory = name and conf.find_file(name)
         if directory and Path(directory).is_dir():
-            _look_into(Path(directory), named, found)
+            _list_directory(Path(directory), named, files)
         elif named or directory:
-            found.problems.append(
+            files.problems.append(
                 f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
                 "or remove the option to use the shipped rules"
             )
-    return found
+    return files
 
 
-def _look_into(directory: Path, named: bool, found: PolicyFiles) -> None:
+def _list_directory(directory: Path, named: bool, found: PolicyFiles) -> None:
     try:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
         files = [path for path in paths if path.is_file()]
@@ -93,10 +93,10 @@ def _look_into(directory: Path, named: bool, found: PolicyFiles) -> None:
 
 
 def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
-    """The check strings in each file, by rule name.
+    """Read the check strings in each file, by rule name.
 
-    :raises ConfigurationError: a file is missing or empty, can be written by others, or is no mapping of names to texts. All
-        that is wrong is named.
+    :raises ConfigurationError: a file is missing or empty, can be written by other users, or is not a mapping of names
+        to texts. Every error is named.
     """
     found = find_policy_files(conf)
     for warning in found.warnings:
@@ -142,9 +142,13 @@ def _wrong_texts(path: Path, rules: dict[Any, Any]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a name that is there twice: YAML forbids it, yet the library takes the last one."""
+    """Refuses duplicate names: YAML forbids them, but the library silently uses the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping.
+
+        :raises yaml.constructor.ConstructorError: a name occurs twice.
+        """
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

@@ -1,96 +1,111 @@
-"""Policy files that an operator changes while the service runs."""
+"""Reloads the policy when its files change or the operator requests it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from barbtx.errors import ConfigurationError
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_files import find_policy_files
+from barbtx.reactor import IReactor
 
 log = Logger()
 
+T = TypeVar("T")
+
 
 class PolicyReloader(Service):
-    """Reads the rules again when it is told to, and when it sees that a file has changed.
+    """Reads the rules again on request, and when polling shows that a file has changed.
 
-    Rules with an error, or fewer than before, are refused as a whole: those that were there stay in force.
+    If the new rules have errors, or override fewer rules than before, all of them are refused and the old ones stay in
+    force.
 
-    :param seconds: between looks at the files; 0 for never.
+    :param seconds: interval between polls of the files; 0 disables polling.
     """
 
-    def __init__(self, reactor: Any, policy: Policy, seconds: float) -> None:
+    def __init__(self, reactor: IReactor, policy: Policy, seconds: float) -> None:
         self._reactor = reactor
         self._policy = policy
         self._seconds = seconds
-        # Of the files as they were read at the start, or before that.
-        self._seen: object = self._state()
-        self._looking: LoopingCall | None = None
+        # The state of the files when their rules were read, or earlier.
+        self._last_state: object = self._state()
+        self._polling: LoopingCall | None = None
         self._busy = self._again = False
 
     def startService(self) -> None:
-        super().startService()
+        """Start polling the files."""
+        Service.startService(self)
         if self._seconds:
-            self._looking = LoopingCall(self._look)
-            self._looking.clock = self._reactor
-            self._looking.start(self._seconds)
+            self._polling = LoopingCall(lambda: Deferred.fromCoroutine(self._poll()))
+            self._polling.clock = self._reactor
+            self._polling.start(self._seconds)
 
     def stopService(self) -> None:
-        super().stopService()
-        if self._looking is not None:
-            self._looking.stop()
+        """Stop polling the files."""
+        Service.stopService(self)
+        if self._polling is not None:
+            self._polling.stop()
 
-    def _look(self) -> Deferred[None]:
-        return self._in_thread(self._state).addCallbacks(self._compare, self._cannot_look)
-
-    def _compare(self, state: object) -> Deferred[None] | None:
-        seen, self._seen = self._seen, state
-        return self.reload() if state != seen else None
-
-    def _cannot_look(self, failure: Failure) -> None:
-        log.warn("the policy files cannot be looked at: {reason}", reason=failure.getErrorMessage())
+    async def _poll(self) -> None:
+        try:
+            state = await self._in_thread(self._state)
+        except Exception as problem:
+            log.warn("the policy files cannot be checked for changes: {reason}", reason=str(problem))
+            return
+        last_state, self._last_state = self._last_state, state
+        if state != last_state:
+            await self.reload()
 
     def _state(self) -> object:
-        found = find_policy_files(self._policy.conf)
-        return [_stamp(path) for path in found.paths], found.problems
+        files = find_policy_files(self._policy.conf)
+        return [_stamp(path) for path in files.paths], files.problems
 
     def reload(self) -> Deferred[None]:
-        """Read the rules now; fires when it is done, one way or the other."""
+        """Read the rules now.
+
+        :return: fires with None when the rules are in force or have been refused. If a reload is in progress already,
+            it fires at once, and the rules are read once more after that reload.
+        """
         if self._busy:
-            # What is being read may be older than what there is now.
+            # The files that are being read may be older than the present ones.
             self._again = True
             return succeed(None)
+        return Deferred.fromCoroutine(self._reload())
+
+    async def _reload(self) -> None:
         self._busy = True
-        return self._in_thread(self._policy.reload).addCallbacks(self._done, self._refused).addBoth(self._idle)
+        try:
+            await self._read_rules()
+            while self._again:
+                self._again = False
+                await self._read_rules()
+        finally:
+            self._busy = False
 
-    def _in_thread(self, work: Any) -> Deferred[Any]:
+    async def _read_rules(self) -> None:
+        try:
+            await self._in_thread(self._policy.reload)
+        except Exception as problem:
+            if not isinstance(problem, ConfigurationError):
+                log.failure("the policy could not be read")
+            log.error("the policy was refused, and the one before stays in force: {reason}", reason=str(problem))
+        else:
+            log.info("the policy was read again and is in force")
+
+    def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
-
-    def _done(self, _: object) -> None:
-        log.info("the policy was read again and is in force")
-
-    def _refused(self, failure: Failure) -> None:
-        if not failure.check(ConfigurationError):
-            log.failure("the policy could not be read", failure=failure)
-        log.error(
-            "the policy was refused, and the one before stays in force: {reason}", reason=failure.getErrorMessage()
-        )
-
-    def _idle(self, outcome: object) -> object:
-        self._busy = False
-        again, self._again = self._again, False
-        return self.reload() if again else outcome
 
 
 def _stamp(path: Path) -> tuple[object, ...]:
+    """Return what identifies the content of a file without reading it."""
     try:
         stat = path.stat()
     except OSError as problem:

@@ -1,79 +1,95 @@
-"""Rules as plain functions.
+"""Rules compiled into plain functions.
 
-oslo.policy's check objects look at their own signature at each call, which costs a third of a millisecond a decision.
-Their trees are therefore compiled once, when the rules are loaded, into functions of a target and credentials. A kind
-of check that is not known here keeps its object, and so its meaning.
+oslo.policy's check objects inspect their own signatures at each call, which costs a third of a millisecond per
+decision. Therefore their trees are compiled once, when the rules are loaded, into functions of a target and
+credentials. A check of an unknown class is called as oslo.policy calls it.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias, cast
 
-from oslo_policy import _checks as checks
 from oslo_policy import policy as oslo_policy
 
-RequestTarget = Mapping[str, object]
-Credentials = Mapping[str, object]
-Predicate = Callable[[RequestTarget, Credentials], bool]
+from barbtx.compat import (
+    AndCheck,
+    BaseCheck,
+    FalseCheck,
+    GenericCheck,
+    NotCheck,
+    OrCheck,
+    RoleCheck,
+    RuleCheck,
+    TrueCheck,
+)
+
+RequestTarget: TypeAlias = Mapping[str, object]
+Credentials: TypeAlias = Mapping[str, object]
+Predicate: TypeAlias = Callable[[RequestTarget, Credentials], bool]
 
 
 def compile_rules(enforcer: oslo_policy.Enforcer) -> dict[str, Predicate]:
-    """All rules of an enforcer, by name."""
+    """Compile all rules of an enforcer; by name."""
     predicates: dict[str, Predicate] = {}
-    for name, check in enforcer.rules.items():
+    for name, check in (enforcer.rules or {}).items():
         predicates[name] = _compile(check, predicates, enforcer)
     return predicates
 
 
-def _compile(check: Any, predicates: Mapping[str, Predicate], enforcer: oslo_policy.Enforcer) -> Predicate:
+def _compile(check: BaseCheck, predicates: Mapping[str, Predicate], enforcer: oslo_policy.Enforcer) -> Predicate:
+    # Types are compared exactly: a subclass may mean something else.
     kind = type(check)
-    if kind is checks.TrueCheck:
+    if kind is TrueCheck:
         return lambda target, creds: True
-    if kind is checks.FalseCheck:
+    if kind is FalseCheck:
         return lambda target, creds: False
-    if kind is checks.NotCheck:
+    if isinstance(check, NotCheck) and kind is NotCheck:
         inner = _compile(check.rule, predicates, enforcer)
         return lambda target, creds: not inner(target, creds)
-    if kind in (checks.AndCheck, checks.OrCheck):
+    if isinstance(check, AndCheck | OrCheck) and kind in (AndCheck, OrCheck):
         parts = [_compile(rule, predicates, enforcer) for rule in check.rules]
-        if kind is checks.AndCheck:
+        if kind is AndCheck:
             return lambda target, creds: all(part(target, creds) for part in parts)
         return lambda target, creds: any(part(target, creds) for part in parts)
-    if kind is checks.RuleCheck:
-        # Looked up when it is asked: rules may name each other in any order.
+    if isinstance(check, RuleCheck) and kind is RuleCheck:
+        # Looked up at each call, because rules may refer to each other in any order.
         name = check.match
         return lambda target, creds: name in predicates and predicates[name](target, creds)
-    if kind is checks.RoleCheck:
+    if isinstance(check, RoleCheck) and kind is RoleCheck:
         return _compile_role(check.match)
-    if kind is checks.GenericCheck:
+    if isinstance(check, GenericCheck) and kind is GenericCheck:
         return _compile_generic(check)
     return lambda target, creds: bool(check(dict(target), dict(creds), enforcer))
 
 
 def literal_of(kind: str) -> str | None:
-    """The text of a literal on the left side of a check; None if that names an attribute of the caller."""
+    """Return the text of a literal on the left side of a check; None if that names an attribute of the caller."""
     try:
         return str(ast.literal_eval(kind))
     except (ValueError, SyntaxError):
         return None
 
 
+def _roles(creds: Credentials) -> list[str]:
+    return cast(list[str], creds["roles"])
+
+
 def _compile_role(template: str) -> Predicate:
     if "%" not in template:
         role = template.lower()
-        return lambda target, creds: any(role == held.lower() for held in creds["roles"])
+        return lambda target, creds: any(role == held.lower() for held in _roles(creds))
     read = _reader(template, nulls=False)
 
     def holds(target: RequestTarget, creds: Credentials) -> bool:
-        wanted = read(target)
-        return wanted is not None and any(wanted.lower() == held.lower() for held in creds["roles"])
+        expected = read(target)
+        return expected is not None and any(expected.lower() == held.lower() for held in _roles(creds))
 
     return holds
 
 
-def _compile_generic(check: checks.GenericCheck) -> Predicate:
+def _compile_generic(check: GenericCheck) -> Predicate:
     literal = literal_of(check.kind)
     if literal is not None:
         read_any = _reader(check.match, nulls=True)
@@ -81,17 +97,17 @@ def _compile_generic(check: checks.GenericCheck) -> Predicate:
     read, path = _reader(check.match, nulls=False), check.kind.split(".")
 
     def matches(target: RequestTarget, creds: Credentials) -> bool:
-        wanted = read(target)
-        return wanted is not None and _has(creds, path, wanted)
+        expected = read(target)
+        return expected is not None and _has(creds, path, expected)
 
     return matches
 
 
 def _reader(template: str, *, nulls: bool) -> Callable[[RequestTarget], str | None]:
-    """What makes the right side of a check from a target.
+    """Make a function that returns the right side of a check for a target, or None if nothing can be equal to it.
 
-    :param nulls: whether a null value counts as the text "None", as a literal may ask for; if not, nothing is equal to
-        it: neither the null of a caller without a user id, nor a user of that name.
+    :param nulls: whether a null value has the text "None", as literals may require. If not, nothing equals it: neither
+        the null of a caller without a user id, nor a user with that name.
     """
     key = template[2:-2] if template.startswith("%(") and template.endswith(")s") and template.count("%") == 1 else None
 
@@ -104,19 +120,19 @@ def _reader(template: str, *, nulls: bool) -> Callable[[RequestTarget], str | No
                 target if nulls else {name: value for name, value in target.items() if value is not None}
             )
         except (KeyError, TypeError, ValueError):
-            # A key that the target does not have, or a template that it does not fit.
+            # The target lacks a key, or the template does not fit it.
             return None
 
     return read
 
 
-def _has(found: object, path: list[str], wanted: str) -> bool:
-    """Whether credentials have a value at a path; of a list, any element counts. A null is equal to nothing."""
+def _has(value: object, path: list[str], expected: str) -> bool:
+    """Return whether credentials have a value at a path; any element of a list counts. Nothing equals a null."""
     if not path:
-        return found is not None and str(found) == wanted
-    if not isinstance(found, Mapping) or path[0] not in found:
+        return value is not None and str(value) == expected
+    if not isinstance(value, Mapping) or path[0] not in value:
         return False
-    inner = found[path[0]]
+    inner = value[path[0]]
     if isinstance(inner, list):
-        return any(_has(one, path[1:], wanted) for one in inner)
-    return _has(inner, path[1:], wanted)
+        return any(_has(element, path[1:], expected) for element in inner)
+    return _has(inner, path[1:], expected)

@@ -1,4 +1,4 @@
-"""Who may use a database that has not been checked yet."""
+"""A gate that refuses transactions until the checks at startup have passed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _exempt: ContextVar[bool] = ContextVar("barbtx_exempt_from_gate", default=False)
 
 @attrs.define(eq=False)
 class AccessGate:
-    """Lets everybody to a database or, while it is closed, only what runs under :meth:`exempt`."""
+    """Admits every caller while it is open, and only code inside :meth:`exempt` while it is closed."""
 
     _closed: bool = attrs.field(default=False, init=False)
 
     def close(self) -> None:
-        """Let nobody in but those who are exempt."""
+        """Refuse callers that are not exempt."""
         self._closed = True
 
     def open(self) -> None:
-        """Let everybody in."""
+        """Admit every caller."""
         self._closed = False
 
     def admits(self) -> bool:
-        """Whether the caller may use the database."""
+        """Whether the caller may run a transaction."""
         return not self._closed or _exempt.get()
 
     @contextmanager
     def exempt(self) -> Iterator[None]:
-        """What is called inside, and the coroutines that it starts, may use the database all the same."""
+        """Exempt the code inside the block, and the coroutines that it starts, from the gate."""
         token = _exempt.set(True)
         try:
             yield

@@ -1,7 +1,7 @@
-"""Which transaction may have a thread and a connection next, so that no kind of work takes them all.
+"""Admission control: which transaction gets a thread and a connection next, so that no kind of work takes them all.
 
-A transaction belongs to a group of tables, is a read, a list or a write, and may belong to a project. What waits for a
-locked table, or takes long, holds its thread; the limits below leave threads to everything else.
+A transaction belongs to a group of tables, is a read, a list or a write, and may belong to a project. A transaction
+that waits for a lock, or that takes long, occupies its thread; the limits below keep threads free for other lanes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import attrs
 
 
 class Workload(enum.Enum):
-    """What a transaction does. A list reads rows of which there may be many."""
+    """What a transaction does. A list may read many rows."""
 
     READ = "read"
     LIST = "list"
@@ -23,9 +23,10 @@ class Workload(enum.Enum):
 
 @attrs.frozen
 class Lane:
-    """Transactions that may hold each other up. Those of one lane begin in the order they came in, lanes take turns.
+    """Transactions that may delay each other. Those of one lane start in order of arrival; lanes take turns.
 
-    :ivar project: external id, if it is done for one.
+    :ivar tables: the group of tables that they use.
+    :ivar project: external id of the project that they serve, if any.
     """
 
     tables: str
@@ -34,15 +35,15 @@ class Lane:
 
 
 class QueueFull(Exception):
-    """Too many transactions are waiting."""
+    """Too many transactions are waiting; this one was not admitted."""
 
 
 @attrs.define(eq=False)
 class AdmissionTicket:
     """A transaction that waits or runs.
 
-    :ivar begin: called when it may begin.
-    :ivar displaced: called instead if it must make room for another lane.
+    :ivar begin: called when the transaction may start.
+    :ivar displaced: called instead if the transaction is dropped from the queue in favour of another lane.
     """
 
     lane: Lane
@@ -53,100 +54,103 @@ class AdmissionTicket:
 
 @attrs.define(eq=False)
 class Admission:
-    """Decides, in the reactor's thread.
+    """Admits transactions. All methods must be called in the reactor's thread.
 
-    Of the connections one group of tables may hold half at most, its lists and its writes a quarter each; all lists
-    together half, and so all writes; one project half of what its lane may have. Each of these is at least one.
+    One group of tables may use at most half of the connections, its lists and its writes at most a quarter each. All
+    lists together may use half, and so may all writes. One project may use half of what its lane may use. Each of these
+    limits is at least one.
 
-    :ivar size: transactions that may run at the same time.
-    :ivar limit: transactions that may run or wait. If that is reached, the lane with the most that wait makes room for
-        those with less.
-    :ivar writers: writes that may run at the same time, if the database has a limit of its own.
+    :ivar size: maximum number of transactions that run at the same time.
+    :ivar limit: maximum number of transactions that run or wait. If it is reached, the lane with the longest queue
+        gives up its last transaction for a lane with a shorter one.
+    :ivar writers: maximum number of writes that run at the same time, if the database limits them.
     """
 
     size: int
     limit: int
     writers: int | None = None
-    _held: Counter[Hashable] = attrs.field(factory=Counter, init=False)
+    _admitted: Counter[Hashable] = attrs.field(factory=Counter, init=False)
     _running: int = attrs.field(default=0, init=False)
     _waiting: int = attrs.field(default=0, init=False)
     _lanes: OrderedDict[Lane, deque[AdmissionTicket]] = attrs.field(factory=OrderedDict, init=False)
 
     @property
     def running(self) -> int:
+        """How many transactions run."""
         return self._running
 
     @property
     def waiting(self) -> int:
+        """How many transactions wait."""
         return self._waiting
 
     def enter(self, lane: Lane, begin: Callable[[], None], displaced: Callable[[], None]) -> AdmissionTicket:
-        """Take a transaction, and begin it as soon as it may.
+        """Queue a transaction, and start it as soon as the limits allow.
 
-        :raises Full: there is no room.
+        :raises QueueFull: no other transaction can be displaced for it.
         """
         if self._running + self._waiting >= self.limit:
-            self._make_room(lane)
-        place = AdmissionTicket(lane, begin, displaced)
-        self._lanes.setdefault(lane, deque()).append(place)
+            self._displace_one(lane)
+        ticket = AdmissionTicket(lane, begin, displaced)
+        self._lanes.setdefault(lane, deque()).append(ticket)
         self._waiting += 1
-        self._advance()
-        return place
+        self._start_waiting()
+        return ticket
 
-    def leave(self, place: AdmissionTicket) -> None:
-        """A transaction that began has ended."""
+    def leave(self, ticket: AdmissionTicket) -> None:
+        """Note that a transaction that was started has ended."""
         self._running -= 1
-        for share, _ in self._shares(place.lane):
-            self._held[share] -= 1
-            if not self._held[share]:
-                del self._held[share]
-        self._advance()
+        for share, _ in self._shares(ticket.lane):
+            self._admitted[share] -= 1
+            if not self._admitted[share]:
+                del self._admitted[share]
+        self._start_waiting()
 
-    def withdraw(self, place: AdmissionTicket) -> None:
-        """Nobody waits any longer for a transaction; if it has begun, it still has to :meth:`leave`."""
-        if not place.running and place in self._lanes.get(place.lane, ()):
-            self._take_out(place)
+    def withdraw(self, ticket: AdmissionTicket) -> None:
+        """Remove a transaction from the queue. One that was started stays admitted until :meth:`leave`."""
+        if not ticket.running and ticket in self._lanes.get(ticket.lane, ()):
+            self._dequeue(ticket)
 
-    def _take_out(self, place: AdmissionTicket) -> None:
-        places = self._lanes[place.lane]
-        places.remove(place)
-        if not places:
-            del self._lanes[place.lane]
+    def _dequeue(self, ticket: AdmissionTicket) -> None:
+        queue = self._lanes[ticket.lane]
+        queue.remove(ticket)
+        if not queue:
+            del self._lanes[ticket.lane]
         self._waiting -= 1
 
-    def _make_room(self, lane: Lane) -> None:
-        longest = max(self._lanes.values(), key=len, default=())
-        if len(longest) <= len(self._lanes.get(lane, ())) + 1:
+    def _displace_one(self, lane: Lane) -> None:
+        longest = max(self._lanes.values(), key=len, default=None)
+        if longest is None or len(longest) <= len(self._lanes.get(lane, ())) + 1:
             raise QueueFull
-        place = longest[-1]
-        self._take_out(place)
-        place.displaced()
+        ticket = longest[-1]
+        self._dequeue(ticket)
+        ticket.displaced()
 
-    def _advance(self) -> None:
+    def _start_waiting(self) -> None:
         while self._running < self.size:
             lane = next((lane for lane in self._lanes if self._may_begin(lane)), None)
             if lane is None:
                 return
-            place = self._lanes[lane][0]
-            self._take_out(place)
+            ticket = self._lanes[lane][0]
+            self._dequeue(ticket)
             if lane in self._lanes:
                 self._lanes.move_to_end(lane)
-            place.running = True
+            ticket.running = True
             self._running += 1
-            self._held.update(share for share, _ in self._shares(lane))
-            place.begin()
+            self._admitted.update(share for share, _ in self._shares(lane))
+            ticket.begin()
 
     def _may_begin(self, lane: Lane) -> bool:
-        return all(self._held[share] < most for share, most in self._shares(lane))
+        return all(self._admitted[share] < limit for share, limit in self._shares(lane))
 
     def _shares(self, lane: Lane) -> Iterator[tuple[Hashable, int]]:
-        """What a lane's transactions count towards, and how many may run of each."""
+        """The limits that a lane's transactions count towards, with the maximum of each."""
         half = max(1, self.size // 2)
-        of_lane = half
+        lane_limit = half
         yield lane.tables, half
         if lane.work is not Workload.READ:
-            of_lane = max(1, self.size // 4)
+            lane_limit = max(1, self.size // 4)
             yield lane.work, half if lane.work is Workload.LIST or self.writers is None else min(half, self.writers)
-            yield (lane.tables, lane.work), of_lane
+            yield (lane.tables, lane.work), lane_limit
         if lane.project is not None:
-            yield lane, (of_lane + 1) // 2
+            yield lane, (lane_limit + 1) // 2

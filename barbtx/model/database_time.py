@@ -1,4 +1,4 @@
-"""The time of day by the database's clock: the one clock that all processes share."""
+"""The wall clock of the database server, which is the one clock that all processes share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-# Not the transaction's time: a transaction may have waited for a lock since it began.
+# Not the transaction's start time: the transaction may have waited for a lock since then.
 _QUERIES = {
     "postgresql": text("SELECT clock_timestamp() AT TIME ZONE 'UTC'"),
     "mysql": text("SELECT UTC_TIMESTAMP(6)"),
@@ -17,6 +17,6 @@ _QUERIES = {
 
 
 def database_time(session: Session) -> datetime.datetime:
-    """The database's time of day, in UTC, without a zone. On SQLite that is this machine's."""
+    """The time by the database server's clock as a naive datetime in UTC. SQLite uses this machine's clock."""
     now = session.scalar(_QUERIES[session.get_bind().dialect.name])
     return datetime.datetime.fromisoformat(now) if isinstance(now, str) else now

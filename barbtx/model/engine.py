@@ -1,18 +1,20 @@
-"""SQLAlchemy engines: which driver, and the settings that durability, time limits and failover need on each database."""
+"""SQLAlchemy engines: the driver of each database, and its settings for durability, timeouts and failover."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from sqlalchemy import create_engine, event, exc
+from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL, Engine, ExceptionContext, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from barbtx.errors import ConfigurationError
 from barbtx.model.database_errors import STALE, classify
 from barbtx.model.sqlite_permissions import keep_private
 
-# Seconds for which a connection to a server that says it is read-only is kept: another one may be the primary by then.
+# Seconds for which a connection to a read-only server stays in the pool. After that another server may be the primary.
 _READ_ONLY_SECONDS = 2.0
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -23,19 +25,19 @@ _DRIVERS = {
 
 
 def parse_url(url: str) -> URL:
-    """A database URL with the driver that barbtx uses.
+    """Parse a database URL, and set the driver that barbtx uses.
 
-    :raises ConfigurationError: it is no database URL.
+    :raises ConfigurationError: it is not a database URL, or it names an SQLite database in memory.
     """
     try:
         parsed = make_url(_spread_hosts(url))
         parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        # Loads the dialect, and so fails for one that is not there.
+        # This loads the dialect, and fails if it is not installed.
         parsed.get_dialect()
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        # Each connection would have a database of its own, gone when it is closed.
+        # Each connection would open another database, which is lost when the connection is closed.
         raise ConfigurationError(
             "[database] connection: SQLite needs a file, as in sqlite:////var/lib/barbtx/barbtx.sqlite"
         )
@@ -43,11 +45,12 @@ def parse_url(url: str) -> URL:
 
 
 def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
-    """Make an engine; no connection is made yet.
+    """Make an engine, without connecting.
 
-    :param timeout: seconds; longest wait for a connection or a lock.
-    :param bound_statements: whether that is also the longest that a statement may take, where the database sees to it.
-    :raises ConfigurationError: the URL is no database URL, or its driver is not installed.
+    :param pool_size: maximum number of pooled connections.
+    :param timeout: seconds to wait for a connection or a lock.
+    :param bound_statements: whether the timeout also applies to statements, on databases that support it.
+    :raises ConfigurationError: the URL is not a database URL, or its driver is not installed.
     """
     parsed = parse_url(url)
     backend = parsed.get_backend_name()
@@ -64,7 +67,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
         )
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
-    _leave_stale_connections(engine)
+    _drop_stale_connections(engine)
     if backend == "sqlite":
         keep_private(engine)
         _make_sqlite_durable(engine)
@@ -72,7 +75,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
 
 
 def _spread_hosts(url: str) -> str:
-    """A URL with several hosts as libpq writes them (``host1:port,host2:port``), in the form that SQLAlchemy reads."""
+    """Convert a URL with several hosts in libpq's form (``host1:port,host2:port``) to SQLAlchemy's form."""
     scheme, _, rest = url.partition("://")
     authority, _, path = rest.partition("/")
     user, at, hosts = authority.rpartition("@")
@@ -83,23 +86,22 @@ def _spread_hosts(url: str) -> str:
     return f"{scheme}://{user}{at}/{database}?{query}"
 
 
-def _leave_stale_connections(engine: Engine) -> None:
-    """Have connections leave the pool that lead to a server which is gone, or is not the primary any more."""
+def _drop_stale_connections(engine: Engine) -> None:
+    """Drop pooled connections to a server that is down or is no longer the primary."""
 
     @event.listens_for(engine, "handle_error")
-    def judge(context: ExceptionContext) -> None:
-        # SQLAlchemy then closes this connection, and every other that is not younger when it is next asked for.
+    def invalidate_stale(context: ExceptionContext) -> None:
+        # SQLAlchemy then closes this connection, and every connection of the same age or older on its next checkout.
         if context.connection is not None and classify(context.original_exception).kind in STALE:
             context.is_disconnect = True
 
     @event.listens_for(engine, "connect")
-    def remember_age(connection: Any, record: Any) -> None:
+    def record_age(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info["barbtx_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def leave_read_only(connection: Any, record: Any, _: object) -> None:
-        # Reads succeed on a demoted primary, but what they read is out of date. PostgreSQL 14 and later report what
-        # they are without being asked.
+    def drop_read_only(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        # A demoted primary answers reads with stale data. PostgreSQL 14 and later report these parameters unasked.
         status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
         read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
         if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:
@@ -121,7 +123,7 @@ def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> 
             "-c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
         }
     whole = max(1, round(timeout))
-    # A table's lock is waited for by another clock than a row's. The comment is one to all but MariaDB.
+    # Table locks and row locks have separate timeouts. Only MariaDB executes the contents of a /*M! comment.
     bound = f" /*M! , max_statement_time={timeout} */" if bound_statements else ""
     return {
         "connect_timeout": whole,
@@ -136,16 +138,16 @@ def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> 
 def _make_sqlite_durable(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
-        # The driver's own idea of when a transaction begins would leave reads outside of one.
+        # Otherwise the driver begins a transaction only before the first write, so that reads are outside of it.
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
-        # Its own one knows ASCII only, and lists are filtered without regard to case.
+        # SQLite's own function supports ASCII only; case-insensitive filters of lists need all of Unicode.
         connection.create_function(
             "lower", 1, lambda text: text if text is None else str(text).lower(), deterministic=True
         )
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
+    def begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("barbtx_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,4 +1,7 @@
-"""What repositories give out and take: frozen data without a session behind it."""
+"""The frozen records that repositories return and accept. They do not depend on a session.
+
+Times are naive datetimes in UTC.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ ERROR = "ERROR"
 
 @attrs.frozen
 class KEKMeta:
-    """A project's key encryption key as its crypto plugin wrapped it; ``plugin_meta`` is the plugin's own text.
+    """A project key (KEK), wrapped by a crypto plugin.
 
-    :ivar master_key_id: names the master key that wraps it; None if the plugin does not name its master keys.
+    :ivar plugin_name: full class name of the plugin.
+    :ivar plugin_meta: the wrapped key, in the plugin's own format.
+    :ivar master_key_id: id of the master key (MKEK) that wraps it; None if the plugin does not name its master keys.
     """
 
     id: str
@@ -34,7 +39,10 @@ class KEKMeta:
 
 @attrs.frozen
 class EncryptedDatum:
-    """A payload as a crypto plugin encrypted it, and the key it needs."""
+    """The ciphertext of a payload, and the project key that decrypts it.
+
+    :ivar kek_meta_extended: what the plugin needs besides the key to decrypt it.
+    """
 
     kek: KEKMeta
     cypher_text: bytes = attrs.field(repr=False)
@@ -43,12 +51,12 @@ class EncryptedDatum:
 
 @attrs.frozen
 class StoredPayload:
-    """Where a secret's payload went.
+    """Where a secret's payload is stored.
 
     :ivar plugin: full class name of the secret store that has it.
     :ivar content_type: media type of the payload, without parameters.
-    :ivar metadata: what the store wants to be given again on reading and deleting; at most 255 characters a value.
-    :ivar datum: the ciphertext, if the store leaves it to the database.
+    :ivar metadata: what the store needs to read or delete the payload; values have at most 255 characters.
+    :ivar datum: the ciphertext, if the store keeps it in the database.
     """
 
     plugin: str
@@ -59,10 +67,10 @@ class StoredPayload:
 
 @attrs.frozen
 class Access:
-    """What an object's ACL means to one caller.
+    """A caller's access to an object by its ACL.
 
-    :ivar project_access: whether the object's project may read it.
-    :ivar listed: whether the caller is among the users named.
+    :ivar project_access: whether every member of the object's project may read it.
+    :ivar listed: whether the ACL names the caller.
     """
 
     project_access: bool = True
@@ -71,7 +79,12 @@ class Access:
 
 @attrs.frozen
 class Secret:
-    """A secret's metadata. ``project_id`` is the project's external id, ``payload`` where the payload is, if any."""
+    """A secret's metadata.
+
+    :ivar project_id: external id of its project.
+    :ivar payload: where its payload is stored; None if it has no payload or the location was not read.
+    :ivar consumers: the oldest of its consumers, if they were read.
+    """
 
     id: str
     project_id: str
@@ -93,7 +106,7 @@ class Secret:
 
 @attrs.frozen
 class NewSecret:
-    """A secret to be stored; ``payload`` is None in the first of two steps."""
+    """A secret to be stored. ``payload`` is None if the client sends the payload in a second request."""
 
     id: str
     project_id: str
@@ -109,7 +122,7 @@ class NewSecret:
 
 @attrs.frozen
 class Order:
-    """An order. ``meta`` is the JSON text as it is shown."""
+    """An order. ``project_id`` is the external id of its project, ``meta`` JSON as clients see it."""
 
     id: str
     project_id: str
@@ -129,7 +142,7 @@ class Order:
 
 @attrs.frozen
 class Entry:
-    """A secret in a container, under a name or none."""
+    """A secret in a container, with an optional name."""
 
     name: str | None
     secret_id: str
@@ -137,7 +150,7 @@ class Entry:
 
 @attrs.frozen
 class NewContainer:
-    """A container to be stored; its secrets must be the project's."""
+    """A container to be stored. Its secrets must belong to its project."""
 
     id: str
     project_id: str
@@ -149,7 +162,10 @@ class NewContainer:
 
 @attrs.frozen
 class Container:
-    """A container with what is in it and who uses it. ``project_id`` is the project's external id."""
+    """A container with its secrets and the oldest of its consumers, if these were read.
+
+    :ivar project_id: external id of its project.
+    """
 
     id: str
     project_id: str
@@ -166,7 +182,7 @@ class Container:
 
 @attrs.frozen
 class Consumer:
-    """Who uses an object; ``fields`` is what they said of themselves."""
+    """A consumer of a secret or container. ``fields`` are the fields that identify it."""
 
     fields: Mapping[str, str]
     created: datetime.datetime
@@ -176,7 +192,11 @@ class Consumer:
 
 @attrs.frozen
 class Acl:
-    """Who may read an object."""
+    """An access control list: who may read a secret or container.
+
+    :ivar project_access: whether every member of the object's project may read it.
+    :ivar users: ids of further users who may.
+    """
 
     project_access: bool
     users: tuple[str, ...]
@@ -186,7 +206,7 @@ class Acl:
 
 @attrs.frozen
 class TransportKey:
-    """A key for wrapping payloads; ``plugin_name`` is the full class name of the store that can unwrap them."""
+    """A key for wrapping payloads. ``plugin_name`` is the full class name of the store that can unwrap them."""
 
     id: str
     plugin_name: str
@@ -198,7 +218,7 @@ class TransportKey:
 
 @attrs.frozen
 class SecretStore:
-    """A configured backend; plugins under the names that the configuration gives them."""
+    """A configured backend. Its plugins have their configured names."""
 
     id: str
     store_plugin: str
@@ -212,10 +232,10 @@ class SecretStore:
 
 @attrs.frozen
 class Created:
-    """What a request created.
+    """The object that a request created.
 
     :ivar collection: its collection in the API: ``secrets``, ``containers`` or ``orders``.
-    :ivar transport_key_id: the transport key that the answer names, if it names one.
+    :ivar transport_key_id: the transport key that the response names, if any.
     """
 
     collection: str
@@ -225,24 +245,24 @@ class Created:
 
 @attrs.frozen
 class GeneratedObjects:
-    """What an order made: one secret or, with a container, several."""
+    """The objects that an order generated: one secret, or several in a container."""
 
     secrets: tuple[NewSecret, ...]
     container: NewContainer | None = None
 
 
-#: The lanes in which orders are processed: what takes milliseconds never waits behind what takes seconds.
+#: The lanes in which orders are processed: orders that take milliseconds never wait for orders that take seconds.
 SYMMETRIC, ASYMMETRIC = "symmetric", "asymmetric"
 
 
 def lane_of(order_type: str) -> str:
-    """The lane of a type of orders."""
+    """The lane in which orders of a type are processed."""
     return ASYMMETRIC if order_type == "asymmetric" else SYMMETRIC
 
 
 @attrs.frozen
 class Task:
-    """A call of a task method that is due."""
+    """A task of an order: the queue method that processes it, and its arguments."""
 
     order_id: str
     method: str
@@ -252,10 +272,12 @@ class Task:
 
 @attrs.frozen
 class Lease:
-    """A worker's claim on an order; ``attempt`` counts from 1.
+    """A worker's lease on an order.
 
-    :ivar request_id: of the API request that the order came with.
-    :ivar project_key: internal id of the order's project.
+    :ivar attempt: number of the attempt, from 1.
+    :ivar passphrase: where the passphrase of the order is stored, if it has one.
+    :ivar request_id: id of the API request that created the order.
+    :ivar project_key: primary key of the order's project.
     """
 
     order: Order
@@ -268,13 +290,13 @@ class Lease:
 
 @attrs.frozen
 class Removal:
-    """A project that Keystone is said to have deleted.
+    """The removal of a project that is reported as deleted in Keystone.
 
-    :ivar project_id: Keystone's.
-    :ivar due: when it is removed; None until Keystone has confirmed that it is gone.
-    :ivar kept_until: set once everything is removed: until when nothing can be added all the same.
-    :ivar attempts: how often the present step has failed.
-    :ivar problem: why it was put off the last time.
+    :ivar project_id: Keystone's id.
+    :ivar due: when its objects are removed; None until Keystone confirms the deletion.
+    :ivar kept_until: the project stays closed until then; None until everything is removed.
+    :ivar attempts: failed attempts at the current step.
+    :ivar problem: why the last attempt was postponed or failed.
     """
 
     project_id: str
@@ -289,10 +311,10 @@ class Removal:
 
 @attrs.frozen
 class RemovalClaim:
-    """A worker's claim on the next step of a removal.
+    """A worker's lease on the next step of a removal.
 
-    :ivar attempt: one more than the step has failed so far.
-    :ivar confirmed: whether Keystone has said that the project is gone, so that the step is to remove it.
+    :ivar attempt: number of the attempt at the step, from 1.
+    :ivar confirmed: whether Keystone has confirmed the deletion, so that the step is the removal itself.
     :ivar age: seconds since the step became due.
     """
 
@@ -305,7 +327,7 @@ class RemovalClaim:
 
 @attrs.frozen
 class Page(Generic[T]):
-    """Some of the items that match, and how many match in all."""
+    """A page of a list, and the total number of items on all pages."""
 
     items: tuple[T, ...]
     total: int

@@ -1,4 +1,4 @@
-"""What can be said of an SQLite database before it is opened: SQLite itself would make a file that is missing."""
+"""Checks of an SQLite database file before it is opened. SQLite itself would create a missing file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MAGIC = b"SQLite format 3\0"
 
 
 def check_file(url: URL) -> None:
-    """Make sure that the file of an SQLite URL is there and can be used; other URLs are left alone. It blocks.
+    """Check that the file of an SQLite URL exists and can be used. Other URLs are not checked. The call blocks.
 
-    :raises ConfigurationError: it cannot be used; the text says why.
+    :raises ConfigurationError: the file cannot be used; the text gives the reason.
     """
     name = url.database
     if url.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
@@ -30,7 +30,7 @@ def check_file(url: URL) -> None:
             )
         if not path.is_file():
             raise ConfigurationError(f"[database] connection: {path} is not a file")
-        # The database's directory too, for the write-ahead log beside it.
+        # SQLite creates the write-ahead log in the same directory.
         for needed in (path, path.parent):
             if not os.access(needed, os.R_OK | os.W_OK):
                 raise ConfigurationError(f"[database] connection: {needed} cannot be read and written by this user")

@@ -1,4 +1,4 @@
-"""The files of an SQLite database are for their owner only, whatever the umask."""
+"""Permissions of the files of an SQLite database: only their owner may access them, whatever the umask."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = Logger()
 
 
 def keep_private(engine: Engine) -> None:
-    """Before the first connection, make the file if there is none, and take the rights of others from those there are.
+    """Before the first connection, create the database file with mode 600 or restrict the mode of existing files.
 
-    SQLite gives the files that it makes beside it the same mode.
+    SQLite gives the files that it creates next to it the same mode.
     """
     path = _path_of(engine)
     if path is None:
@@ -26,13 +26,13 @@ def keep_private(engine: Engine) -> None:
     lock, done = threading.Lock(), threading.Event()
 
     @event.listens_for(engine, "do_connect")
-    def before(*_: Any) -> None:
-        # To close a descriptor of the file drops the locks that this process has on it (POSIX): so not while there may
-        # be other connections.
+    def restrict_once(*_: Any) -> None:
+        # On POSIX, closing any descriptor of a file drops all locks that the process holds on it, so that this must not
+        # happen once there are other connections.
         with lock:
             if not done.is_set():
                 _create(path)
-                _tighten(path)
+                _restrict(path)
                 done.set()
 
 
@@ -47,11 +47,11 @@ def _create(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError:
-        # It is there, or cannot be made, which SQLite itself will say.
+        # The file exists, or it cannot be created, which SQLite reports.
         return
 
 
-def _tighten(path: str) -> None:
+def _restrict(path: str) -> None:
     for name in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
         try:
             mode = stat.S_IMODE(os.stat(name).st_mode)

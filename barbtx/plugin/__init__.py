@@ -1,1 +1,1 @@
-"""Secret stores and crypto plugins, and :mod:`barbtx.plugin.resources`, which puts them to work."""
+"""Secret stores and crypto plugins; :mod:`barbtx.plugin.resources` is how the rest of barbtx uses them."""

@@ -1,56 +1,63 @@
-"""Finding the configured plugins and choosing among them."""
+"""Loads the configured plugins and chooses among the secret stores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from oslo_config import cfg
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from zope.interface import Interface
 from zope.interface.verify import verifyObject
 
 from barbtx.errors import ConfigurationError, NotAvailableHere, NotSupported
+from barbtx.model.records import SecretStore
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
+from barbtx.plugin.interface.optional import IProjectCache
+from barbtx.plugin.interface.results import resolve
 from barbtx.plugin.interface.secret_store import ISecretStore, KeySpec
+from barbtx.validators import provides
+
+T = TypeVar("T")
 
 OPTIONS = {
     "secretstore": [
         cfg.ListOpt(
             "enabled_secretstore_plugins",
             default=["store_crypto"],
-            help="Secret stores, in the order in which they are asked.",
+            help="Secret store plugins, in order of preference: the first that supports a secret stores it. Keep a "
+            "store enabled as long as it has payloads.",
         ),
         cfg.BoolOpt(
             "enable_multiple_secret_stores",
             default=False,
-            help="Whether projects may choose among the stores of [secretstore:<suffix>] sections instead.",
+            help="Whether the stores of the [secretstore:<suffix>] sections are used, among which projects may choose, "
+            "instead of enabled_secretstore_plugins.",
         ),
-        cfg.ListOpt("stores_lookup_suffix", default=[], help="The suffixes of those sections."),
+        cfg.ListOpt("stores_lookup_suffix", default=[], help="Suffixes of the [secretstore:<suffix>] sections."),
     ],
     "crypto": [
         cfg.ListOpt(
             "enabled_crypto_plugins",
             default=["simple_crypto"],
-            help="Crypto plugins of store_crypto, in the order in which they are asked.",
+            help="Crypto plugins of store_crypto, in order of preference. Keep a plugin enabled as long as it has "
+            "encrypted payloads.",
         ),
     ],
 }
 
-#: Of each ``[secretstore:<suffix>]`` section.
+#: The options of each ``[secretstore:<suffix>]`` section.
 BACKEND_OPTIONS = [
-    cfg.StrOpt("secret_store_plugin", help="The secret store plugin."),
-    cfg.StrOpt("crypto_plugin", help="The crypto plugin that it encrypts with, if it needs one."),
+    cfg.StrOpt("secret_store_plugin", help="Secret store plugin of this backend."),
+    cfg.StrOpt("crypto_plugin", help="Crypto plugin that the store encrypts with; not set for stores that need none."),
     cfg.BoolOpt(
         "global_default",
         default=False,
-        help="Whether this is the store of projects that have not chosen; exactly one must be.",
+        help="Whether this is the backend of projects that have not chosen one; exactly one backend must be.",
     ),
 ]
 
@@ -61,9 +68,9 @@ CRYPTO = "barbtx.crypto"
 
 
 class PluginNotEnabled(NotAvailableHere, LookupError):
-    """A plugin that has something is not enabled in this process.
+    """A plugin that is needed to read or delete stored data is not enabled in this process.
 
-    :param plugin: names it, for the log.
+    :param plugin: kind and name of the plugin, for the log.
     """
 
     def __init__(self, plugin: str) -> None:
@@ -76,31 +83,34 @@ class PluginNotEnabled(NotAvailableHere, LookupError):
 
 
 def not_enabled(plugin: str) -> PluginNotEnabled:
-    """The error to raise for lack of a plugin, which the operator is told of."""
-    log.error("{plugin} is not enabled: what it has is answered with 503, and orders wait", plugin=plugin)
+    """Log that a plugin is missing and return the error to raise."""
+    log.error("{plugin} is not enabled: requests that need it are answered with 503, and orders wait", plugin=plugin)
     return PluginNotEnabled(plugin)
 
 
 @attrs.frozen
 class PluginContext:
-    """What a plugin is made from.
+    """What the factory of a plugin is called with.
 
-    :ivar in_thread: calls a blocking function in a thread of the reactor's; a Deferred of its result.
-    :ivar crypto_plugins: for a store that encrypts through them: which ones, the one that is to encrypt first; if it is
-        None, those of ``[crypto] enabled_crypto_plugins``.
+    :ivar clock: for timers and the lifetime of cache entries; monotonic.
+    :ivar in_thread: calls a blocking function with arguments in a thread of the reactor; returns an awaitable.
+    :ivar crypto_plugins: for a store that uses crypto plugins: their names, the one that encrypts new payloads first.
+        If it is None, the store uses those of ``[crypto] enabled_crypto_plugins``.
     """
 
     conf: cfg.ConfigOpts
-    clock: IReactorTime
+    clock: IReactorTime = attrs.field(validator=provides(IReactorTime))
     keks: KEKRepo
-    in_thread: Callable[..., Deferred[Any]]
+    in_thread: Callable[..., Awaitable[Any]]
     crypto_plugins: tuple[str, ...] | None = None
 
 
-def load(group: str, names: list[str], interface: type[Interface], context: PluginContext) -> tuple[Any, ...]:
-    """Make the plugins of an entry point group that the configuration names, in its order.
+def load(group: str, names: list[str], interface: type[T], context: PluginContext) -> tuple[T, ...]:
+    """Make the named plugins of an entry point group, in the order of their names.
 
-    :raises ConfigurationError: one is not installed, does not load or does not keep to its interface, or there is none.
+    :param interface: the zope interface that each plugin must provide.
+    :raises ConfigurationError: a plugin is not installed, fails to load or does not provide the interface, or no plugin
+        is named.
     """
     if not names:
         raise ConfigurationError(f"no plugin of {group} is enabled")
@@ -116,7 +126,7 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
         except ConfigurationError:
             raise
         except Exception as problem:
-            # A plugin is somebody else's code, and each mistake in it another exception.
+            # Plugins are third-party code, which may raise anything.
             raise ConfigurationError(
                 f"{group} plugin '{name}' does not load: {type(problem).__name__}: {' '.join(str(problem).split())}"
             ) from None
@@ -125,46 +135,55 @@ def load(group: str, names: list[str], interface: type[Interface], context: Plug
 
 
 def full_name(plugin: object) -> str:
-    """The full class name, by which a secret remembers the store that wrote it."""
+    """Return the full class name of a plugin, which the database stores with everything that the plugin wrote."""
     return f"{type(plugin).__module__}.{type(plugin).__qualname__}"
 
 
-async def derived_keys(plugins: Iterable[Any], purpose: str) -> tuple[DerivedKey, ...]:
-    """The keys that plugins derive for a purpose, each once; a plugin without IKeyDerivation has none."""
+async def derived_keys(plugins: Iterable[object], purpose: str) -> tuple[DerivedKey, ...]:
+    """Return the keys that plugins derive for a purpose, without duplicates; skip plugins without IKeyDerivation."""
     keys: dict[str, DerivedKey] = {}
     for plugin in plugins:
         if IKeyDerivation.providedBy(plugin):
-            for key in await maybeDeferred(plugin.derive_keys, purpose):
+            for key in await resolve(plugin.derive_keys(purpose)):
                 keys.setdefault(key.id, key)
     return tuple(keys.values())
 
 
 @attrs.frozen
 class Backend:
-    """A secret store among several that projects may choose from."""
+    """One of several secret stores that projects may choose from."""
 
-    store: Any
+    store: ISecretStore = attrs.field(validator=provides(ISecretStore))
     configured: ConfiguredStore
+
+    def is_choice(self, preferred: SecretStore | None) -> bool:
+        """Return whether a project with this preference uses the backend; without one, the global default is used."""
+        if preferred is None:
+            return self.configured.global_default
+        return (self.configured.store_plugin, self.configured.crypto_plugin) == (
+            preferred.store_plugin,
+            preferred.crypto_plugin,
+        )
 
 
 @attrs.frozen
 class StoreManager:
-    """The secret stores.
+    """The enabled secret stores.
 
-    :ivar stores: those that are enabled, in the order in which they are asked.
-    :ivar backends: those that projects may choose from; empty if they may not.
-    :ivar choices: what projects have chosen.
+    :ivar stores: in order of preference.
+    :ivar backends: the stores that projects may choose from; empty if they may not choose.
+    :ivar choices: the repository of the projects' choices.
     """
 
-    stores: tuple[Any, ...]
+    stores: tuple[ISecretStore, ...] = attrs.field(validator=attrs.validators.deep_iterable(provides(ISecretStore)))
     backends: tuple[Backend, ...]
     choices: SecretStoreRepo
 
     @classmethod
     def from_config(cls, context: PluginContext, choices: SecretStoreRepo) -> StoreManager:
-        """Make the stores that the configuration names.
+        """Make the stores that the configuration enables.
 
-        :raises ConfigurationError: one is not as it should be.
+        :raises ConfigurationError: a store cannot be made, or the ``[secretstore:...]`` sections contradict each other.
         """
         options = context.conf.secretstore
         if not options.enable_multiple_secret_stores:
@@ -172,70 +191,65 @@ class StoreManager:
         backends = _load_backends(context)
         return cls(tuple(backend.store for backend in backends), backends, choices)
 
-    async def to_store(self, project_id: str, key_spec: KeySpec) -> Any:
-        """The store for something new: the one that the project prefers, or the first that takes such a thing.
+    async def for_new_secret(self, project_id: str, key_spec: KeySpec) -> ISecretStore:
+        """Choose the store for a new secret: the one that the project prefers, or the first that supports it.
 
-        :raises NotSupported: none does.
+        :param project_id: external id.
+        :raises NotSupported: no store supports it.
         """
-        return await self._choose(
-            project_id, lambda store: store.store_secret_supports(key_spec), "Secret store supported plugin not found"
-        )
+        for store in await self._candidates(project_id):
+            if store.store_secret_supports(key_spec):
+                return store
+        raise NotSupported("Secret store supported plugin not found")
 
-    async def to_generate(self, project_id: str, key_spec: KeySpec) -> Any:
-        """The store for a new key, chosen likewise.
+    async def for_new_key(self, project_id: str, key_spec: KeySpec) -> ISecretStore:
+        """Choose the store that generates a new key: the one that the project prefers, or the first that supports it.
 
-        :raises NotSupported: none makes such keys.
+        :param project_id: external id.
+        :raises NotSupported: no store supports it.
         """
-        return await self._choose(
-            project_id, lambda store: store.generate_supports(key_spec), "Secret generate supported plugin not found"
-        )
+        for store in await self._candidates(project_id):
+            if store.generate_supports(key_spec):
+                return store
+        raise NotSupported("Secret generate supported plugin not found")
 
-    def by_name(self, name: str) -> Any:
-        """The store of a full class name.
+    def by_name(self, name: str) -> ISecretStore:
+        """Return the store with a full class name.
 
-        :raises NotEnabled: it is not enabled here, or not any more.
+        :raises PluginNotEnabled: it is not enabled in this process.
         """
         store = self.find(name)
         if store is None:
             raise not_enabled(f"the secret store {name}")
         return store
 
-    def find(self, name: str) -> Any | None:
-        """The store of a full class name, if it is enabled."""
+    def find(self, name: str) -> ISecretStore | None:
+        """Return the store with a full class name, or None if it is not enabled."""
         return next((store for store in self.stores if full_name(store) == name), None)
 
     async def derive_keys(self, purpose: str) -> tuple[DerivedKey, ...]:
-        """The keys that the stores derive for a purpose, the current one first; none if no store derives any."""
+        """Return the keys that the stores derive for a purpose, the current one first; empty if none derives keys."""
         return await derived_keys(self.stores, purpose)
 
     def forget_project(self, project_id: str) -> None:
-        """Have the stores forget what they remember of a project, such as its keys, and read it again when needed."""
+        """Make the stores drop what they have cached for a project, such as its keys.
+
+        :param project_id: external id.
+        """
         for store in self.stores:
-            getattr(store, "forget_project", lambda project_id: None)(project_id)
+            if IProjectCache.providedBy(store):
+                store.forget_project(project_id)
 
-    async def _choose(self, project_id: str, fits: Callable[[Any], bool], otherwise: str) -> Any:
-        stores = self.stores
-        if self.backends:
-            stores = (await self._backend_of(project_id),)
-        for store in stores:
-            if fits(store):
-                return store
-        raise NotSupported(otherwise)
+    async def _candidates(self, project_id: str) -> tuple[ISecretStore, ...]:
+        return (await self._backend_of(project_id),) if self.backends else self.stores
 
-    async def _backend_of(self, project_id: str) -> Any:
+    async def _backend_of(self, project_id: str) -> ISecretStore:
         preferred = await self.choices.preferred(project_id)
         for backend in self.backends:
-            configured = backend.configured
-            if (
-                configured.global_default
-                if preferred is None
-                else (
-                    (configured.store_plugin, configured.crypto_plugin)
-                    == (preferred.store_plugin, preferred.crypto_plugin)
-                )
-            ):
+            if backend.is_choice(preferred):
                 return backend.store
-        # Another process may know it already.
+        # Exactly one backend is the global default, so the project has a preference; another process may know it.
+        assert preferred is not None
         raise not_enabled(
             f"the secret store {preferred.store_plugin}/{preferred.crypto_plugin}, which a project prefers,"
         )
@@ -248,11 +262,11 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
     sections = [context.conf[f"secretstore:{suffix}"] for suffix in suffixes]
     crypto = tuple(dict.fromkeys(section.crypto_plugin for section in sections if section.crypto_plugin))
     backends = []
-    for suffix, section in zip(suffixes, sections):
+    for suffix, section in zip(suffixes, sections, strict=True):
         if not section.secret_store_plugin:
             raise ConfigurationError(f"[secretstore:{suffix}] secret_store_plugin is missing")
         own = section.crypto_plugin
-        # Every store can read what the others' crypto plugins wrote; its own one comes first and writes.
+        # Every store can decrypt what the crypto plugins of the others encrypted; its own comes first and encrypts.
         plugins = tuple(dict.fromkeys((own, *crypto))) if own else None
         (store,) = load(
             STORES, [section.secret_store_plugin], ISecretStore, attrs.evolve(context, crypto_plugins=plugins)
@@ -264,10 +278,10 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
             )
         )
     kinds = [(backend.configured.store_plugin, backend.configured.crypto_plugin) for backend in backends]
-    for store, crypto_plugin in kinds:
-        if kinds.count((store, crypto_plugin)) > 1:
+    for store_plugin, crypto_plugin in kinds:
+        if kinds.count((store_plugin, crypto_plugin)) > 1:
             raise ConfigurationError(
-                f"several [secretstore:…] sections have the same plugins, {store} and {crypto_plugin}"
+                f"several [secretstore:…] sections have the same plugins, {store_plugin} and {crypto_plugin}"
             )
     if sum(backend.configured.global_default for backend in backends) != 1:
         raise ConfigurationError("exactly one [secretstore:…] section must have global_default = true")

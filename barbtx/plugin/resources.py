@@ -1,14 +1,13 @@
-"""What controllers and tasks ask of the plugins; here a store is chosen, and remembered with the secret."""
+"""Operations on payloads and keys for controllers and tasks: each chooses the store, calls it and records its name."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
-from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 
 from barbtx.errors import NotSupported
@@ -16,7 +15,15 @@ from barbtx.model.records import Entry, GeneratedObjects, NewContainer, NewSecre
 from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.secrets import HasPayload
 from barbtx.plugin.interface.domains import Domain
-from barbtx.plugin.interface.secret_store import KeySpec, PairIds, SecretDTO, StorageReceipt, Wrapping
+from barbtx.plugin.interface.results import resolve
+from barbtx.plugin.interface.secret_store import (
+    ISecretStore,
+    KeySpec,
+    PairIds,
+    SecretDTO,
+    StorageReceipt,
+    Wrapping,
+)
 from barbtx.plugin.manager import StoreManager, full_name
 
 log = Logger()
@@ -25,10 +32,11 @@ T = TypeVar("T")
 
 
 async def with_current_key(stores: StoreManager, project_id: str, write: Callable[[], Awaitable[T]]) -> T:
-    """Have payloads encrypted and their rows written; once more if the key that a store remembered is gone by then.
+    """Encrypt payloads and write their rows; retry once if the project key that a store had cached no longer exists.
 
-    :param write: does both; it is called a second time after it raised :class:`KEKGone`, when nothing was stored.
-    :raises KEKGone: the key is gone again.
+    :param project_id: external id.
+    :param write: encrypts and writes; called again if it raises :class:`KEKGone`, in which case it has stored nothing.
+    :raises KEKGone: the second call raised it too.
     """
     try:
         return await write()
@@ -45,16 +53,16 @@ async def store_secret(
     transport_key: TransportKey | None = None,
     domain: Domain = Domain.PAYLOAD,
 ) -> StoredPayload:
-    """Have a payload kept for a secret, whose row the caller writes afterwards, in :func:`forgotten_if_refused`.
+    """Store the payload of a secret. The caller then writes the secret's row within :func:`forgotten_if_refused`.
 
     :param content_type: media type, without parameters.
-    :param transport_key: what the client wrapped the payload for; its store is the one that gets it.
-    :param domain: what kind of plaintext it is.
-    :raises NotSupported: no store takes it.
+    :param transport_key: the key that the client wrapped the payload for; its store receives the payload.
+    :param domain: the kind of plaintext.
+    :raises NotSupported: no store accepts it.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
     if transport_key is None:
-        store = await stores.to_store(secret.project_id, spec)
+        store = await stores.for_new_secret(secret.project_id, spec)
     else:
         store = await _unwrapping_store(stores, transport_key)
     dto = SecretDTO(
@@ -64,72 +72,84 @@ async def store_secret(
         payload,
         spec,
         content_type,
-        transport_key and transport_key.transport_key,
+        None if transport_key is None else transport_key.transport_key,
         domain,
     )
-    return _receipt(store, content_type, await maybeDeferred(store.store_secret, dto))
+    return _stored_payload(store, content_type, await resolve(store.store_secret(dto)))
 
 
 async def get_secret(
     stores: StoreManager, secret: Secret, session_key: str | None = None, transport_key: TransportKey | None = None
 ) -> bytes:
-    """A secret's payload, decrypted. The secret must have been read with its payload.
+    """Return the payload of a secret, which must have been read with its ``payload``.
 
-    :param session_key: under which the store shall wrap it, itself wrapped for the transport key.
-    :raises NotEnabled: the store that has it is not enabled here, or not any more.
-    :raises NotSupported: the store that has it is not the transport key's.
+    :param session_key: the session key, wrapped for the transport key, with which the store wraps the payload; given
+        together with the transport key, or not at all.
+    :raises PluginNotEnabled: the store that has the payload is not enabled in this process.
+    :raises NotSupported: the transport key belongs to another store than the payload.
     """
     payload = secret.payload
+    if payload is None:
+        raise LookupError("the secret has no payload")
     store = stores.by_name(payload.plugin)
-    kept = StorageReceipt(payload.metadata, payload.datum)
+    receipt = StorageReceipt(payload.metadata, payload.datum)
     if transport_key is None:
-        return await maybeDeferred(store.get_secret, secret.id, secret.project_id, kept)
+        return await resolve(store.get_secret(secret.id, secret.project_id, receipt))
+    if session_key is None:
+        raise ValueError("a transport key is given without a session key")
     if await _unwrapping_store(stores, transport_key) is not store:
         raise NotSupported("The transport key is not one of the secret store that has this secret")
     wrapping = Wrapping(session_key, transport_key.transport_key)
-    return await maybeDeferred(store.get_secret, secret.id, secret.project_id, kept, wrapping)
+    return await resolve(store.get_secret(secret.id, secret.project_id, receipt, wrapping))
 
 
 async def current_transport_key(stores: StoreManager, secret: NewSecret | Secret) -> tuple[str, str]:
-    """The plugin name and the current transport key of the store that has, or would get, a secret's payload.
+    """Return the current transport key of the store that has, or would receive, the payload of a secret.
 
-    :raises NotSupported: it has none.
+    :return: the full class name of the store, and the key.
+    :raises NotSupported: the store has no transport key.
     """
     payload = secret.payload
     if payload is not None:
         store = stores.by_name(payload.plugin)
     else:
         spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
-        store = await stores.to_store(secret.project_id, spec)
-    key = await maybeDeferred(store.get_transport_key)
+        store = await stores.for_new_secret(secret.project_id, spec)
+    key = await resolve(store.get_transport_key())
     if key is None:
         raise NotSupported("The secret store has no transport key")
     return full_name(store), key
 
 
-async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -> Any:
-    """:raises NotSupported: the store that a transport key is for is not enabled, or unwraps nothing."""
+async def _unwrapping_store(stores: StoreManager, transport_key: TransportKey) -> ISecretStore:
+    """Return the store of a transport key.
+
+    :raises NotSupported: it is not enabled, or does not unwrap payloads.
+    """
     store = stores.find(transport_key.plugin_name)
-    if store is None or await maybeDeferred(store.get_transport_key) is None:
+    if store is None or await resolve(store.get_transport_key()) is None:
         raise NotSupported("The secret store of this transport key is not enabled, or wraps no payloads")
     return store
 
 
 async def delete_secret(stores: StoreManager, secret: NewSecret | Secret) -> None:
-    """Have the store forget a secret's payload, if it has one; the caller deletes the row afterwards."""
+    """Delete the payload of a secret, if it has one. The caller deletes the secret's row afterwards."""
     if secret.payload is not None:
         await delete_payload(stores, secret.payload)
 
 
 async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
-    """Have the store forget a payload."""
-    await maybeDeferred(stores.by_name(payload.plugin).delete_secret, StorageReceipt(payload.metadata, payload.datum))
+    """Delete a payload.
+
+    :raises PluginNotEnabled: the store that has it is not enabled in this process.
+    """
+    await resolve(stores.by_name(payload.plugin).delete_secret(StorageReceipt(payload.metadata, payload.datum)))
 
 
 async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
-    """Have stores forget payloads that no row refers to. Never raises: what a store could not delete is logged.
+    """Delete payloads that no row refers to. Never raises: a payload that cannot be deleted is logged.
 
-    :param payloads: None among them is skipped.
+    :param payloads: entries that are None are skipped.
     """
     for payload in payloads:
         if payload is None:
@@ -138,7 +158,7 @@ async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload
             await delete_payload(stores, payload)
         except Exception:
             log.failure(
-                "a payload that nothing refers to could not be deleted from {store}: {metadata}",
+                "an orphaned payload could not be deleted from {store}: {metadata}",
                 store=payload.plugin,
                 metadata=dict(payload.metadata),
             )
@@ -146,12 +166,12 @@ async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload
 
 @asynccontextmanager
 async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | None) -> AsyncIterator[None]:
-    """Around the write that makes rows refer to stored payloads: if nothing was written, the stores forget them.
+    """Delete stored payloads if the enclosed write of the rows that refer to them fails.
 
-    Every writer of payloads uses it. Any exception means that nothing was written, unless its ``outcome_unknown`` is
-    true (:class:`~barbtx.errors.BarbtxError`): then the payloads stay, because a row without its payload would be worse
-    than a payload without its row. So does one whose receipt is that of :class:`HasPayload`. The
-    exception goes on unchanged, whatever becomes of the deletion.
+    Every writer of payloads uses this context manager. An exception means that nothing was written, unless its
+    ``outcome_unknown`` is true (:class:`~barbtx.errors.BarbtxError`): then the payloads are kept, because a row without
+    a payload is worse than a payload without a row. A payload with the receipt that :class:`HasPayload` names is kept
+    too. The exception propagates unchanged, even if a payload cannot be deleted.
     """
     try:
         yield
@@ -163,7 +183,7 @@ async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | 
 
 
 def _is_same(one: StoredPayload | None, other: StoredPayload | None) -> bool:
-    """Whether two payloads are the same in their store."""
+    """Return whether two payloads are the same object in the same store."""
     return (
         one is not None
         and other is not None
@@ -172,54 +192,62 @@ def _is_same(one: StoredPayload | None, other: StoredPayload | None) -> bool:
 
 
 async def generate_secret(stores: StoreManager, secret: NewSecret, content_type: str) -> NewSecret:
-    """Have a symmetric key made for a secret, by its algorithm, length and mode; the caller writes the row.
+    """Generate a symmetric key with the algorithm, length and mode of a secret; the caller writes the secret's row.
 
-    :raises NotSupported: no store makes such keys.
+    :return: the secret with its payload.
+    :raises NotSupported: no store generates such keys.
     """
     spec = KeySpec(secret.algorithm, secret.bit_length, secret.mode)
-    store = await stores.to_generate(secret.project_id, spec)
-    kept = await maybeDeferred(store.generate_symmetric_key, secret.id, secret.project_id, spec)
-    return attrs.evolve(secret, payload=_receipt(store, content_type, kept))
+    store = await stores.for_new_key(secret.project_id, spec)
+    receipt = await resolve(store.generate_symmetric_key(secret.id, secret.project_id, spec))
+    return attrs.evolve(secret, payload=_stored_payload(store, content_type, receipt))
 
 
 async def generate_asymmetric_secret(
-    stores: StoreManager, wanted: NewSecret, passphrase: str | None, content_type: str
+    stores: StoreManager, template: NewSecret, passphrase: str | None, content_type: str
 ) -> GeneratedObjects:
-    """Have a key pair made; the caller writes its secrets and the container that holds them.
+    """Generate a key pair; the caller writes the rows of its secrets and of their container.
 
-    :param wanted: what the secrets have in common; its id is the container's.
-    :raises NotSupported: no store makes such keys.
+    :param template: what the secrets have in common; its id becomes the id of the container.
+    :raises NotSupported: no store generates such keys.
     """
     ids = PairIds(*(str(uuid.uuid4()) for _ in range(3)))
-    spec = KeySpec(wanted.algorithm, wanted.bit_length, wanted.mode, passphrase)
-    store = await stores.to_generate(wanted.project_id, spec)
-    kept = await maybeDeferred(store.generate_asymmetric_key, ids, wanted.project_id, spec)
-    parts = [("private_key", "private", ids.private, kept.private), ("public_key", "public", ids.public, kept.public)]
-    if kept.passphrase is not None:
-        parts.append(("private_key_passphrase", "passphrase", ids.passphrase, kept.passphrase))
+    spec = KeySpec(template.algorithm, template.bit_length, template.mode, passphrase)
+    store = await stores.for_new_key(template.project_id, spec)
+    if template.algorithm is None:
+        raise NotSupported("A key pair is generated only with an algorithm")
+    receipts = await resolve(store.generate_asymmetric_key(ids, template.project_id, spec))
+    parts = [
+        ("private_key", "private", ids.private, receipts.private),
+        ("public_key", "public", ids.public, receipts.public),
+    ]
+    if receipts.passphrase is not None:
+        parts.append(("private_key_passphrase", "passphrase", ids.passphrase, receipts.passphrase))
     secrets = tuple(
-        attrs.evolve(wanted, id=secret_id, secret_type=kind, payload=_receipt(store, content_type, part))
-        for _, kind, secret_id, part in parts
+        attrs.evolve(
+            template, id=secret_id, secret_type=secret_type, payload=_stored_payload(store, content_type, receipt)
+        )
+        for _, secret_type, secret_id, receipt in parts
     )
     entries = tuple(Entry(name, secret_id) for name, _, secret_id, _ in parts)
     container = NewContainer(
-        wanted.id, wanted.project_id, wanted.algorithm.lower(), wanted.name, wanted.creator_id, entries
+        template.id, template.project_id, template.algorithm.lower(), template.name, template.creator_id, entries
     )
     return GeneratedObjects(secrets, container)
 
 
 async def store_passphrase(stores: StoreManager, order_id: str, project_id: str, passphrase: str) -> StoredPayload:
-    """Have the passphrase of an order kept until the order is done."""
+    """Store the passphrase of an order until the order is processed."""
     owner = NewSecret(order_id, project_id, secret_type="passphrase")
     return await store_secret(stores, owner, passphrase.encode(), "text/plain", domain=Domain.ORDER_PASSPHRASE)
 
 
 async def get_passphrase(stores: StoreManager, order_id: str, project_id: str, payload: StoredPayload) -> str:
-    """The passphrase that :func:`store_passphrase` had kept."""
+    """Return the passphrase that :func:`store_passphrase` stored."""
     store = stores.by_name(payload.plugin)
-    kept = StorageReceipt(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
-    return (await maybeDeferred(store.get_secret, order_id, project_id, kept)).decode()
+    receipt = StorageReceipt(payload.metadata, payload.datum, Domain.ORDER_PASSPHRASE)
+    return (await resolve(store.get_secret(order_id, project_id, receipt))).decode()
 
 
-def _receipt(store: Any, content_type: str, kept: StorageReceipt) -> StoredPayload:
-    return StoredPayload(full_name(store), content_type, kept.metadata, kept.datum)
+def _stored_payload(store: ISecretStore, content_type: str, receipt: StorageReceipt) -> StoredPayload:
+    return StoredPayload(full_name(store), content_type, receipt.metadata, receipt.datum)

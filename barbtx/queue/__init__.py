@@ -1,1 +1,1 @@
-"""Carrying tasks from the API to whoever runs them."""
+"""The task queue: it carries tasks from the API to the processes that run them."""

@@ -1,59 +1,37 @@
-"""The near end of the queue: what the API and the retry scheduler call."""
+"""The sending side of the queue, which the API and the retry scheduler use."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 from twisted.internet.defer import Deferred
-from zope.interface.verify import verifyObject
 
-from barbtx.model.records import SYMMETRIC, Task
+from barbtx.model.records import Task
 from barbtx.queue.transport import ITransport, TaskMessage
-
-
-def _is_transport(instance: object, attribute: object, value: object) -> None:
-    verifyObject(ITransport, value)
+from barbtx.validators import provides
 
 
 @attrs.frozen
 class TaskClient:
-    """Has tasks run, wherever the transport takes them.
+    """Sends stored tasks over a transport.
 
-    :ivar patience: seconds for which it is worth waiting that a task just sent comes to its end; 0 if it runs
-        elsewhere.
+    :ivar timeout: seconds to wait for the outcome of a task that was just sent; 0 if tasks run in other processes.
     """
 
-    transport: Any = attrs.field(validator=_is_transport)
+    transport: ITransport = attrs.field(validator=provides(ITransport))
     timeout: float = 0.0
 
     @property
     def ready(self) -> bool:
-        """Whether a task would be taken now."""
+        """Whether the transport accepts messages now."""
         return self.transport.ready
 
-    def process_type_order(
-        self, order_id: str, project_id: str, request_id: str | None, lane: str = SYMMETRIC
-    ) -> Deferred[None]:
-        """Have an order processed.
-
-        :param project_id: external id.
-        :param request_id: of the API request, for the logs.
-        :param lane: the one of the order's type; see :func:`barbtx.model.records.lane_of`.
-        :raises Refused: (asynchronously) the message was not taken.
-        """
-        return self.send(
-            Task(
-                order_id,
-                "process_type_order",
-                {"order_id": order_id, "project_id": project_id, "request_id": request_id},
-                lane,
-            )
-        )
-
     def send(self, task: Task) -> Deferred[None]:
-        """Have a stored task run.
+        """Send a task.
 
-        :raises Refused: (asynchronously) the message was not taken.
+        :return: fires as :meth:`ITransport.send` does. To cancel it ends the wait, not the task.
+        :raises PublishRefused: (asynchronously) the transport did not accept the message.
         """
-        return self.transport.send(TaskMessage(task.method, task.kwargs, task.lane))
+        return Deferred.fromCoroutine(self._send(task))
+
+    async def _send(self, task: Task) -> None:
+        await self.transport.send(TaskMessage(task.method, task.kwargs, task.lane))

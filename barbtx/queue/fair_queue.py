@@ -1,4 +1,4 @@
-"""Waiting in memory so that those who wait for little do not wait for those who wait for much."""
+"""A queue in memory that serves its owners in turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class FairQueue(Generic[T]):
-    """A queue of items that belong to owners: owners take turns, and the items of each come out in their order."""
+    """A queue of items that belong to owners. Owners take turns; the items of one owner come out in FIFO order."""
 
     _waiting: OrderedDict[object, deque[T]] = attrs.field(factory=OrderedDict, init=False)
 
@@ -20,13 +20,13 @@ class FairQueue(Generic[T]):
         return bool(self._waiting)
 
     def put(self, owner: object, item: T) -> None:
-        """Add an item of an owner."""
+        """Add an item."""
         self._waiting.setdefault(owner, deque()).append(item)
 
     def get(self) -> T:
-        """Take the next item.
+        """Remove and return the next item.
 
-        :raises KeyError: there is none.
+        :raises KeyError: the queue is empty.
         """
         owner, items = self._waiting.popitem(last=False)
         item = items.popleft()

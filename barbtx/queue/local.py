@@ -1,13 +1,13 @@
-"""The transport without a broker: tasks run in this process, a few at a time."""
+"""The transport without a broker: tasks run in this process, a limited number of them at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -21,7 +21,7 @@ log = Logger()
 
 @attrs.define(eq=False)
 class _Lane:
-    """:ivar free: how many more may run now."""
+    """:ivar free: how many more tasks may run now."""
 
     free: int
     waiting: FairQueue[tuple[TaskMessage, Deferred[None]]] = attrs.field(factory=FairQueue, init=False)
@@ -30,12 +30,13 @@ class _Lane:
 @implementer(ITransport)
 @attrs.define(eq=False)
 class LocalTransport:
-    """Runs tasks at once, at most so many at the same time; what does not fit into memory waits in the database.
+    """Runs tasks at once if their lane has a free slot; others wait in memory.
 
-    Each lane runs as many as it may, and in each the projects take turns.
+    In each lane the projects take turns. Messages beyond ``max_waiting`` are refused: their tasks wait in the database.
 
-    :ivar concurrency: tasks that run at the same time in a lane, at most.
-    :ivar asymmetric: the same for the lane of key pairs, if it differs.
+    :ivar concurrency: maximum number of tasks that run in a lane at the same time.
+    :ivar max_waiting: maximum number of tasks in memory, running ones included.
+    :ivar asymmetric: concurrency of the lane for key pairs; ``concurrency`` if None.
     """
 
     tasks: Tasks
@@ -52,67 +53,72 @@ class LocalTransport:
 
     @property
     def ready(self) -> bool:
+        """Whether a task fits into memory."""
         return not self._stopped and len(self._pending) < self.max_waiting
 
     def send(self, message: TaskMessage) -> Deferred[None]:
+        """Run a task; fires when it has ended, whatever its outcome. To cancel ends the wait, not the task.
+
+        :raises PublishRefused: (asynchronously) the transport is full or stopped.
+        """
         if not self.ready:
-            return fail(PublishRefused("no room"))
-        answer: Deferred[None] = Deferred(lambda _: None)
-        self._pending.add(answer)
-        self._put(message, answer)
-        return answer
+            return fail(PublishRefused("the transport is full or stopped"))
+        ended: Deferred[None] = Deferred(lambda _: None)
+        self._pending.add(ended)
+        self._put(message, ended)
+        return ended
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
+        """Return the transport's state, for the status report."""
         return {"tasks in memory": len(self._pending)}
 
-    def _put(self, message: TaskMessage, answer: Deferred[None]) -> None:
+    def _put(self, message: TaskMessage, ended: Deferred[None]) -> None:
         lane = self._lanes[message.lane]
-        lane.waiting.put(message.args.get("project_id"), (message, answer))
-        self._begin(lane)
+        lane.waiting.put(message.args.get("project_id"), (message, ended))
+        self._start(lane)
 
-    def _begin(self, lane: _Lane) -> None:
+    def _start(self, lane: _Lane) -> None:
         while lane.free and lane.waiting and not self._stopped:
-            message, answer = lane.waiting.get()
+            message, ended = lane.waiting.get()
             lane.free -= 1
-            running = Deferred.fromCoroutine(self._run(message, answer))
+            running = Deferred.fromCoroutine(self._run(message, ended))
             self._running.add(running)
-            running.addBoth(self._ended, running, lane)
+            running.addBoth(self._free_slot, running, lane)
 
-    async def _run(self, message: TaskMessage, answer: Deferred[None]) -> None:
+    async def _run(self, message: TaskMessage, ended: Deferred[None]) -> None:
         try:
             await self.tasks.dispatch(message)
         except RetryLater:
-            # Nothing forgets it here, so that it can wait for another outage like the one that it has outlasted.
+            # The message stays in memory, so that it can wait until a longer outage is over.
             if not self._stopped:
-                self._put(message, answer)
+                self._put(message, ended)
                 return
         except Exception:
             log.failure("a task failed")
-        self._answer(answer)
+        self._finish(ended)
 
-    def _ended(self, _: object, running: Deferred[None], lane: _Lane) -> None:
+    def _free_slot(self, _: object, running: Deferred[None], lane: _Lane) -> None:
         self._running.discard(running)
         lane.free += 1
-        self._begin(lane)
+        self._start(lane)
 
-    def _answer(self, answer: Deferred[None]) -> None:
-        self._pending.discard(answer)
-        if not answer.called:
-            answer.callback(None)
+    def _finish(self, ended: Deferred[None]) -> None:
+        self._pending.discard(ended)
+        if not ended.called:
+            ended.callback(None)
 
-    async def stop(self, reactor: Any, grace: float) -> bool:
-        """Begin no more, and wait for what was begun to come to an end. The rest waits in the database.
+    async def stop(self, clock: IReactorTime, grace: float) -> bool:
+        """Start no more tasks and wait for the running ones. The others wait in the database.
 
-        :param grace: seconds; what takes longer is given back.
-        :return: whether everything came to its end.
+        :param grace: seconds to wait; the orders of tasks that need longer are released.
+        :return: whether all running tasks ended in time.
         """
         self._stopped = True
         for lane in self._lanes.values():
             while lane.waiting:
-                self._answer(lane.waiting.get()[1])
-        ended: Deferred[Any] = DeferredList([running.addBoth(lambda result: result) for running in set(self._running)])
-        in_time = await ended.addCallback(lambda _: True).addTimeout(grace, reactor, lambda *_: False)
+                self._finish(lane.waiting.get()[1])
+        all_ended = DeferredList([running.addBoth(lambda result: result) for running in set(self._running)])
+        in_time = await all_ended.addCallback(lambda _: True).addTimeout(grace, clock, lambda *_: False)
         if not in_time:
             log.warn("{count} tasks were not finished in time and wait in the database", count=len(self._running))
             await self.tasks.release_orders()
@@ -120,24 +126,27 @@ class LocalTransport:
 
 
 class LocalService(Service):
-    """Lets what was begun come to an end before the process does.
+    """Lets the tasks that run in this process end before the process stops.
 
+    :param grace: seconds to wait for them.
     :param stopping: called when the service begins to stop.
+    :ivar unfinished: whether tasks were still running when the grace period ended.
     """
 
     def __init__(
-        self, reactor: Any, transport: LocalTransport, grace: float, stopping: Callable[[], None] = lambda: None
+        self, clock: IReactorTime, transport: LocalTransport, grace: float, stopping: Callable[[], None] = lambda: None
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._transport = transport
         self._grace = grace
         self._stopping = stopping
-        self.abandoned = False
+        self.unfinished = False
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        """Wait for running tasks, for the grace period at most."""
+        Service.stopService(self)
         self._stopping()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self.abandoned = not await self._transport.stop(self._reactor, self._grace)
+        self.unfinished = not await self._transport.stop(self._clock, self._grace)

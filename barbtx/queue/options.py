@@ -1,4 +1,4 @@
-"""Options of the queue, of the workers at its end and of the scheduler that feeds it again."""
+"""Options of the task queue, of the workers, of Keystone's notifications and of the retry scheduler."""
 
 from __future__ import annotations
 

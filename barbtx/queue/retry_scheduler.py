@@ -1,17 +1,17 @@
-"""Brings back what was promised and not done: it looks for due tasks and sends them through the task client.
+"""The retry scheduler: it finds tasks that are due in the database and sends them through the task client.
 
-Any number of them may run, in API processes and workers alike; each due task goes to one of them.
+Any number of schedulers may run, in API processes and workers. Each due task is taken by one of them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -28,20 +28,20 @@ log = Logger()
 
 
 class RetryScheduler(Service):
-    """See the module's text.
+    """Sends due tasks, in batches at a regular interval.
 
-    :param jitter: gives a factor for each interval.
+    :param jitter: returns a factor by which the next interval is multiplied.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         conf: cfg.ConfigOpts,
         orders: OrderRepo,
         client: TaskClient,
         jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),
     ) -> None:
-        self._reactor = reactor
+        self._clock = clock
         self._conf = conf.retry_scheduler
         self._orders = orders
         self._client = client
@@ -50,32 +50,36 @@ class RetryScheduler(Service):
         self._unsent: set[str] = set()
 
     def startService(self) -> None:
-        super().startService()
+        """Start the first round after ``[retry_scheduler] initial_delay_seconds``."""
+        Service.startService(self)
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda failure: failure.trap(CancelledError))
 
     def stopService(self) -> None:
-        super().stopService()
-        self._running.cancel()
+        """Start no further round."""
+        Service.stopService(self)
+        if self._running is not None:
+            self._running.cancel()
 
     async def _run(self) -> None:
         wait = self._conf.initial_delay_seconds
         while True:
-            await deferLater(self._reactor, wait, lambda: None)
+            await deferLater(self._clock, wait, lambda: None)
             more = await self._round()
             wait = 0 if more else self._conf.periodic_interval_max_seconds * self._jitter()
 
     async def _round(self) -> bool:
-        """Send what is due; whether there may be more."""
+        """Send one batch of due tasks; return whether there may be more of them."""
         seen: set[str] = set()
+        batch_size: int = self._conf.batch_size
         try:
-            await self._put_back()
+            await self._reset_unsent()
             if not self._client.ready:
                 return False
-            tasks = await self._orders.take_due(self._conf.batch_size, self._conf.republish_seconds, seen)
+            tasks = await self._orders.take_due(batch_size, self._conf.republish_seconds, seen)
         except ServiceUnavailable as problem:
             if problem.outcome_unknown:
-                # They may have been put off although nobody sends them.
+                # The transaction may have been committed, which postponed tasks that nobody sends.
                 self._unsent |= seen
             return False
         except CancelledError:
@@ -84,16 +88,16 @@ class RetryScheduler(Service):
             log.failure("looking for due tasks failed")
             return False
         for task in tasks:
-            hand = Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id"))
-            activity.run(hand, self._send, task)
-        return len(tasks) == self._conf.batch_size
+            about = Activity(task.kwargs.get("request_id"), task.order_id, task.kwargs.get("project_id"))
+            activity.run(about, self._send, task)
+        return len(tasks) == batch_size
 
     def _send(self, task: Task) -> None:
         log.info("order {order_id} is due", order_id=task.order_id)
         self._client.send(task).addErrback(activity.bind(self._refused), task.order_id)
 
-    async def _put_back(self) -> None:
-        """Have what could not be sent become due again, for whichever process can send it."""
+    async def _reset_unsent(self) -> None:
+        """Make the tasks that could not be sent due again, so that any process can send them."""
         unsent, self._unsent = self._unsent, set()
         if unsent:
             try:

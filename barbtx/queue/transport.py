@@ -1,13 +1,12 @@
-"""What carries a message: RabbitMQ, or nothing but this process."""
+"""The transport interface, and messages and their encoding, which all transports share."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import attrs
-from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from barbtx.model.records import SYMMETRIC
@@ -16,21 +15,21 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class PublishRefused(Exception):
-    """The message was not taken: no broker, no room, no queue. Its task's row will bring it back."""
+    """The transport or the broker did not accept a message. The retry scheduler sends its task again."""
 
 
 class InvalidMessage(Exception):
-    """The message can never be processed; the text says why, without quoting it."""
+    """The message can never be processed. The text gives the reason and does not quote the message."""
 
 
 class RetryLater(Exception):
-    """The message cannot be processed now, and nothing was begun: it is to come again."""
+    """The message cannot be processed now and nothing was started: deliver it again later."""
 
 
 class WrongLane(Exception):
-    """The message is to be processed in another lane.
+    """The message must be processed in another lane.
 
-    :ivar lane: its name.
+    :ivar lane: name of that lane.
     """
 
     def __init__(self, lane: str) -> None:
@@ -42,8 +41,8 @@ class WrongLane(Exception):
 class TaskMessage:
     """A call of a task method.
 
-    :ivar args: keyword arguments; ids only, never anything secret.
-    :ivar lane: in which it is to be processed; how it travels depends on it, what it says does not.
+    :ivar args: keyword arguments, which are IDs and never secret.
+    :ivar lane: the lane that processes the message. It selects the queue and is not part of the encoded message.
     """
 
     method: str
@@ -52,19 +51,24 @@ class TaskMessage:
 
 
 class ITransport(Interface):
-    """A way for messages to reach a :class:`~barbtx.queue.server.Tasks`."""
+    """Carries messages to a :class:`~barbtx.queue.server.Tasks`, at least once.
 
-    ready = Attribute("Whether a message would be taken now.")
+    A transport may lose a message that it accepted: the task's row is in the database, and the retry scheduler sends
+    the task again.
+    """
 
-    def send(message: TaskMessage) -> Deferred[None]:
-        """Take a message. Fires when it is safe or, without a broker, when the task has come to an end.
+    ready: bool = Attribute("Whether a message would be accepted now.")
 
-        :raises Refused: (asynchronously) it was not taken.
+    def send(message: TaskMessage) -> Awaitable[None]:
+        """Send a message.
+
+        :return: fires when the broker has confirmed the message or, without a broker, when the task has ended.
+        :raises PublishRefused: (asynchronously) the message was not accepted.
         """
 
 
 def encode(message: TaskMessage, namespace: str, version: str) -> bytes:
-    """The message as it travels: JSON in ASCII."""
+    """Encode a message as JSON in ASCII."""
     return json.dumps(
         {"version": version, "namespace": namespace, "method": message.method, "args": dict(message.args)},
         separators=(",", ":"),
@@ -72,9 +76,9 @@ def encode(message: TaskMessage, namespace: str, version: str) -> bytes:
 
 
 def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
-    """Read a message; fields that are not known are those of a later minor version and left alone.
+    """Decode a message. Unknown fields are ignored, because a later minor version may add some.
 
-    :raises BadMessage: it is none, or not for us, or of another major version.
+    :raises InvalidMessage: the body is not a message, or is for another namespace or major version.
     """
     try:
         document = json.loads(body.decode("utf-8"))
@@ -91,21 +95,22 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
     if not isinstance(method, str) or not isinstance(args, dict):
         raise InvalidMessage("no method or no arguments")
     if not all(value is None or isinstance(value, str) for value in args.values()):
-        raise InvalidMessage("an argument is no text")
+        raise InvalidMessage("an argument is not a string")
     return TaskMessage(method, args)
 
 
-def is_text(value: object, longest: int = 255) -> bool:
-    """Whether a value from outside is a text that every database takes: not empty, without NUL and lone surrogates, of
-    so many characters at most.
+def is_text(value: object, max_length: int = 255) -> bool:
+    """Return whether a value from outside is a string that every supported database can store.
+
+    Such a string is not empty, has at most ``max_length`` characters, and contains neither NUL nor lone surrogates.
     """
     return (
         isinstance(value, str)
-        and 0 < len(value) <= longest
+        and 0 < len(value) <= max_length
         and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
     )
 
 
 def is_id(value: object) -> bool:
-    """Whether a value from outside is an object's id: a UUID as barbtx writes them."""
+    """Return whether a value from outside is a UUID in the form in which barbtx writes the IDs of its objects."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None

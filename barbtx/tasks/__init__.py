@@ -1,1 +1,1 @@
-"""What orders set in motion: the tasks that workers run."""
+"""The tasks that run outside of requests: processing orders and removing projects."""

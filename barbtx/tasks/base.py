@@ -1,4 +1,4 @@
-"""The shape of every task."""
+"""The template that tasks follow: find an entity, process it, record the outcome."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from barbtx.errors import BarbtxError, ErrorResponse, ServiceUnavailable, descri
 
 
 class TaskNotStarted(Exception):
-    """The task did nothing, and there is nothing to record that on."""
+    """The task did nothing, and there is no entity on which the failure could be recorded."""
 
 
 class NoSuchEntity(TaskNotStarted):
-    """What the task is to work on does not exist, or not any more: it may have been deleted."""
+    """The entity does not exist. It may have been deleted after the task was sent."""
 
 
 class DependencyUnavailable(TaskNotStarted):
-    """Something that the task needs to begin is out of reach; it can be run again later."""
+    """A service that the task needs to start is unavailable. The task can be run again later."""
 
 
 class TaskSuperseded(Exception):
-    """The entity was deleted, or somebody else took it over, while the task worked on it. What it made is dropped.
+    """The entity was deleted, or another worker took it over, while the task processed it. The result is dropped.
 
-    That is an ordinary outcome.
+    This is an ordinary outcome and not an error.
     """
 
 
@@ -36,41 +36,46 @@ log = Logger()
 
 
 class BaseTask(ABC, Generic[E, R]):
-    """A template: find the entity, work on it, and record how that went.
+    """A template method: find the entity, process it, and record the outcome.
 
-    Subclasses fill in the steps; callers use :meth:`process` or :meth:`process_and_suppress_exceptions`.
+    Subclasses implement the steps. Callers use :meth:`process` or :meth:`process_and_suppress_exceptions`, whose
+    arguments are passed to each step.
     """
 
     @abstractmethod
     def get_name(self) -> str:
-        """The task's name in texts for users, such as ``Process TypeOrder``."""
+        """Return the task's name in messages for users, such as ``Process TypeOrder``."""
 
     @abstractmethod
     async def retrieve_entity(self, *args: Any, **kwargs: Any) -> E | None:
-        """What the task is to work on; None if there is nothing (left) to do."""
+        """Return the entity to process, or None if there is nothing to do."""
 
     @abstractmethod
     async def handle_processing(self, entity: E, *args: Any, **kwargs: Any) -> R:
-        """The work. It changes nothing that would need to be undone if it fails."""
+        """Process the entity. This step changes nothing that would have to be undone if it fails."""
 
     @abstractmethod
     async def handle_error(
         self, entity: E, fault: ErrorResponse, exception: Exception, *args: Any, **kwargs: Any
     ) -> None:
-        """Record a failure."""
+        """Record that :meth:`handle_processing` failed.
+
+        :param fault: status and description that are safe to show to clients.
+        """
 
     @abstractmethod
     async def handle_success(self, entity: E, result: R, *args: Any, **kwargs: Any) -> None:
-        """Record what the work made."""
+        """Record the result of :meth:`handle_processing`."""
 
-    def leave(self, entity: E) -> None:
-        """Called when the work on an entity is over, however that went."""
+    def release_entity(self, entity: E) -> None:
+        """Release the entity. Called at the end of every task that retrieved one, whatever its outcome."""
 
     async def process(self, *args: Any, **kwargs: Any) -> R | None:
-        """Run the task; its result, or None if there was nothing to do or somebody else does it.
+        """Run the task.
 
-        :raises NotBegun: there is nothing to work on, or it cannot be reached.
-        :raises Exception: what any step raised; what :meth:`handle_error` raised is only logged.
+        :return: the result, or None if there was nothing to do or the task was superseded.
+        :raises TaskNotStarted: the entity does not exist or cannot be retrieved now.
+        :raises Exception: any exception of a step; that of :meth:`handle_error` is only logged.
         """
         name = self.get_name()
         try:
@@ -85,14 +90,14 @@ class BaseTask(ABC, Generic[E, R]):
         if entity is None:
             return None
         try:
-            return await self._work(entity, *args, **kwargs)
+            return await self._process_entity(entity, *args, **kwargs)
         except TaskSuperseded as problem:
             log.info("{task}: nothing is recorded: {reason}", task=name, reason=str(problem))
             return None
         finally:
-            self.leave(entity)
+            self.release_entity(entity)
 
-    async def _work(self, entity: E, *args: Any, **kwargs: Any) -> R:
+    async def _process_entity(self, entity: E, *args: Any, **kwargs: Any) -> R:
         name = self.get_name()
         try:
             result = await self.handle_processing(entity, *args, **kwargs)
@@ -101,7 +106,7 @@ class BaseTask(ABC, Generic[E, R]):
             try:
                 await self.handle_error(entity, fault, problem, *args, **kwargs)
             except TaskSuperseded:
-                # Most likely the reason why the work failed.
+                # That is probably why the processing failed.
                 raise
             except Exception as unrecorded:
                 _log(unrecorded, "{task}: could not record the failure", name)
@@ -117,9 +122,9 @@ class BaseTask(ABC, Generic[E, R]):
         return result
 
     async def process_and_suppress_exceptions(self, *args: Any, **kwargs: Any) -> R | None:
-        """Run the task as :meth:`process` does, but hold back what failed, which it has logged: the answer is None.
+        """Run the task as :meth:`process` does, but return None instead of raising an exception, which is logged.
 
-        :raises NotBegun: there is nothing to record a failure on.
+        :raises TaskNotStarted: there is no entity on which the failure could be recorded.
         """
         try:
             return await self.process(*args, **kwargs)
@@ -130,7 +135,7 @@ class BaseTask(ABC, Generic[E, R]):
 
 
 def _log(problem: Exception, what: str, name: str) -> None:
-    """Log what went wrong, at the level that it deserves: only a mistake in barbtx, or in a plugin, has a traceback."""
+    """Log a failure. Only an unexpected exception, of barbtx or of a plugin, is logged with a traceback."""
     if isinstance(problem, BarbtxError) and problem.status != 500:
         log.warn(
             what + " with status {status}: {reason}",

@@ -1,4 +1,4 @@
-"""Lanes: what is quick to process does not wait for what takes long, and the projects in a lane take turns."""
+"""Lanes: tasks that take long do not delay those that are quick, and in each lane the projects take turns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import attrs
 
 @attrs.define(eq=False)
 class Lane:
-    """A worker's place in a lane.
+    """A worker's position in a lane.
 
-    :ivar name: one of those of :func:`barbtx.model.records.lane_of`.
-    :ivar last: internal id of the project whose turn it was last.
-    :ivar served: how many orders were taken in hand.
+    :ivar name: one of the lanes of :func:`barbtx.model.records.lane_of`.
+    :ivar last: internal ID of the project that had the last turn.
+    :ivar claimed: how many orders this worker has claimed in the lane.
     """
 
     name: str
     last: str = ""
-    served: int = 0
+    claimed: int = 0
 
-    def took(self, project_key: str) -> None:
-        """Remember whose turn it was."""
+    def record_turn(self, project_key: str) -> None:
+        """Record that an order was claimed.
+
+        :param project_key: internal ID of its project, whose turn it was.
+        """
         self.last = project_key
-        self.served += 1
+        self.claimed += 1

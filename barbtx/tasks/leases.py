@@ -1,4 +1,4 @@
-"""The orders that a process has in hand, and holding on to them."""
+"""Leases on the orders that a process is processing, and their renewal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.records import Lease
-from barbtx.model.repositories.orders import LeaseLost, OrderRepo
+from barbtx.model.repositories.order_tasks import LeaseLost
+from barbtx.model.repositories.orders import OrderRepo
 
 log = Logger()
 
 
 @attrs.define(eq=False)
 class Leases:
-    """Renews each lease until it is given up or lost.
+    """Renews each lease until it is dropped or lost.
 
-    A renewal that fails is tried again, sooner than the next one is due, as long as nobody else has taken the order:
-    even when its time is over the lease may still be ours, and whoever stores an outcome is told if it is not.
+    A failed renewal is retried at shorter intervals until another worker has claimed the order. An expired lease is
+    still valid as long as no other worker has claimed the order, which is checked when an outcome is stored.
 
-    :ivar seconds: for how long an order stays in this process's hand without a sign of life.
+    :ivar seconds: duration of a lease; it is renewed at a third of that.
     """
 
     orders: OrderRepo
@@ -31,23 +32,23 @@ class Leases:
     _held: dict[str, tuple[Lease, Deferred[None]]] = attrs.field(factory=dict, init=False)
 
     def hold(self, lease: Lease) -> None:
-        """Begin to renew a lease."""
+        """Start to renew a lease."""
         renewing = Deferred.fromCoroutine(self._renew(lease))
         renewing.addErrback(lambda failure: failure.trap(CancelledError))
         self._held[lease.token] = (lease, renewing)
 
     def drop(self, lease: Lease) -> None:
-        """Renew a lease no longer."""
+        """Stop renewing a lease. A lease that is not held is ignored."""
         _, renewing = self._held.pop(lease.token, (None, None))
         if renewing is not None:
             renewing.cancel()
 
     def gauges(self) -> dict[str, object]:
-        """Which orders are in hand, for the report to an operator."""
+        """Return the number and IDs of the orders in process, for the status report."""
         return {"count": len(self._held), "orders": " ".join(lease.order.id for lease, _ in self._held.values())}
 
     async def release_all(self) -> None:
-        """Let go of all orders, so that others need not wait for the leases to end; the attempts do not count."""
+        """Release all orders, so that others need not wait for the leases to expire. The attempts are not counted."""
         for lease, _ in list(self._held.values()):
             self.drop(lease)
             try:

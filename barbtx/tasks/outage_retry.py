@@ -1,4 +1,4 @@
-"""Doing again what failed because something was out of reach."""
+"""Retrying work during an outage of the database or another service."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class OutageRetry:
-    """Outlasts an outage: work resumes within :attr:`longest_wait` of its end.
+    """Retries work with exponential backoff and jitter, so that it succeeds soon after the end of an outage.
 
-    :ivar limit: seconds after which an outage is not waited for any longer.
-    :ivar longest_wait: seconds between two tries, at most.
+    :ivar limit: seconds after which the retries end.
+    :ivar longest_wait: maximum number of seconds between two attempts.
     """
 
     clock: IReactorTime
@@ -35,12 +35,12 @@ class OutageRetry:
         unless: type[Exception] | tuple[type[Exception], ...] = (),
         outage: type[ServiceUnavailable] = ServiceUnavailable,
     ) -> T:
-        """Run work until it does not fail with :class:`ServiceUnavailable`, or with a kind of it.
+        """Run work until it succeeds or fails for another reason than an outage.
 
-        :param work: may have been done although it failed so; must do no harm if it is repeated.
-        :param unless: failures of that kind after which it would be of no use to run it again.
-        :param outage: the kind of failure that is an outage to be waited for.
-        :raises ServiceUnavailable: the outage lasts too long, or this process stops.
+        :param work: must be idempotent, because an attempt that failed may have taken effect.
+        :param unless: subclasses of ``outage`` that are not retried.
+        :param outage: exceptions that mean an outage.
+        :raises ServiceUnavailable: the outage lasts longer than :attr:`limit`, or :meth:`stop` was called.
         """
         end = self.clock.seconds() + self.limit
 
@@ -62,7 +62,7 @@ class OutageRetry:
         )(attempt)
 
     def stop(self) -> None:
-        """Wait for nothing any longer: each work is tried once more, and then it has failed."""
+        """End all waits: each work is attempted once more and not retried after that."""
         self._stopped = True
         for pause in list(self._pauses):
             pause.callback(None)

@@ -1,4 +1,4 @@
-"""Removing what belonged to a project that Keystone has deleted."""
+"""The task that removes the objects of a project that was deleted in Keystone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from barbtx.plugin.manager import PluginNotEnabled, StoreManager
 
 log = Logger()
 
-# A project to which something comes as fast as it is removed is not gone yet.
-_STALLED = 10
+# Rounds without progress after which a removal fails, because the project is still in use.
+_MAX_STALLED_ROUNDS = 10
 
 
 class RemovalIncomplete(Exception):
-    """Something is left; the text says of what kind."""
+    """Some objects could not be removed. The text names their kind."""
 
 
 @attrs.frozen
 class RemoveProject:
-    """Leaves nothing of a project, in the secret stores either. Repeated or interrupted, it does no harm.
+    """Removes all objects of a project from the database and the secret stores. It is idempotent.
 
-    :ivar batch: how many objects are removed in one transaction, at most.
+    :ivar batch: maximum number of objects that one transaction removes.
     """
 
     projects: ProjectRemovalRepo
@@ -40,14 +40,15 @@ class RemoveProject:
     batch: int = 100
 
     async def run(self, claim: RemovalClaim) -> int:
-        """Remove a project; how many secrets it had.
+        """Remove a project.
 
-        :raises ServiceUnavailable: a store or the database is out of reach; what is left can be removed by another run.
-        :raises NotRemoved: a store failed to delete some payloads. Their secrets stay, and all else is gone but the project.
-        :raises RemovalLost: it was cancelled, or another worker took it over; it stops where it was.
+        :return: number of secrets that were removed.
+        :raises ServiceUnavailable: a store or the database is unavailable. Another run removes the rest.
+        :raises RemovalIncomplete: a store failed to delete payloads, whose secrets remain, or the project is in use.
+        :raises RemovalLost: the removal was cancelled, or another worker took it over.
         """
         removed, stalled = 0, 0
-        while stalled < _STALLED:
+        while stalled < _MAX_STALLED_ROUNDS:
             removed += await self._remove_secrets(claim)
             await self._forget_passphrases(claim)
             while rest := await self.projects.remove_rest(claim, self.batch):
@@ -55,7 +56,7 @@ class RemoveProject:
             if rest is None:
                 self.stores.forget_project(claim.project_id)
                 return removed
-            # Something came to it in the meantime.
+            # Objects were added in the meantime.
             stalled += 1
         raise RemovalIncomplete("it is still in use")
 
@@ -63,12 +64,12 @@ class RemoveProject:
         removed, failed, after = 0, 0, ""
         while secrets := await self.projects.secrets(claim.project_id, after, self.batch):
             after = secrets[-1].id
-            # A removal that was cancelled goes no further in the stores either.
+            # If the removal was cancelled, the stores must not be changed.
             await self.projects.check(claim)
-            # The stores first: a payload whose row is gone would never be found again.
+            # Payloads are deleted first: without its row a payload could not be found again.
             gone = await self._forget([(secret.id, secret.payload) for secret in secrets])
             while not await self.projects.remove_secrets(claim, gone):
-                # Many consumers are removed in several transactions.
+                # Secrets with many consumers need several transactions.
                 pass
             removed, failed = removed + len(gone), failed + len(secrets) - len(gone)
         if failed:
@@ -84,29 +85,36 @@ class RemoveProject:
                 raise RemovalIncomplete("passphrases of orders could not be deleted from their stores")
 
     async def _forget(self, payloads: Sequence[tuple[str, StoredPayload | None]]) -> list[str]:
-        """Have stores forget payloads; the ids of those that they did."""
+        """Delete payloads from their stores.
+
+        :param payloads: IDs, each with the payload or None.
+        :return: IDs of those that have no payload any more.
+        """
         gone = []
-        for id, payload in payloads:
+        for owner_id, payload in payloads:
             try:
                 if payload is not None:
                     await resources.delete_payload(self.stores, payload)
             except (ServiceUnavailable, CancelledError) as problem:
                 if not isinstance(problem, PluginNotEnabled):
                     raise
-                log.error("the payload of {id} stays in its store: {reason}", id=id, reason=str(problem))
+                log.error("the payload of {id} stays in its store: {reason}", id=owner_id, reason=str(problem))
             except Exception:
-                log.failure("the payload of {id} could not be deleted from its store", id=id)
+                log.failure("the payload of {id} could not be deleted from its store", id=owner_id)
             else:
-                gone.append(id)
+                gone.append(owner_id)
         return gone
 
 
 @attrs.frozen
 class AdvanceRemoval:
-    """Does the next step of a removal: has Keystone confirm it or, once it is due and Keystone still says so, removes.
+    """Carries out the next step of a removal.
 
-    :ivar grace: seconds between the two.
-    :ivar longest_wait: seconds between two tries, at most.
+    The first step confirms with Keystone that the project is deleted. The second one, after the grace period, confirms
+    that again and removes the project.
+
+    :ivar grace: seconds between the two steps.
+    :ivar longest_wait: maximum number of seconds between two attempts.
     """
 
     clock: IReactorTime
@@ -117,20 +125,20 @@ class AdvanceRemoval:
     longest_wait: float
 
     async def run(self, claim: RemovalClaim) -> None:
-        """Do a step; whatever fails is recorded, and tried again later. If cancelled, it lets go of the removal.
+        """Carry out the step. A failure is recorded, and the step is retried later. Cancelling releases the claim.
 
-        :raises ServiceUnavailable: the database is out of reach; the claim ends by itself.
+        :raises ServiceUnavailable: the database is unavailable. The claim expires.
         """
         try:
             try:
-                await self._renewing(claim)
+                await self._step_with_renewal(claim)
             except ServiceUnavailable as problem:
                 log.warn(
                     "the removal of project {project_id} waits: {reason}",
                     project_id=claim.project_id,
                     reason=problem.description,
                 )
-                await self._put_off(claim, problem.description, counts=False)
+                await self._postpone(claim, problem.description, counts=False)
             except CancelledError:
                 await self.removals.reschedule(claim, 0, None, counts=False)
                 raise
@@ -144,11 +152,11 @@ class AdvanceRemoval:
                 project_id=claim.project_id,
             )
 
-    async def _renewing(self, claim: RemovalClaim) -> None:
+    async def _step_with_renewal(self, claim: RemovalClaim) -> None:
         renewal = LoopingCall(self._renew, claim)
         renewal.clock = self.clock
         renewing = renewal.start(self.removals.lease_seconds / 3, now=False)
-        # What the removal is lost to, its next transaction finds out too.
+        # The next transaction of the step fails with the same exception.
         renewing.addErrback(lambda failure: failure.trap(RemovalLost))
         try:
             await self._step(claim)
@@ -191,9 +199,9 @@ class AdvanceRemoval:
 
     async def _failed(self, claim: RemovalClaim, problem: Exception) -> None:
         log.failure("removing project {project_id} failed", project_id=claim.project_id)
-        # Other texts than our own may quote what must not be seen.
+        # The texts of other exceptions may quote confidential data.
         reason = str(problem) if isinstance(problem, RemovalIncomplete) else type(problem).__name__
-        await self._put_off(claim, reason, counts=True)
+        await self._postpone(claim, reason, counts=True)
         if claim.attempt >= self.removals.max_attempts:
             log.error(
                 "removing project {project_id} failed {count} times and is given up: {reason}; when that is "
@@ -203,5 +211,5 @@ class AdvanceRemoval:
                 reason=reason,
             )
 
-    async def _put_off(self, claim: RemovalClaim, reason: str, *, counts: bool) -> None:
+    async def _postpone(self, claim: RemovalClaim, reason: str | None, *, counts: bool) -> None:
         await self.removals.reschedule(claim, min(self.longest_wait, max(1.0, claim.age)), reason, counts=counts)

@@ -1,7 +1,8 @@
-"""Our txAMQP against a real RabbitMQ: every trap of the library, sprung on purpose."""
+"""The AMQP transport against a real RabbitMQ, with each defect of txAMQP that it corrects."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,16 +19,18 @@ from txamqp.message import Message
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
+from barbtx.queue.amqp.channel import Channel
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.consumer import Consumer
-from barbtx.queue.amqp.protocol import Channel, Client
+from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage, decode
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from tests.support.certificates import authority, certificate
 from tests.support.servers import PATIENCE, RabbitMQ
 
-MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "p", "request_id": None})
+MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {"order_id": "o", "project_id": "p", "request_id": None})
 
 
 def reactor() -> Any:
@@ -49,7 +52,7 @@ def topology() -> Topology:
 
 @pytest_twisted.async_yield_fixture
 async def client(broker: Brokers) -> AsyncIterator[Client]:
-    """A connection that is open."""
+    """An open connection."""
 
     async def nothing(client: Client) -> None:
         pass
@@ -73,7 +76,7 @@ async def channel(client: Client, topology: Topology) -> AsyncIterator[Channel]:
 
 
 async def consume(channel: Channel, queue: str) -> DeferredQueue:
-    """The messages of a queue, as they come."""
+    """The messages of a queue, in the order in which they are delivered."""
     messages: DeferredQueue = DeferredQueue()
     channel.on_deliver = messages.put
     await channel.basic_consume(queue=queue, consumer_tag="c")
@@ -216,13 +219,13 @@ async def test_a_wrong_password_is_told_as_such(broker: Brokers) -> None:
     service.startService()
     with pytest.raises(Closed):
         await within(service.whenConnected(failAfterFailures=1))
-    # Out of the callback in which the service is still at its work.
+    # The service is still in the callback that reports the failure.
     await deferLater(reactor(), 0, lambda: None)
     await service.stopService()
 
 
 class _Tasks:
-    """Tasks that do what a test says; what they were asked for comes out of ``taken``."""
+    """Tasks with a given outcome, which put the messages that they receive into ``taken``."""
 
     def __init__(self, outcome: Callable[[], Any] = lambda: None) -> None:
         self.taken: DeferredQueue = DeferredQueue()
@@ -314,7 +317,7 @@ async def test_no_more_tasks_are_in_hand_than_configured(
     for _ in range(2):
         await within(tasks.taken.get())
     third = tasks.taken.get()
-    # A round trip on the same broker: had it more to give, it would have given it by now.
+    # After a round trip to the broker, further messages would have been delivered.
     await within(sender.send(MESSAGE))
     assert not third.called and len(gates) == 2
     gates[0].callback(None)
@@ -385,10 +388,8 @@ async def test_consuming_resumes_after_the_queue_was_deleted(
     taken = tasks.taken.get()
     while not taken.called:
         await ready(sender)
-        try:
+        with contextlib.suppress(PublishRefused):
             await within(sender.send(MESSAGE))
-        except PublishRefused:
-            pass
         await deferLater(reactor(), 0.05, lambda: None)
     await service.stopService()
 
@@ -535,12 +536,12 @@ async def test_tls_with_client_certificates(topology: Topology, tmp_path: Path) 
         await ready(service)
         await within(service.send(MESSAGE))
         await service.stopService()
-        for missing in (settings[1:], settings[:1]):
+        for missing, reason in ((settings[1:], "certificate verify failed"), (settings[:1], "certificate required")):
             service = transport(Brokers.from_config(load([], [url, *missing])), topology)
             service.startService()
-            with pytest.raises(Exception):
+            with pytest.raises(Closed, match=reason):
                 await within(service._connection.whenConnected(failAfterFailures=2))
-            # ClientService is still telling of the failure.
+            # ClientService is still notifying of the failure.
             await deferLater(reactor(), 0, lambda: None)
             assert not service.ready
             await service.stopService()

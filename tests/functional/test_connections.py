@@ -52,7 +52,7 @@ async def listening(**limits: Any) -> Listening:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"])
 @pytest_twisted.ensureDeferred
-async def test_connections_without_a_request_give_way(sent: bytes) -> None:
+async def test_connections_without_a_request_are_evicted(sent: bytes) -> None:
     """Whether none was ever sent, or the last one has been answered."""
     made = await listening(max_connections=5)
     made.site.connections.grace = 0
@@ -114,7 +114,7 @@ class _Connection:
     def __init__(self, address: str) -> None:
         self.address, self.reserved, self.open = parse_address(address), False, True
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
         self.open = False
 
 
@@ -123,14 +123,14 @@ def test_what_is_counted_goes_back_to_nothing() -> None:
     made = [_Connection(address) for address in ("192.0.2.1", "10.0.0.1", "2001:db8::1", "2001:db8::2", "") * 5]
     for connection in made:
         connections.admit(connection)
-        connections.busy(connection)
+        connections.mark_busy(connection)
     assert len(list(connections)) == 12 and sum(connection.open for connection in made) == 12
     for connection in made * 2:
-        connections.dismiss(connection)
+        connections.remove(connection)
     assert not list(connections) and not connections._counts and not connections._idle and not connections._idle_of
 
 
-def test_a_connection_gives_way_only_when_it_had_time_to_send_something() -> None:
+def test_a_connection_is_evicted_only_when_it_had_time_to_send_something() -> None:
     clock = Clock()
     connections = Connections(clock, 2, 0, 1)
     first, second, third, fourth = (_Connection("192.0.2.1") for _ in range(4))
@@ -138,7 +138,7 @@ def test_a_connection_gives_way_only_when_it_had_time_to_send_something() -> Non
         connections.admit(connection)
     assert third.reserved and first.open and second.open
     clock.advance(connections.grace)
-    connections.busy(first)
+    connections.mark_busy(first)
     connections.admit(fourth)
     assert not fourth.reserved and first.open and not second.open
 
@@ -189,9 +189,9 @@ def test_a_share_is_a_quarter_unless_it_is_set(limit: int | None, whole: int, ex
 
 _FIT = """
 import resource
-from barbtx.api.descriptor_limit import fit_connections
+from barbtx.api.descriptor_limit import fit_to_descriptor_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-print(fit_connections(2000, 50), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(fit_to_descriptor_limit(2000, 50), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
@@ -238,7 +238,7 @@ async def test_thousands_of_silent_sockets_keep_nobody_out(deployment: Deploymen
         with held(port_of(api), 2500):
             assert get("/healthcheck") == 200
             # The last of them may still be about to send a request, for all that the service knows.
-            wait_until(lambda: get(path) == 200, 60, "the silent sockets give no way")
+            wait_until(lambda: get(path) == 200, 60, "the silent sockets are not evicted")
             return [get(path) for path in ["/healthcheck", path] * 10]
 
     assert set(await deferToThread(silent)) == {200}

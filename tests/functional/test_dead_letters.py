@@ -1,4 +1,4 @@
-"""Dead letters, as an operator sees them."""
+"""Dead letters, and the commands that show and requeue them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
 from barbtx.queue.amqp.republishing import dead_letter
 from barbtx.queue.amqp.topology import Topology, dead_letter_queues
 from barbtx.queue.transport import TaskMessage, encode
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from tests.conftest import unique
-from tests.functional.test_project_removal import logged
 from tests.support.cluster import in_thread
+from tests.support.logs import logged
 from tests.support.proxy import Half, Proxy
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import BIN, Deployment
@@ -48,16 +49,16 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
 
     queue = deployment.settings["queue.topic"]
     order, args = str(uuid.uuid4()), {"project_id": "p", "request_id": None}
-    deleted = encode(TaskMessage("process_type_order", args | {"order_id": order}), "barbtx", "1.1")
+    deleted = encode(TaskMessage(PROCESS_TYPE_ORDER, args | {"order_id": order}), "barbtx", "1.1")
     poison = {
         b"{": "not JSON",
         b"\xff": "not JSON",
         encode(TaskMessage("steal_keys", args), "barbtx", "1.1"): "unknown method",
-        encode(TaskMessage("process_type_order", args), "barbtx", "1.1"): "an argument is missing",
-        encode(TaskMessage("process_type_order", args), "barbtx", "2.0"): "another major version",
+        encode(TaskMessage(PROCESS_TYPE_ORDER, args), "barbtx", "1.1"): "an argument is missing",
+        encode(TaskMessage(PROCESS_TYPE_ORDER, args), "barbtx", "2.0"): "another major version",
         encode(
-            TaskMessage("process_type_order", args | {"order_id": "x" * 36}), "barbtx", "1.1"
-        ): "the order's id is no id",
+            TaskMessage(PROCESS_TYPE_ORDER, args | {"order_id": "x" * 36}), "barbtx", "1.1"
+        ): "order_id is not a UUID",
     }
 
     async def nothing(client: object) -> None:
@@ -69,7 +70,7 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     api, worker = deployment.api(), deployment.worker()
     for body in (deleted, *poison):
         channel.basic_publish(routing_key=queue, content=Content(body))
-    # What is in order is processed beside it.
+    # Valid messages are processed meanwhile.
     assert (await api.finished(await api.order()))["status"] == "ACTIVE"
     await logged(worker, "a message goes to", len(poison))
     while (await channel.queue_declare(queue=f"{queue}.dead", passive=True)).message_count < len(poison):
@@ -139,7 +140,7 @@ def test_the_command_says_in_one_line_why_it_cannot_look(
                 text=True,
                 timeout=60,
             )
-            # What the interpreter takes to start, on a busy machine, is no part of it.
+            # The time that the interpreter takes to start is not counted.
             assert time.monotonic() - begin < 2 + 4 * start + 5, settings
             assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
             assert done.stderr.startswith("barbtx-manage: ") and said.format(**places) in done.stderr, done.stderr
@@ -168,13 +169,13 @@ async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
 
     assert await letters.peek(10) == []
     monkeypatch.setattr(Half, "dataReceived", receive)
-    # As far as there is something to wait for; both directions count.
+    # Cut the connection after each chunk of data, in either direction, while the command still waits for a reply.
     for chunks in range(1, 24, 2):
         left[0] = chunks
         begin = reactor.seconds()
         with pytest.raises(NoUsableBroker) as caught:
             await letters.peek(10)
-        # Either it was not used yet, or it is the connection that was lost, or silent.
+        # The connection was not open yet, or it was lost, or the broker fell silent.
         assert "\n" not in str(caught.value) and "broker" in str(caught.value), chunks
         assert reactor.seconds() - begin < 30
     await proxy.stop()

@@ -19,10 +19,11 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from txamqp.connection import Body, Frame, Method
 
+from barbtx.queue.amqp.channel import Channel
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.consumer import Consumer
 from barbtx.queue.amqp.frames import pack
-from barbtx.queue.amqp.protocol import Channel, Client, load_spec
+from barbtx.queue.amqp.protocol import Client, load_spec
 from barbtx.queue.amqp.republishing import ORIGIN, REASON
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.server import Tasks

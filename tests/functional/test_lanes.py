@@ -1,4 +1,4 @@
-"""Keys do not wait for pairs, and a project waits only for its share, with a broker and without one."""
+"""Orders for keys do not wait for key pairs, and projects take turns, with a broker and without one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from txamqp.content import Content
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.one_shot import connect_one_shot
 from barbtx.queue.transport import TaskMessage, encode
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from tests.conftest import unique
-from tests.functional.test_project_removal import logged
 from tests.support.cluster import in_thread, pause
+from tests.support.logs import logged
+from tests.support.own_database import NO_SCHEDULER, deployment_with_own_database
 from tests.support.servers import PostgreSQL, RabbitMQ
 from tests.support.service import Api, Deployment, Process
-
-# The scheduler would help out; here messages must do.
-_NO_SCHEDULER = {"retry_scheduler.initial_delay_seconds": 10000}
 
 
 def reactor() -> Any:
@@ -33,10 +32,10 @@ def reactor() -> Any:
 
 @pytest.fixture(params=["embedded", "distributed"])
 def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
-    """An API process, and a worker if there is a broker, without other load."""
+    """An API process, and a worker if there is a broker, with no other load."""
     if request.param == "embedded":
         deployment = Deployment(
-            tmp_path, f"sqlite:///{tmp_path}/b.sqlite", **{"queue.local_wait_seconds": 0}, **_NO_SCHEDULER
+            tmp_path, f"sqlite:///{tmp_path}/b.sqlite", **{"queue.local_wait_seconds": 0}, **NO_SCHEDULER
         )
     else:
         deployment = Deployment(
@@ -44,7 +43,7 @@ def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
             request.getfixturevalue("postgresql").new_database(unique()),
             request.getfixturevalue("rabbitmq").url,
             unique("tasks."),
-            **_NO_SCHEDULER,
+            **NO_SCHEDULER,
         )
         deployment.worker()
     yield deployment.api()
@@ -88,15 +87,18 @@ async def test_a_project_waits_only_for_its_share_of_a_processs_own_tasks(api: A
 
 @pytest.fixture
 def deployment(postgresql: PostgreSQL, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Deployment]:
-    deployment = Deployment(
-        tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER
-    )
+    deployment = Deployment(tmp_path, postgresql.new_database(unique()), rabbitmq.url, unique("tasks."), **NO_SCHEDULER)
     yield deployment
     deployment.stop()
 
 
+def order_message(order_id: str, project_id: str, **more: str) -> TaskMessage:
+    arguments = {"order_id": order_id, "project_id": project_id, "request_id": None, **more}
+    return TaskMessage(PROCESS_TYPE_ORDER, arguments)
+
+
 async def messages(deployment: Deployment, rabbitmq: RabbitMQ, send: tuple[TaskMessage, ...] = ()) -> dict[str, int]:
-    """How many messages wait in each queue, after some were sent to the one that older releases know."""
+    """Send messages to the queue that older releases know; return how many messages wait in each queue."""
     client = await connect_one_shot(reactor(), Brokers.from_url(rabbitmq.url), "test", 30)
     channel, topic = await client.new_channel(), deployment.settings["queue.topic"]
     for message in send:
@@ -125,7 +127,7 @@ async def test_a_project_waits_only_for_its_share_of_the_queue(deployment: Deplo
         for document in [(await much.get(ref)).json for ref in refs]
         if document["status"] == "ACTIVE"
     ]
-    # As many as are in hand at once may have been begun before the projects took turns.
+    # Orders in flight before the projects took turns may end first.
     assert sum(updated < order["updated"] for updated in ended) <= 10
     for ref in refs:
         assert (await much.finished(ref, 240))["status"] == "ACTIVE"
@@ -141,8 +143,8 @@ async def test_a_message_of_an_older_release_finds_its_lane(deployment: Deployme
     await (await client.new_channel()).queue_purge(queue=f"{deployment.settings['queue.topic']}.asymmetric")
     client.transport.loseConnection()
     await client.disconnected.wait()
-    args = {"order_id": ref.rpartition("/")[2], "project_id": api.project, "request_id": None, "later": "é"}
-    await messages(deployment, rabbitmq, (TaskMessage("process_type_order", args),))
+    message = order_message(ref.rpartition("/")[2], api.project, later="é")
+    await messages(deployment, rabbitmq, (message,))
     worker = deployment.worker()
     assert (await api.finished(ref))["status"] == "ACTIVE"
     assert "goes to the end of" in worker.read_log()
@@ -176,7 +178,7 @@ async def test_a_client_may_delete_an_order_at_any_time_and_nobody_is_alarmed(
     await logged(worker, "processing order")
     assert (await api.delete(running)).status == 204
     await logged(worker, "nothing is recorded")
-    gone = TaskMessage("process_type_order", {"order_id": str(uuid.uuid4()), "project_id": "p", "request_id": None})
+    gone = order_message(str(uuid.uuid4()), "p")
     await messages(deployment, rabbitmq, (gone,))
     await logged(worker, "is not there any more", 4)
     assert (await messages(deployment, rabbitmq)) == {"": 0, ".asymmetric": 0, ".dead": 0}
@@ -189,21 +191,13 @@ async def test_a_client_may_delete_an_order_at_any_time_and_nobody_is_alarmed(
 async def test_a_worker_that_stops_while_the_database_is_away_does_so_at_once_and_loses_nothing(
     tmp_path: Path, rabbitmq: RabbitMQ
 ) -> None:
-    database = PostgreSQL()
-    try:
-        database.start()
-        deployment = Deployment(tmp_path, database.new_database("b"), rabbitmq.url, unique("tasks."), **_NO_SCHEDULER)
+    with deployment_with_own_database(tmp_path, rabbitmq) as (deployment, database):
         api, worker = deployment.api(), deployment.worker()
         await in_thread(database.kill)
         await messages(
             deployment,
             rabbitmq,
-            tuple(
-                TaskMessage(
-                    "process_type_order", {"order_id": str(uuid.uuid4()), "project_id": "p", "request_id": None}
-                )
-                for _ in range(3)
-            ),
+            tuple(order_message(str(uuid.uuid4()), "p") for _ in range(3)),
         )
         await logged(worker, "database unavailable", 3)
         begin = reactor().seconds()
@@ -213,6 +207,3 @@ async def test_a_worker_that_stops_while_the_database_is_away_does_so_at_once_an
             await pause(0.1)
         assert (await messages(deployment, rabbitmq))[".dead"] == 0
         api.process.kill()
-    finally:
-        deployment.stop()
-        database.stop()

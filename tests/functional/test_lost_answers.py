@@ -70,7 +70,7 @@ async def test_an_order_taken_in_hand_without_a_word_is_processed_by_whoever_too
     with answers_lost(database, losses, committed):
         lease = await begin.retrieve_entity(*named, lane)
     assert lease is not None and lease.order.id == order_id and lease.attempt == 1
-    begin.leave(lease)
+    begin.release_entity(lease)
     # The other order is still there for others, and nobody else gets the first.
     assert await orders.claim(order_id, "p", 30) is None
     assert (await orders.claim_next(SYMMETRIC, "", 30)).order.id == other_id
@@ -107,5 +107,5 @@ async def test_due_tasks_that_nobody_was_given_are_due_again_at_once(
         assert await scheduler._round() is False
     assert await due(orders) == (set() if committed else {order_id})
     clock.advance(1)
-    await scheduler._put_back()
+    await scheduler._reset_unsent()
     assert await due(orders) == {order_id}

@@ -1,4 +1,4 @@
-"""Which task is due and whose turn it is, whatever clocks do, on SQLite, PostgreSQL and MariaDB."""
+"""Which task is due and which project has its turn, whatever the clocks do, on SQLite, PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from barbtx.errors import NotFound
 from barbtx.model.database import Database
 from barbtx.model.database_time import database_time
 from barbtx.model.models import OrderRetryTask
-from barbtx.model.records import ASYMMETRIC, SYMMETRIC, GeneratedObjects, Lease, NewSecret, Task
+from barbtx.model.records import ASYMMETRIC, SYMMETRIC, GeneratedObjects, Lease, NewSecret
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.secrets import SecretRepo
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER, order_task
 from tests.functional.conftest import NOW
 
 HOUR = 3600
@@ -32,8 +33,7 @@ def orders(database: Database, clock: Clock) -> OrderRepo:
 
 async def new_order(orders: OrderRepo, project: str = "p", type_: str = "key") -> str:
     order_id = str(uuid.uuid4())
-    task = Task(order_id, "process_type_order", {"order_id": order_id, "project_id": project, "request_id": "req-1"})
-    await orders.create(order_id, project, type_, "{}", "u", task, 5)
+    await orders.create(order_id, project, type_, "{}", "u", order_task(order_id, project, "req-1"), 5)
     return order_id
 
 
@@ -59,7 +59,7 @@ async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(
         elif write == "renew":
             await orders.renew(lease, 30)
         elif write == "retry":
-            await orders.retry(lease, "process_type_order", 7)
+            await orders.retry(lease, PROCESS_TYPE_ORDER, 7)
         elif write == "release":
             await orders.release(lease)
         else:
@@ -93,7 +93,7 @@ async def test_a_time_that_cannot_be_right_counts_as_past(database: Database, or
 @pytest_twisted.ensureDeferred
 async def test_no_task_waits_for_longer_than_an_hour(orders: OrderRepo, clock: Clock, seconds: int) -> None:
     order_id = await new_order(orders)
-    await orders.retry(await orders.claim(order_id, "p", 30), "process_type_order", seconds)
+    await orders.retry(await orders.claim(order_id, "p", 30), PROCESS_TYPE_ORDER, seconds)
     if seconds:
         clock.advance(min(seconds, HOUR) - 1)
         assert await due(orders) == set()
@@ -154,7 +154,7 @@ async def test_projects_take_turns_and_each_gets_its_orders_done_in_their_order(
     for _ in range(4):
         await finish(orders, await orders.claim_next(SYMMETRIC, after, 30))
     assert await orders.claim_next(SYMMETRIC, after, 30) is None
-    # Whoever is sent for what is done already has nothing to do.
+    # A message for an order that has ended claims nothing.
     assert await orders.claim_next(SYMMETRIC, after, 30, made["b"][0], "b") is None
     with pytest.raises(NotFound):
         await orders.claim_next(SYMMETRIC, after, 30, str(uuid.uuid4()), "a")
@@ -188,7 +188,7 @@ async def test_what_is_put_off_waits_for_its_time_unless_somebody_is_sent_for_it
     orders: OrderRepo, clock: Clock
 ) -> None:
     order_id = await new_order(orders)
-    await orders.retry(await orders.claim_next(SYMMETRIC, "", 30), "process_type_order", 7)
+    await orders.retry(await orders.claim_next(SYMMETRIC, "", 30), PROCESS_TYPE_ORDER, 7)
     assert await orders.claim_next(SYMMETRIC, "", 30) is None
     clock.advance(7)
     assert await due(orders) == {order_id}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 import sqlalchemy
-from twisted.internet.task import deferLater
 from txamqp.content import Content
 
 from barbtx.model import models
@@ -19,8 +18,9 @@ from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.transport import InvalidMessage
 from tests.conftest import unique
 from tests.support.keystone import PASSWORD, Identity, Keystone
+from tests.support.logs import logged
 from tests.support.servers import RabbitMQ
-from tests.support.service import BIN, Api, Deployment, Process, with_wrapping_store
+from tests.support.service import BIN, Api, Deployment, with_wrapping_store
 from tests.support.stub_keystone import StubKeystone
 from workers.keystone_notifications import deleted_project
 
@@ -139,15 +139,6 @@ class Exchange:
     async def dead_letters(self) -> int:
         queue = self._settings["keystone_notifications.pool_name"] + ".dead"
         return (await self.channel.queue_declare(queue=queue, passive=True)).message_count
-
-
-async def logged(process: Process, line: str, times: int = 1) -> None:
-    from twisted.internet import reactor
-
-    end = reactor.seconds() + 120
-    while process.read_log().count(line) < times:
-        assert reactor.seconds() < end, process.read_log()
-        await deferLater(reactor, 0.05, lambda: None)
 
 
 async def fill(api: Api, other: Api) -> None:

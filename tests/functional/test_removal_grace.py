@@ -13,7 +13,8 @@ from twisted.internet.threads import deferToThread
 
 from barbtx.queue.amqp.connection import Brokers
 from tests.conftest import unique
-from tests.functional.test_project_removal import Exchange, logged, notification, removals
+from tests.functional.test_project_removal import Exchange, notification, removals
+from tests.support.logs import logged
 from tests.support.servers import RabbitMQ
 from tests.support.service import Api, Deployment, with_wrapping_store
 from tests.support.stub_keystone import OWN, StubKeystone, found, missing

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
@@ -18,7 +18,8 @@ from twisted.internet.task import Clock
 from barbtx.errors import Conflict, NotFound
 from barbtx.model.database import Database
 from barbtx.model.models import Base, Project
-from barbtx.model.records import EncryptedDatum, GeneratedObjects, KEKMeta, NewSecret, StoredPayload, Task
+from barbtx.model.records import EncryptedDatum, Entry, GeneratedObjects, KEKMeta, NewContainer, NewSecret, StoredPayload, Task
+from barbtx.model.repositories.containers import ContainerRepo
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.listing import Condition
 from barbtx.model.repositories.orders import LeaseLost, OrderRepo
@@ -398,3 +399,37 @@ async def test_an_order_that_is_released_is_due_at_once_and_has_lost_no_attempt(
     assert (lease.attempt, again.attempt) == (1, 1)
     await orders.release(lease)
     await orders.renew(again, 30)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_creation_looks_its_project_up_once(database: Database, clock: Clock) -> None:
+    secrets, containers, orders = (
+        SecretRepo(database, clock),
+        ContainerRepo(database, clock, -1),
+        OrderRepo(database, clock),
+    )
+    member = new_secret()
+    await secrets.create(member)
+    lookups: list[str] = []
+
+    def record(connection, cursor, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and ("FROM projects" in statement or "JOIN projects" in statement):
+            lookups.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", record)
+
+    async def count(creation) -> int:
+        lookups.clear()
+        await creation
+        return len(lookups)
+
+    kek = await payload(database, clock)
+    assert await count(secrets.create(new_secret(payload=kek))) == 1
+    container = NewContainer(str(uuid.uuid4()), "p", "generic", entries=(Entry(None, member.id),))
+    assert await count(containers.create(container)) == 1
+    assert await count(new_order(orders)) == 1
+    lease = await orders.claim(await new_order(orders), "p", 30)
+    made = GeneratedObjects(
+        tuple(new_secret() for _ in range(3)), NewContainer(str(uuid.uuid4()), "p", "rsa")
+    )
+    assert await count(orders.complete(lease, made, "", "")) == 1

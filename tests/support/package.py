@@ -93,7 +93,7 @@ class Installation:
     """The wheel in a virtual environment of its own, used from a directory without the checkout.
 
     :ivar prefix: the environment.
-    :ivar etc: the configuration, which docs/operating.md puts into /etc/barbtx.
+    :ivar etc: the configuration, which docs/howto/install.md puts into /etc/barbtx.
     """
 
     def __init__(self, directory: Path, wheel: Path) -> None:

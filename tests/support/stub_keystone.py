@@ -1,59 +1,48 @@
-"""A Keystone that answers as a test wants it to: no real one denies a project that it has, or is broken on demand."""
+"""A Keystone that replies as a test tells it to: no real one denies a project that it has, or is broken on demand."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-from urllib.parse import unquote
-
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.web.resource import Resource
-from twisted.web.server import Site
+from barbtx.testing import FakeKeystone
+from barbtx.testing.keystone import Reply, error_reply, project_reply
 
 OWN = "the-service-project"
 
 
-def found(project_id: str, **fields: object) -> tuple[int, bytes]:
-    """The answer about a project that is there."""
-    return 200, json.dumps({"project": {"id": project_id, "name": "n", "enabled": True, **fields}}).encode()
+def found(project_id: str, **fields: object) -> Reply:
+    """The reply about a project that exists."""
+    return project_reply(project_id, **fields)
 
 
-def missing(code: int = 404) -> tuple[int, bytes]:
-    """The answer about a project that is not there."""
-    error = {"code": code, "title": "Not Found", "message": "Could not find project."}
-    return code, json.dumps({"error": error}).encode()
+def missing(code: int = 404) -> Reply:
+    """The reply about a project that does not exist."""
+    return error_reply(code, "Could not find project.")
 
 
-class StubKeystone(Resource):
-    """:ivar answers: by project.
-    :ivar otherwise: what is answered about all other projects; the service's own one is found.
-    :ivar asked: the projects that were asked about.
+class StubKeystone(FakeKeystone):
+    """A Keystone whose replies about projects are set by the test, whoever asks.
+
+    :ivar answers: replies by project.
+    :ivar otherwise: the reply about all other projects; the service's own one is found.
+    :ivar asked: the projects that were asked about, without the service's own one.
     """
 
-    isLeaf = True
-
     def __init__(self) -> None:
-        super().__init__()
-        self.answers: dict[str, tuple[int, bytes]] = {OWN: found(OWN)}
+        super().__init__(token_seconds=10**9)
+        self.answers: dict[str, Reply] = {OWN: found(OWN)}
         self.otherwise = missing()
         self.asked: list[str] = []
-        self._number, self._port = 0, None
+        self.grant(self.add_user("barbtx", "p"), "admin", self.add_project("service", OWN))
 
     def listen(self) -> None:
-        """Listen on a free port, and again on the same one after :meth:`close`."""
         from twisted.internet import reactor
 
-        self._port = reactor.listenTCP(self._number, Site(self), interface="127.0.0.1")
-        self._number = self._port.getHost().port
-
-    def close(self) -> Deferred[None]:
-        return maybeDeferred(self._port.stopListening)
+        super().listen(reactor)
 
     @property
     def settings(self) -> dict[str, object]:
-        """What a deployment is configured with to ask this one."""
+        """The options of a deployment that uses this Keystone."""
         return {
-            "keystone_authtoken.auth_url": f"http://127.0.0.1:{self._number}",
+            "keystone_authtoken.auth_url": self.url,
             "keystone_authtoken.username": "barbtx",
             "keystone_authtoken.password": "p",
             "keystone_authtoken.project_name": "service",
@@ -61,14 +50,7 @@ class StubKeystone(Resource):
             "keystone_authtoken.http_request_max_retries": 0,
         }
 
-    def render(self, request: Any) -> bytes:
-        if request.method == b"POST":
-            request.setResponseCode(201)
-            request.setHeader(b"x-subject-token", b"our-own")
-            return json.dumps({"token": {"expires_at": "2099-01-01T00:00:00Z", "project": {"id": OWN}}}).encode()
-        project_id = unquote(request.path.decode().removeprefix("/v3/projects/"))
+    def reply_about_project(self, project_id: str) -> Reply:
         if project_id != OWN:
             self.asked.append(project_id)
-        status, content = self.answers.get(project_id, self.otherwise)
-        request.setResponseCode(status)
-        return content
+        return self.answers.get(project_id, self.otherwise)

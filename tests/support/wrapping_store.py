@@ -1,6 +1,6 @@
-"""A secret store as somebody else would write it: it keeps payloads itself, and wraps and unwraps them.
+"""A secret store as a third party would write it: it keeps payloads itself, and wraps and unwraps them.
 
-Its wrapping is a toy, XOR with the key: it shows who wraps what and when, not how.
+Its methods return plain values. Its wrapping is a toy, XOR with the key: it shows who wraps what and when, not how.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def wrap(content: bytes, key: str) -> bytes:
 
 @implementer(ISecretStore)
 class WrappingStore:
-    """It generates keys if there is a file ``generates`` beside its directory, and is out of reach while one is ``down``.
+    """Generates keys if there is a file ``generates`` beside its directory; is unreachable while there is one ``down``.
 
-    :param directory: where it keeps a file for each payload, so that tests can see them.
+    :param directory: the directory with a file for each payload, so that tests can see them.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,18 +55,18 @@ class WrappingStore:
         return StorageReceipt({"key_id": path.name})
 
     def get_secret(
-        self, secret_id: str, project_id: str, kept: StorageReceipt, wrapping: Wrapping | None = None
+        self, secret_id: str, project_id: str, receipt: StorageReceipt, wrapping: Wrapping | None = None
     ) -> bytes:
-        content = (self._directory / kept.metadata["key_id"]).read_bytes()
+        content = (self._directory / receipt.metadata["key_id"]).read_bytes()
         if wrapping is None:
             return content
         assert wrapping.transport_key == TRANSPORT_KEY
         return wrap(content, wrapping.session_key)
 
-    def delete_secret(self, kept: StorageReceipt) -> None:
+    def delete_secret(self, receipt: StorageReceipt) -> None:
         if (self._directory.parent / "down").exists():
             raise ServiceUnavailable("The wrapping store is out of reach.")
-        (self._directory / kept.metadata["key_id"]).unlink(missing_ok=True)
+        (self._directory / receipt.metadata["key_id"]).unlink(missing_ok=True)
 
     def generate_symmetric_key(self, secret_id: str, project_id: str, key_spec: KeySpec) -> StorageReceipt:
         if (self._directory.parent / "down").exists():

@@ -1,4 +1,4 @@
-"""AMQP values on the wire."""
+"""Encoding and decoding of AMQP values."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_type_of_field_that_rabbitmq_sends_is_read(field: bytes, value: ob
 
 
 def test_an_unknown_type_of_field_is_an_error() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="unknown type of table field"):
         decoded("table", b"\x00\x00\x00\x03\x01k?")
 
 

@@ -54,9 +54,9 @@ def old_kek(project: str = "p") -> KEKMeta:
     return KEKMeta(kek_id, full_name(CRYPTO), "label", "aes", 256, "gcm", base64.b64encode(wrapped).decode())
 
 
-def opens(sealed: bytes, id: str, domain: Domain, kek: KEKMeta) -> bytes | None:
+def opens(sealed: bytes, secret_id: str, domain: Domain, kek: KEKMeta) -> bytes | None:
     try:
-        return CRYPTO.decrypt(DecryptDTO(sealed, id, domain=domain), kek, "p")
+        return CRYPTO.decrypt(DecryptDTO(sealed, secret_id, domain=domain), kek, "p")
     except DecryptionFailed:
         return None
 
@@ -118,8 +118,8 @@ class OneKey:
         return old_kek()
 
 
-def as_secret(payload: StoredPayload, id: str) -> Secret:
-    return Secret(id, "p", None, "opaque", None, None, None, None, None, None, None, payload=payload)
+def as_secret(payload: StoredPayload, secret_id: str) -> Secret:
+    return Secret(secret_id, "p", None, "opaque", None, None, None, None, None, None, None, payload=payload)
 
 
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,4 @@
-"""Who waits for little does not wait for who waits for much."""
+"""The owners of items in a fair queue take turns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from barbtx.model.records import ASYMMETRIC, SYMMETRIC
 from barbtx.queue.fair_queue import FairQueue
 from barbtx.queue.local import LocalTransport
 from barbtx.queue.transport import TaskMessage
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers())))
@@ -22,14 +23,14 @@ def test_everything_comes_out_once_in_its_owners_order_and_owners_take_turns(ite
         out.append(queue.get())
     for owner in "abc":
         assert [item for item in out if item[0] == owner] == [item for item in items if item[0] == owner]
-    for position, (owner, _) in enumerate(out):
-        # Whoever still has something waiting had a turn among the last three.
+    for position in range(len(out)):
+        # Every owner of waiting items had a turn among the last three.
         waiting = {other for other, _ in out[position:]}
         assert all(other in {o for o, _ in out[max(0, position - 3) : position + 3]} for other in waiting)
 
 
 class Tasks:
-    """Tasks that wait until they are let go."""
+    """Tasks that run until the test ends them."""
 
     def __init__(self) -> None:
         self.running: list[tuple[str, Deferred[None]]] = []
@@ -41,7 +42,7 @@ class Tasks:
 
 
 def send(transport: LocalTransport, project: str, lane: str) -> Deferred[None]:
-    return transport.send(TaskMessage("process_type_order", {"project_id": project}, lane))
+    return transport.send(TaskMessage(PROCESS_TYPE_ORDER, {"project_id": project}, lane))
 
 
 def test_a_key_never_waits_for_pairs_and_a_project_only_for_its_share() -> None:

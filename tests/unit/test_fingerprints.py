@@ -22,6 +22,7 @@ from barbtx.plugin.crypto import simple_crypto
 from barbtx.plugin.interface.key_derivation import DerivedKey, IKeyDerivation
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.plugin.stores.store_crypto import StoreCrypto
+from barbtx.testing import MemoryStore
 from tests.support.wrapping_store import WrappingStore
 
 OLD, NEW = simple_crypto.generate_master_key(), simple_crypto.generate_master_key()
@@ -109,7 +110,7 @@ async def test_a_fingerprint_cannot_be_computed_without_the_key() -> None:
 
 
 @implementer(IKeyDerivation)
-class Remote:
+class Remote(MemoryStore):
     """A store in hardware: the answer takes a while."""
 
     def derive_keys(self, purpose: str) -> Deferred[list[DerivedKey]]:
@@ -118,7 +119,7 @@ class Remote:
 
 @pytest_twisted.ensureDeferred
 async def test_any_store_may_derive_the_keys() -> None:
-    made = Fingerprints(StoreManager((object(), Remote()), (), None))
+    made = Fingerprints(StoreManager((MemoryStore(), Remote()), (), None))
     text = await made.make(Content((), b"x"))
     assert text.startswith("remote:") and await made.matches(text, Content((), b"x"))
 

@@ -1,4 +1,4 @@
-"""Frames, in whatever pieces they arrive."""
+"""Frames, which arrive in pieces of any size."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def test_what_is_no_frame_is_an_error_and_nothing_else(data: bytes) -> None:
 
 
 def test_an_unknown_property_is_not_dropped_silently() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no such message properties"):
         pack(Frame(1, Header(BASIC, 0, 0, **{"delivery mode": 2})))

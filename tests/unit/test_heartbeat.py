@@ -1,4 +1,4 @@
-"""Heartbeats on AMQP connections: a broker that sends nothing is given up after two intervals."""
+"""Heartbeats on AMQP connections: the connection to a silent broker is closed after two intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 
 def connected(clock: Clock, wanted: float, proposed: int) -> StringTransportWithDisconnection:
-    """A connection that is past its handshake."""
+    """A connection after its handshake."""
     client = Client(load_spec(), clock, "/", ("guest", "guest"), "a connection", wanted)
     transport = StringTransportWithDisconnection()
     client.makeConnection(transport)

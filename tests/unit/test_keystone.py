@@ -1,4 +1,4 @@
-"""The parts of token validation that need no Keystone: circuit, shared questions, reading of answers, login documents."""
+"""The parts of token validation that need no Keystone: circuit breaker, single flight, reading of tokens, logins."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from twisted.internet.task import Clock
 from barbtx.config import load
 from barbtx.errors import ConfigurationError, ServiceUnavailable
 from barbtx.identity.keystone.circuit_breaker import CircuitBreaker
-from barbtx.identity.keystone.session import login_document
+from barbtx.identity.keystone.login import login_document
 from barbtx.identity.keystone.single_flight import SingleFlight
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
 
 
 def is_open(circuit: CircuitBreaker) -> bool:
+    problem = None
     try:
         circuit.check()
-    except ServiceUnavailable as problem:
-        assert int(problem.headers["Retry-After"]) >= 1
-        return True
-    return False
+    except ServiceUnavailable as caught:
+        problem = caught
+    assert problem is None or int(problem.headers["Retry-After"]) >= 1
+    return problem is not None
 
 
 def test_a_circuit_opens_after_failures_in_a_row_and_lets_one_try_through() -> None:
     clock = Clock()
     circuit = CircuitBreaker(clock, "X", 3, 5.0)
     for _ in range(2):
-        circuit.failed()
-    circuit.succeeded()
+        circuit.record_failure()
+    circuit.record_success()
     for _ in range(2):
-        circuit.failed()
+        circuit.record_failure()
     assert not is_open(circuit)
-    circuit.failed()
+    circuit.record_failure()
     assert is_open(circuit)
     clock.advance(5)
     assert not is_open(circuit) and is_open(circuit), "one try, and no other while it is under way"
-    circuit.failed()
+    circuit.record_failure()
     clock.advance(4.9)
     assert is_open(circuit)
     clock.advance(0.2)
     assert not is_open(circuit)
-    circuit.succeeded()
+    circuit.record_success()
     assert not is_open(circuit) and not is_open(circuit)
 
 
@@ -51,7 +52,7 @@ def test_a_clock_set_back_does_not_keep_a_circuit_open_for_longer() -> None:
     clock = Clock()
     clock.advance(10000)
     circuit = CircuitBreaker(clock, "X", 1, 5.0)
-    circuit.failed()
+    circuit.record_failure()
     clock.rightNow -= 3600
     with pytest.raises(ServiceUnavailable) as caught:
         circuit.check()
@@ -120,7 +121,7 @@ class _Session:
     def __init__(self, clock: Clock, answers: dict[str, Any]) -> None:
         self.reactor, self.answers, self.asked = clock, answers, 0
 
-    async def describe_token(self, token: str, *, allow_expired: bool = False, asker: object = None) -> Any:
+    async def validate_token(self, token: str, *, allow_expired: bool = False, requester: object = None) -> Any:
         self.asked += 1
         answer = self.answers[token]
         if isinstance(answer, Exception):
@@ -148,7 +149,7 @@ def validator(clock: Clock, **answers: Any) -> TokenValidator:
 def ask(made: TokenValidator, token: str, **how: bool) -> Identity | Exception:
     """As the pipeline does."""
     try:
-        known = made.known(token.encode(), **how)
+        known = made.cached(token.encode(), **how)
     except InvalidToken as problem:
         return problem
     if known is not None:

@@ -121,14 +121,14 @@ class Turns:
         self.suspects = SuspectTable(self.clock.seconds)
         window = ConcurrencyWindow(self.clock.seconds, limit)
         for _ in range(limit):
-            window.answered()
+            window.record_response()
         self.turns = FairScheduler(window, max_waiting, self.suspects, lambda: ServiceUnavailable("x"))
         self.has: list[tuple[str, Deferred[None]]] = []
         self.refused: list[str] = []
 
-    def ask(self, client: str, fastest: int = FAST, **asker: object) -> Deferred[None]:
+    def ask(self, client: str, fastest: int = FAST, **requester: object) -> Deferred[None]:
         async def run() -> None:
-            async with self.turns.turn(Requester(client, **asker), fastest):
+            async with self.turns.slot(Requester(client, **requester), fastest):
                 done: Deferred[None] = Deferred()
                 self.has.append((client, done))
                 await done
@@ -163,7 +163,7 @@ def test_clients_that_send_bad_tokens_leave_room_for_others() -> None:
     made = Turns(32)
     for client in "abcdef":
         for _ in range(5):
-            made.suspects.blame(Requester(client))
+            made.suspects.record_invalid_token(Requester(client))
         for _ in range(20):
             made.ask(client)
     assert len(made.has) == 4
@@ -181,7 +181,7 @@ def test_what_is_learnt_while_a_question_waits_counts() -> None:
         made.ask("bad")
     assert len(made.has) == 8
     for _ in range(5):
-        made.suspects.blame(Requester("bad"))
+        made.suspects.record_invalid_token(Requester("bad"))
     for _ in range(8):
         made.finish()
     assert len(made.has) == 4
@@ -191,7 +191,7 @@ def test_a_good_connection_of_a_bad_client_is_not_kept_waiting_by_the_bad_ones()
     made = Turns(32)
     for connection in range(10):
         for _ in range(2):
-            made.suspects.blame(Requester("proxy", connection))
+            made.suspects.record_invalid_token(Requester("proxy", connection))
     for connection in range(10):
         for _ in range(5):
             made.ask("proxy", connection=connection)
@@ -231,20 +231,20 @@ def test_no_more_is_asked_at_a_time_than_is_answered_in_time() -> None:
     window = ConcurrencyWindow(clock.seconds, 32)
     assert window.size == 4
     for _ in range(100):
-        window.answered()
+        window.record_response()
     assert window.size == 32
     clock.advance(10)
     for begun in (9, 9, 9):
-        window.unanswered(begun)
+        window.record_timeout(begun)
     assert window.size == 16, "what was under way together counts once"
     for _ in range(9):
         clock.advance(10)
-        window.unanswered(clock.seconds() - 4)
+        window.record_timeout(clock.seconds() - 4)
     assert window.size == 1
-    window.answered()
+    window.record_response()
     assert window.size == 2
     for _ in range(5):
-        window.answered()
+        window.record_response()
     assert window.size == 3, "it grows slowly after that"
 
 
@@ -253,7 +253,7 @@ def test_bad_tokens_are_answered_later_and_later() -> None:
     suspects = SuspectTable(clock.seconds)
     penalties = []
     for _ in range(200):
-        suspects.blame(Requester("bad"))
+        suspects.record_invalid_token(Requester("bad"))
         penalties.append(suspects.penalty(Requester("bad")))
     assert penalties[4] == 0 and penalties == sorted(penalties) and penalties[-1] == 5
     assert suspects.penalty(Requester("other")) == 0
@@ -282,7 +282,7 @@ def test_turns_are_neither_lost_nor_made(limit: int, events: list[tuple[str, str
         elif event == "finish" and made.has:
             made.finish(number % len(made.has))
         elif event == "blame":
-            made.suspects.blame(Requester(client, number))
+            made.suspects.record_invalid_token(Requester(client, number))
         elif event == "time":
             made.clock.advance(20 * number)
         elif event == "cancel" and asked and not made.has:

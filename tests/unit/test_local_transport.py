@@ -1,4 +1,4 @@
-"""Tasks that run in the process of the API."""
+"""The transport that runs tasks in the API process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from twisted.internet.task import Clock
 
 from barbtx.queue.local import LocalTransport
 from barbtx.queue.transport import InvalidMessage, PublishRefused, TaskMessage
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 
-MESSAGE = TaskMessage("process_type_order", {})
+MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {})
 
 
 class Gates:
-    """Tasks that wait until they are let go."""
+    """Tasks that run until the test ends them."""
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []

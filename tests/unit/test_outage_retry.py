@@ -1,12 +1,12 @@
-"""Outages of the database are outlasted, and leases held through them.
+"""Work is retried during outages of the database, and leases are renewed through them.
 
-The repository is a double: no real database fails at exactly the moments that these tests are about.
+The repository is a fake, because no real database fails at exactly the right moments.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import attrs
 import pytest
@@ -18,13 +18,13 @@ from twisted.internet.task import Clock
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.database import DatabaseUnavailable
 from barbtx.model.records import GeneratedObjects, Lease, NewSecret, Order
-from barbtx.model.repositories.orders import LeaseLost
+from barbtx.model.repositories.order_tasks import LeaseLost
 from barbtx.queue.server import Tasks
 from barbtx.queue.transport import RetryLater
 from barbtx.tasks.base import TaskSuperseded
 from barbtx.tasks.leases import Leases
 from barbtx.tasks.outage_retry import OutageRetry
-from barbtx.tasks.type_order import BeginTypeOrder, Outcome
+from barbtx.tasks.type_order import BeginTypeOrder
 
 ORDER_ID = "0e2bd3bf-6c1e-4dbb-9c74-5d2f9f1b2c0a"
 _NOW = datetime.datetime(2026, 1, 1)
@@ -33,7 +33,7 @@ LEASE = Lease(Order(ORDER_ID, "p", "key", "{}", "u", "PENDING", _NOW, _NOW), "to
 
 @attrs.define
 class Orders:
-    """:ivar outcomes: of one call after the other: ``down`` or ``lost``; what comes after them succeeds.
+    """:ivar outcomes: outcomes of successive calls, such as ``down`` or ``lost``; further calls succeed.
     :ivar calls: the times of the calls.
     """
 
@@ -64,8 +64,8 @@ def test_a_lease_is_renewed_until_it_is_lost_whatever_fails_on_the_way(outcomes:
     leases.hold(LEASE)
     clock.pump([0.5] * 2000)
     assert len(orders.calls) == len(outcomes) + 1
-    for outcome, before, after in zip(outcomes, orders.calls, orders.calls[1:]):
-        # After a failure there are several more tries before the lease ends.
+    for outcome, before, after in zip(outcomes, orders.calls, orders.calls[1:], strict=False):
+        # After a failure, there are several attempts before the lease expires.
         assert after - before <= (10.5 if outcome == "done" else 3)
     leases.drop(LEASE)
     assert clock.getDelayedCalls() == []
@@ -130,7 +130,7 @@ def test_an_outcome_is_stored_when_the_database_is_back(step: str) -> None:
     clock = Clock()
     orders = Orders(clock, iter(["down"] * 5))
     begin = task(clock, orders)
-    made = Outcome(GeneratedObjects((NewSecret("s", "p"),)))
+    made = GeneratedObjects((NewSecret("s", "p"),))
     steps = {
         "complete": lambda: begin.handle_success(LEASE, made),
         "fail": lambda: begin.handle_error(
@@ -144,12 +144,12 @@ def test_an_outcome_is_stored_when_the_database_is_back(step: str) -> None:
 
 
 class _NeedsDatabase(BeginTypeOrder):
-    """Its keys cannot be made before the outage is over."""
+    """Generates keys only while the database is available."""
 
-    def _generator(self, order_type: str) -> Callable[[Lease], Coroutine]:
-        async def make(lease: Lease) -> Outcome:
+    def _generator(self, order_type: str) -> Callable[[Lease], Awaitable[GeneratedObjects]]:
+        async def make(lease: Lease) -> GeneratedObjects:
             await self.orders.renew(lease, 30)
-            return Outcome(GeneratedObjects((NewSecret("s", "p"),)))
+            return GeneratedObjects((NewSecret("s", "p"),))
 
         return make
 
@@ -160,7 +160,7 @@ def test_a_database_that_is_away_while_an_order_is_worked_on_is_waited_for() -> 
     begin = _NeedsDatabase(orders, None, Leases(orders, clock, 30), OutageRetry(clock, 600))
     done = Deferred.fromCoroutine(begin.handle_processing(LEASE))
     clock.pump([0.1] * 200)
-    assert done.result.made.secrets and len(orders.calls) == 6
+    assert done.result.secrets and len(orders.calls) == 6
 
 
 def test_a_store_that_is_away_does_not_keep_others_waiting() -> None:
@@ -172,12 +172,12 @@ def test_a_store_that_is_away_does_not_keep_others_waiting() -> None:
 
 
 class _Making(BeginTypeOrder):
-    async def handle_processing(self, lease: Lease, *_: object) -> Outcome:
-        return Outcome(GeneratedObjects((NewSecret("s", "p"),)))
+    async def handle_processing(self, lease: Lease, *_: object) -> GeneratedObjects:
+        return GeneratedObjects((NewSecret("s", "p"),))
 
 
 class _Failing(BeginTypeOrder):
-    async def handle_processing(self, lease: Lease, *_: object) -> Outcome:
+    async def handle_processing(self, lease: Lease, *_: object) -> GeneratedObjects:
         raise FileNotFoundError("the passphrase went with the order")
 
 
@@ -225,6 +225,6 @@ def test_an_order_that_cannot_be_taken_in_hand_is_not_forgotten() -> None:
 def test_overtaken_is_no_error_of_the_database() -> None:
     clock = Clock()
     begin = task(clock, Orders(clock, iter(["lost"])))
-    done = Deferred.fromCoroutine(begin.handle_success(LEASE, Outcome(GeneratedObjects((NewSecret("s", "p"),)))))
+    done = Deferred.fromCoroutine(begin.handle_success(LEASE, GeneratedObjects((NewSecret("s", "p"),))))
     done.addErrback(lambda failure: failure.trap(TaskSuperseded))
     assert done.result is TaskSuperseded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from barbtx.errors import ConfigurationError
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy import Policy, list_rules
 from barbtx.identity.policy_targets import TARGET_KEYS, container_target, order_target, secret_target
+from barbtx.model.records import Access, Container, Order, Secret
 from tests.unit.test_policy import context
 
 OPERATIONS = [rule.name for rule in list_rules() if ":" in rule.name]
@@ -382,10 +384,11 @@ _OWNERS: dict[bool, Policy] = {}
 
 
 def test_the_keys_of_targets_are_the_known_ones(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
-    thing = SimpleNamespace(project_id="p", creator_id="u", access=SimpleNamespace(project_access=True, listed=True))
-    made = {*secret_target(thing), *container_target(thing), *order_target(thing), "enforce_new_defaults"}
+    now, access = datetime.datetime(2026, 1, 1), Access(project_access=True, listed=True)
+    secret = Secret("s", "p", None, "opaque", None, None, None, None, "u", now, now, access=access)
+    container = Container("c", "p", None, "generic", "u", now, now, access=access)
+    order = Order("o", "p", "key", "{}", "u", "PENDING", now, now)
+    made = {*secret_target(secret), *container_target(container), *order_target(order), "enforce_new_defaults"}
     assert made == TARGET_KEYS
 
 

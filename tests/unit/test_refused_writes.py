@@ -30,10 +30,9 @@ from barbtx.plugin import resources
 from barbtx.plugin.interface.crypto import MasterKeyUnavailable
 from barbtx.plugin.manager import PluginNotEnabled, StoreManager
 from barbtx.tasks.base import TaskSuperseded
-from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
 from barbtx.tasks.leases import Leases
 from barbtx.tasks.outage_retry import OutageRetry
-from barbtx.tasks.type_order import BeginTypeOrder, Outcome
+from barbtx.tasks.type_order import BeginTypeOrder
 from tests.support.wrapping_store import WrappingStore
 
 DEFINITE = [
@@ -67,8 +66,8 @@ def stores(directory: Path) -> StoreManager:
     return StoreManager((WrappingStore(directory),), (), None)
 
 
-async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
-    return await resources.store_secret(stores, NewSecret(id, "p"), b"payload", "text/plain")
+async def stored(stores: StoreManager, secret_id: str = "s") -> StoredPayload:
+    return await resources.store_secret(stores, NewSecret(secret_id, "p"), b"payload", "text/plain")
 
 
 @pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
@@ -76,7 +75,7 @@ async def stored(stores: StoreManager, id: str = "s") -> StoredPayload:
 async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
     stores: StoreManager, directory: Path, error: Exception, stays: bool
 ) -> None:
-    payloads = [await stored(stores, id) for id in ("one", "two")]
+    payloads = [await stored(stores, secret_id) for secret_id in ("one", "two")]
     with pytest.raises(type(error)) as caught:
         async with resources.forgotten_if_refused(stores, *payloads, None):
             raise error
@@ -141,14 +140,15 @@ ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 
 
 async def finish(
-    stores: StoreManager, orders: Outcomes, clock: Clock = Clock(), patience: float = 0.0, **follow_on: object
+    stores: StoreManager, orders: Outcomes, clock: Clock | None = None, outage_limit: float = 0.0
 ) -> None:
     made = GeneratedObjects(
-        tuple([NewSecret(id, "p", payload=await stored(stores, id)) for id in ("private", "public")])
+        tuple([NewSecret(part, "p", payload=await stored(stores, part)) for part in ("private", "public")])
     )
     lease = Lease(ORDER, "token", 1, await stored(stores, "passphrase"))
-    task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, patience))
-    await task.handle_success(lease, Outcome(made, FollowOnProcessingStatusDTO(**follow_on)), "o", "p")
+    clock = clock or Clock()
+    task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, outage_limit))
+    await task.handle_success(lease, made, "o", "p")
 
 
 @pytest.mark.parametrize(("error", "stays"), ALL, ids=lambda value: type(value).__name__)
@@ -206,10 +206,3 @@ async def test_an_order_waits_for_a_worker_that_has_what_it_needs(
 async def test_of_an_order_that_is_done_the_passphrase_is_forgotten(stores: StoreManager, directory: Path) -> None:
     await finish(stores, Outcomes(None))
     assert {path.name for path in directory.iterdir()} == {"private", "public"}
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_step_that_another_follows_leaves_no_payload(stores: StoreManager, directory: Path) -> None:
-    orders = Outcomes(None)
-    await finish(stores, orders, retry_task=RetryTasks.INVOKE_SAME_TASK)
-    assert orders.retried and {path.name for path in directory.iterdir()} == {"passphrase"}

@@ -59,7 +59,7 @@ async def test_a_store_that_is_not_enabled_any_more_is_named(stores: StoreManage
 @pytest_twisted.ensureDeferred
 async def test_a_crypto_plugin_that_is_not_enabled_is_no_corruption() -> None:
     kek = KEKMeta("k", "another.Plugin", "l", "aes", 256, "gcm", "w")
-    with pytest.raises(PluginNotEnabled, match="another.Plugin"):
+    with pytest.raises(PluginNotEnabled, match=r"another\.Plugin"):
         await StoreCrypto((), None, {}, {}).get_secret("s", "p", StorageReceipt(datum=EncryptedDatum(kek, b"c", None)))
 
 

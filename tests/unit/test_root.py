@@ -10,7 +10,7 @@ ID = "/v1/secrets/00000000-0000-4000-8000-000000000000"
 
 
 @pytest.mark.parametrize(
-    ("path", "settled"),
+    ("path", "normalized"),
     [
         ("/", "/"),
         ("", "/"),
@@ -29,8 +29,8 @@ ID = "/v1/secrets/00000000-0000-4000-8000-000000000000"
         ("/v1/%2e%2e/x", "/v1/../x"),
     ],
 )
-def test_a_path_has_one_spelling(path: str, settled: str) -> None:
-    assert normalize_path(path.encode()) == settled
+def test_a_path_has_one_spelling(path: str, normalized: str) -> None:
+    assert normalize_path(path.encode()) == normalized
 
 
 @pytest.mark.parametrize("path", [f"{ID}%2Fpayload", f"{ID}%2fpayload", "/v1%2Fsecrets", f"{ID}%00"])

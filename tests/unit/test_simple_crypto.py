@@ -132,7 +132,7 @@ async def test_generated_pairs_fit_together(algorithm: str, kind: type, passphra
     crypto = plugin(KEY)
     kek = new_kek(crypto)
     dto = GeneratePairDTO(algorithm, 1024, passphrase, "private", "public", "passphrase")
-    parts = dict(zip(("private", "public", "passphrase"), await crypto.generate_asymmetric(dto, kek, "p")))
+    parts = dict(zip(("private", "public", "passphrase"), await crypto.generate_asymmetric(dto, kek, "p"), strict=True))
     opened = {
         name: crypto.decrypt(DecryptDTO(part.cypher_text, name), kek, "p")
         for name, part in parts.items()

@@ -1,6 +1,8 @@
-"""The template of tasks, their messages and what may follow them."""
+"""The template of tasks, and their messages."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import pytest_twisted
@@ -8,11 +10,11 @@ import pytest_twisted
 from barbtx.errors import ErrorResponse, NotSupported
 from barbtx.queue.transport import InvalidMessage, TaskMessage, decode, encode
 from barbtx.tasks.base import BaseTask
-from barbtx.tasks.follow_on import FollowOnProcessingStatusDTO, RetryTasks
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER, order_task
 
 
 class Recorder(BaseTask):
-    """A task whose steps do what they are told and write down that they did."""
+    """A task whose steps have given outcomes and are recorded."""
 
     def __init__(self, **steps: object) -> None:
         self.steps = steps
@@ -85,23 +87,23 @@ async def test_suppression_holds_back_every_exception(step: str) -> None:
     assert await Recorder(**{step: RuntimeError("x")}).process_and_suppress_exceptions() is None
 
 
-def test_follow_on_is_needed_only_when_asked_for() -> None:
-    assert not FollowOnProcessingStatusDTO().is_follow_on_needed()
-    assert FollowOnProcessingStatusDTO(retry_task=RetryTasks.INVOKE_SAME_TASK).is_follow_on_needed()
-
-
-@pytest.mark.parametrize(("given", "kept"), [(None, 0), (-5, 0), (0, 0), (7, 7)])
-def test_a_wait_is_never_negative(given: int | None, kept: int) -> None:
-    assert FollowOnProcessingStatusDTO(retry_msec=given).retry_msec == kept
-
-
-MESSAGE = TaskMessage("process_type_order", {"order_id": "o", "project_id": "é", "request_id": None})
+MESSAGE = TaskMessage(PROCESS_TYPE_ORDER, {"order_id": "o", "project_id": "é", "request_id": None})
 
 
 def test_a_message_travels_as_ascii_and_comes_back_the_same() -> None:
     body = encode(MESSAGE, "barbtx", "1.1")
     assert body.isascii()
     assert decode(body, "barbtx", "1.7") == MESSAGE
+
+
+def test_the_message_of_an_order_has_the_name_and_arguments_that_other_releases_know() -> None:
+    task = order_task("o", "p", None)
+    assert json.loads(encode(TaskMessage(task.method, task.kwargs), "barbtx", "1.1")) == {
+        "version": "1.1",
+        "namespace": "barbtx",
+        "method": "process_type_order",
+        "args": {"order_id": "o", "project_id": "p", "request_id": None},
+    }
 
 
 def test_fields_of_a_later_release_are_left_alone() -> None:

@@ -1,15 +1,22 @@
-"""``twistd barbtx``, the API, and ``twistd barbtx-worker``, the consumers."""
+"""The commands ``twistd barbtx``, which runs the API, and ``twistd barbtx-worker``, which runs a worker."""
 
-from twisted.application.service import IServiceMaker
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.application.service import IService, IServiceMaker
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+if TYPE_CHECKING:
+    from barbtx.twistd import Options
+
 
 class _Maker:
-    """Imports barbtx only when it is wanted: twistd reads every plugin it finds, for each of its commands."""
+    """Imports barbtx when its command runs, because twistd imports all plugins for each of its commands."""
 
     @property
-    def options(self):
+    def options(self) -> type[Options]:
         from barbtx.twistd import Options
 
         return Options
@@ -20,7 +27,8 @@ class _ApiMaker(_Maker):
     tapname = "barbtx"
     description = "barbtx, the key manager: its API"
 
-    def makeService(self, options):
+    def makeService(self, options: Options) -> IService:
+        """Make the services of an API process."""
         from barbtx.api.application import API_PARTS, make_api
         from barbtx.twistd import make_service
 
@@ -32,7 +40,8 @@ class _WorkerMaker(_Maker):
     tapname = "barbtx-worker"
     description = "barbtx, the key manager: a worker for its orders"
 
-    def makeService(self, options):
+    def makeService(self, options: Options) -> IService:
+        """Make the services of a worker process."""
         from barbtx.twistd import make_service
         from workers.application import make_worker
 

@@ -21,9 +21,10 @@ from barbtx.api.schemas import responses
 from barbtx.api.schemas.orders import ORDER, read_meta
 from barbtx.errors import MethodNotAllowed, NotFound
 from barbtx.identity.policy_targets import order_target
-from barbtx.model.records import PENDING, Created, Order, Task, lane_of
+from barbtx.model.records import PENDING, Created, Order, lane_of
 from barbtx.plugin import resources
 from barbtx.queue.transport import PublishRefused
+from barbtx.tasks.order_task import order_task
 from barbtx.times import utcnow
 
 log = Logger()
@@ -80,11 +81,7 @@ class OrdersController(Controller):
         wanted = read_meta(document, utcnow(dependencies.clock))
         order_id = str(uuid.uuid4())
         activity.note(order_id=order_id)
-        task = Task(
-            order_id,
-            "process_type_order",
-            {"order_id": order_id, "project_id": context.project_id, "request_id": context.request_id},
-        )
+        task = order_task(order_id, context.project_id, context.request_id, lane_of(document["type"]))
         created = Created("orders", order_id)
 
         async def write() -> None:
@@ -107,9 +104,7 @@ class OrdersController(Controller):
                 )
 
         await resources.with_current_key(dependencies.stores, context.project_id, write)
-        sent = dependencies.task_client.process_type_order(
-            order_id, context.project_id, context.request_id, lane_of(document["type"])
-        )
+        sent = dependencies.task_client.send(task)
         # The order is safe in the database, whatever comes of the message: the scheduler brings it back.
         sent.addErrback(_not_sent, context.request_id)
         timeout = dependencies.task_client.timeout

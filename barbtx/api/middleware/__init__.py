@@ -1,1 +1,1 @@
-"""The steps before the application, each a PasteDeploy filter around the next resource."""
+"""The steps of the request pipeline: PasteDeploy filters, each of which wraps the next resource."""

@@ -1,68 +1,67 @@
-"""The shape of a filter."""
+"""The base class of pipeline steps."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
-from zope.interface import implementer
 
+from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import write_early_error
 from barbtx.errors import BarbtxError, ErrorResponse, describe
+from barbtx.validators import provides
+
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
 
 
-@implementer(IResource)
 @attrs.frozen(eq=False)
-class Filter(ABC):
-    """Looks at a request and passes it on, or refuses it by raising a :class:`BarbtxError`."""
+class Filter(LeafResource, ABC):
+    """A pipeline step that examines a request and passes it to the next resource, or rejects it.
 
-    wrapped: IResource
+    :ivar wrapped: the next resource.
+    """
 
-    isLeaf = True
+    wrapped: IResource = attrs.field(validator=provides(IResource))
 
     @abstractmethod
-    def before(self, request: Any) -> Deferred[None] | None:
-        """Look at the request; leave on it what later steps need.
+    def before(self, request: Request) -> Deferred[None] | None:
+        """Examine the request, and set the attributes that later steps need.
 
-        :return: None if that is done, else what fires when it is.
-        :raises BarbtxError: (perhaps asynchronously) it goes no further.
+        :return: None, or a Deferred that fires when the step has finished. It is canceled if the client disconnects.
+        :raises BarbtxError: (synchronously or through the Deferred) the request is rejected.
         """
 
-    def render(self, request: IRequest) -> bytes | int:
+    def render(self, request: Request) -> bytes | int:
+        """Render the next resource after :meth:`before`, or an error if that rejects the request."""
         try:
-            looking = self.before(request)
+            pending = self.before(request)
         except BarbtxError as problem:
-            return self.refuse(request, describe(problem, "Request"))
-        if looking is None:
-            return self.wrapped.render(request)
-        request.notifyFinish().addErrback(lambda _: looking.cancel())
-        Deferred.fromCoroutine(self._render_after(looking, request)).addErrback(request.processingFailed)
+            return self.render_error(request, describe(problem, "Request"))
+        if pending is None:
+            body: bytes | int = self.wrapped.render(request)
+            return body
+        request.notifyFinish().addErrback(lambda _: pending.cancel())
+        Deferred.fromCoroutine(self._render_after(pending, request)).addErrback(request.processingFailed)
         return NOT_DONE_YET
 
-    async def _render_after(self, looking: Deferred[None], request: Any) -> None:
+    async def _render_after(self, pending: Deferred[None], request: Request) -> None:
         try:
-            await looking
+            await pending
         except CancelledError:
             return
         except BarbtxError as problem:
-            body: bytes | int = self.refuse(request, describe(problem, "Request"))
+            body: bytes | int = self.render_error(request, describe(problem, "Request"))
         else:
             body = self.wrapped.render(request)
-        if body is not NOT_DONE_YET:
+        if isinstance(body, bytes):
             request.write(body)
             request.finish()
 
-    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
-        """Render a refusal."""
+    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+        """Set the response's status and headers for a rejected request, and return its body."""
         return write_early_error(request, fault)
-
-    def getChildWithDefault(self, name: bytes, request: IRequest) -> IResource:
-        return self
-
-    def putChild(self, path: bytes, child: IResource) -> None:
-        raise TypeError("a filter has no children")

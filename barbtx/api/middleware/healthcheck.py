@@ -1,20 +1,27 @@
-"""Answers load balancers: the process is up and its reactor turns."""
+"""The health check for load balancers, ``/healthcheck``.
+
+It reports that the process is up and its reactor runs. It does not use the database, the broker or Keystone.
+"""
 
 from __future__ import annotations
 
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
+from typing import TYPE_CHECKING
 
+from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import Response, write_error, write_response
 from barbtx.api.root import Builder
 from barbtx.errors import MethodNotAllowed, NotFound, describe
 
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
 
-class Healthcheck(Resource):
-    isLeaf = True
 
-    def render(self, request: IRequest) -> bytes:
-        request.probe = True
+class Healthcheck(LeafResource):
+    """Responds to GET and HEAD with ``OK``, without authentication."""
+
+    def render(self, request: Request) -> bytes:
+        """Return ``OK``, or an error for another method or a path below this one."""
+        request.is_health_check = True
         if len(request.postpath) > 1:
             return write_error(request, describe(NotFound("There is nothing below /healthcheck."), "Health check"))
         if request.method not in (b"GET", b"HEAD"):
@@ -23,5 +30,5 @@ class Healthcheck(Resource):
 
 
 def app_factory(global_conf: object) -> Builder:
-    """PasteDeploy application factory."""
-    return lambda dependencies: Healthcheck()
+    """Make the builder of the health check. A PasteDeploy application factory."""
+    return lambda context: Healthcheck()

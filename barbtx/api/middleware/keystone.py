@@ -1,16 +1,16 @@
-"""Asks Keystone who they are: the way for everything but a laptop."""
+"""Authenticates requests by Keystone tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from barbtx.api.dependencies import Dependencies
+from barbtx.api.dependencies import PipelineContext
 from barbtx.api.middleware.base import Filter
 from barbtx.api.responses import Response, write_response
 from barbtx.api.root import Builder
@@ -20,10 +20,13 @@ from barbtx.identity.keystone.access_rules import normalize
 from barbtx.identity.keystone.fair_scheduler import Requester
 from barbtx.identity.keystone.tokens import Identity, InvalidToken, TokenValidator
 
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
+
 log = Logger()
 
-# What keystonemiddleware would tell an application in. Here nothing reads them; they go all the same, so that nothing
-# ever will.
+# The headers in which keystonemiddleware passes the identity to an application. barbtx does not read them; they are
+# removed from requests so that code that reads them cannot be deceived by a client.
 _IDENTITY_HEADERS = tuple(
     f"x-{prefix}{name}".encode()
     for prefix in ("", "service-")
@@ -53,13 +56,16 @@ _IDENTITY_HEADERS = tuple(
 
 @attrs.frozen(eq=False)
 class KeystoneAuth(Filter):
-    """Makes the context from ``X-Auth-Token`` and, if a service acts for a user, ``X-Service-Token``.
+    """Sets ``request.context`` from ``X-Auth-Token`` and, if a service acts for a user, ``X-Service-Token``.
 
-    :ivar challenge: the ``WWW-Authenticate`` header of refusals, from which clients learn where Keystone is.
-    :ivar service_roles: any of which makes a service token one.
-    :ivar anonymous: whether requests without a valid token go on, as nobody.
-    :ivar service_type: by which access rules name this service.
-    :ivar prefix: the path under which clients know the service, if it is not the root.
+    :ivar validator: validates tokens and caches the results.
+    :ivar challenge: the ``WWW-Authenticate`` header of 401 responses; it tells clients where Keystone is.
+    :ivar service_roles: a service token is accepted if it has one of these roles.
+    :ivar service_roles_required: whether a request is rejected if its service token has none of these roles; otherwise
+        the service token is ignored.
+    :ivar anonymous: whether a request without a valid token is processed, with a context that has no project.
+    :ivar service_type: the name of this service in access rules.
+    :ivar prefix: the path under which the service is published; empty if that is the root.
     """
 
     validator: TokenValidator
@@ -70,22 +76,26 @@ class KeystoneAuth(Filter):
     service_type: str
     prefix: str
 
-    def before(self, request: Any) -> Deferred[None] | None:
+    def before(self, request: Request) -> Deferred[None] | None:
+        """Set the request's context, synchronously if the token's validation is cached.
+
+        :raises InvalidToken: a token is missing, not valid, or not allowed for the request.
+        """
         for name in _IDENTITY_HEADERS:
             request.requestHeaders.removeHeader(name)
         try:
             tokens = _token(request, b"x-auth-token"), _token(request, b"x-service-token")
             if tokens[1] is None:
-                known = self.validator.known(tokens[0] or b"")
+                known = self.validator.cached(tokens[0] or b"")
                 if known is not None:
                     request.context = self._context(request, known, None)
                     return None
         except InvalidToken as problem:
-            self._refused(request, problem)
+            self._reject(request, problem)
             return None
-        return Deferred.fromCoroutine(self._settle(request, *tokens))
+        return Deferred.fromCoroutine(self._authenticate(request, *tokens))
 
-    async def _settle(self, request: Any, token: bytes | None, service_token: bytes | None) -> None:
+    async def _authenticate(self, request: Request, token: bytes | None, service_token: bytes | None) -> None:
         try:
             service = None
             if service_token is not None:
@@ -97,20 +107,24 @@ class KeystoneAuth(Filter):
             identity = await self._identity(request, token or b"", allow_expired=service is not None)
             request.context = self._context(request, identity, service)
         except InvalidToken as problem:
-            self._refused(request, problem)
+            self._reject(request, problem)
 
-    async def _identity(self, request: Any, token: bytes, *, allow_expired: bool = False) -> Identity:
-        known = self.validator.known(token, allow_expired=allow_expired)
+    async def _identity(self, request: Request, token: bytes, *, allow_expired: bool = False) -> Identity:
+        known = self.validator.cached(token, allow_expired=allow_expired)
         if known is not None:
             return known
-        asker = Requester(request.sender.group, request.client)
-        return await self.validator.validate(token, allow_expired=allow_expired, asker=asker)
+        requester = Requester(request.sender.group, request.client)
+        return await self.validator.validate(token, allow_expired=allow_expired, requester=requester)
 
-    def _context(self, request: Any, identity: Identity, service: Identity | None) -> RequestContext:
-        """:raises InvalidToken: the token is for no project, or not for this request."""
+    def _context(self, request: Request, identity: Identity, service: Identity | None) -> RequestContext:
+        """Make the context of an authenticated request.
+
+        :raises InvalidToken: the token has no project, or its access rules do not allow the request.
+        """
         if identity.project_id is None:
             raise InvalidToken
         if service is None:
+            # Access rules apply to requests of users, not to those of services that act for users.
             self._check_access_rules(request, identity)
         return RequestContext(
             identity.project_id,
@@ -119,21 +133,21 @@ class KeystoneAuth(Filter):
             request.request_id,
             user_domain_id=identity.user_domain_id,
             project_domain_id=identity.project_domain_id,
-            service_user_id=service and service.user_id,
-            service_project_id=service and service.project_id,
+            service_user_id=service.user_id if service else None,
+            service_project_id=service.project_id if service else None,
             service_roles=service.roles if service else frozenset(),
-            service_user_domain_id=service and service.user_domain_id,
-            service_project_domain_id=service and service.project_domain_id,
+            service_user_domain_id=service.user_domain_id if service else None,
+            service_project_domain_id=service.project_domain_id if service else None,
             is_admin_project=identity.is_admin_project,
         )
 
-    def _check_access_rules(self, request: Any, identity: Identity) -> None:
-        """Rules are for requests of users. A service that acts for a user makes requests that no rule foresees.
+    def _check_access_rules(self, request: Request, identity: Identity) -> None:
+        """Check the access rules of an application credential.
 
-        A rule may name the path with the prefix under which the service is published, or without it. Paths are compared
-        in the one spelling by which routing decides.
+        A rule may contain the path with or without the prefix under which the service is published. The normalized path
+        is compared, which is also the one that is routed.
 
-        :raises InvalidToken: the token's access rules do not allow the request.
+        :raises InvalidToken: the access rules do not allow the request.
         """
         if identity.access_rules is None:
             return
@@ -152,15 +166,15 @@ class KeystoneAuth(Filter):
             )
             raise InvalidToken
 
-    def _refused(self, request: Any, problem: InvalidToken) -> None:
+    def _reject(self, request: Request, problem: InvalidToken) -> None:
         if not self.anonymous:
             raise problem
         request.context = RequestContext(None, None, frozenset(), request.request_id)
 
-    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
-        """A 401 in two shapes at once: that of Keystone's middleware, which clients of Keystone read, and our own."""
+    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+        """Render a 401 so that it has the fields of keystonemiddleware's responses as well as those of this API."""
         if fault.status != 401:
-            return super().refuse(request, fault)
+            return super().render_error(request, fault)
         request.fault = fault
         document = {
             "error": {"code": 401, "title": fault.title, "message": fault.description},
@@ -171,7 +185,7 @@ class KeystoneAuth(Filter):
         return write_response(request, Response(401, document, headers={"WWW-Authenticate": self.challenge}))
 
 
-def _token(request: Any, name: bytes) -> bytes | None:
+def _token(request: Request, name: bytes) -> bytes | None:
     values = request.requestHeaders.getRawHeaders(name, [])
     if len(values) > 1:
         raise InvalidToken
@@ -179,25 +193,25 @@ def _token(request: Any, name: bytes) -> bytes | None:
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
-    """PasteDeploy filter factory.
+    """Make the step's builder. A PasteDeploy filter factory.
 
-    :raises ConfigurationError: (when built) Keystone cannot be asked as configured.
+    The builder raises ConfigurationError if the options of ``[keystone_authtoken]`` are not valid.
     """
 
-    def build_filter(build: Builder, dependencies: Dependencies) -> KeystoneAuth:
-        options = dependencies.conf.keystone_authtoken
-        validator = TokenValidator.from_config(dependencies.reactor, dependencies.clock, dependencies.conf)
-        dependencies.gauges["tokens"] = validator.gauges
+    def build_filter(build: Builder, context: PipelineContext) -> KeystoneAuth:
+        options = context.conf.keystone_authtoken
+        validator = TokenValidator.from_config(context.reactor, context.clock, context.conf)
+        context.gauges["tokens"] = validator.gauges
         uri = options.www_authenticate_uri or options.auth_url
         return KeystoneAuth(
-            build(dependencies),
+            build(context),
             validator,
             f'Keystone uri="{uri}"',
             frozenset(role.lower() for role in options.service_token_roles),
             options.service_token_roles_required,
-            options.delay_auth_decision and dependencies.conf.allow_anonymous_access,
+            options.delay_auth_decision and context.conf.allow_anonymous_access,
             options.service_type,
-            urlsplit(dependencies.conf.host_href or "").path,
+            urlsplit(context.conf.host_href or "").path,
         )
 
-    return lambda build: lambda dependencies: build_filter(build, dependencies)
+    return lambda build: lambda context: build_filter(build, context)

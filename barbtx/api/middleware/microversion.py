@@ -1,18 +1,18 @@
-"""Settles which microversion of the API a request speaks.
-
-Source: the contract, section 1.4; OpenStack's API guidelines on microversions.
-"""
+"""Negotiates the microversion of the API (OpenStack's API guidelines on microversions)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from barbtx.api.middleware.base import Filter
 from barbtx.api.responses import add_vary
 from barbtx.api.root import Builder
 from barbtx.errors import BadRequest, NotAcceptable
+
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
 
 Version = tuple[int, int]
 
@@ -24,16 +24,19 @@ _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
 def version_text(version: Version) -> str:
+    """Return a version as clients write it, such as ``1.2``."""
     return f"{version[0]}.{version[1]}"
 
 
 def requested_version(header: str) -> Version:
-    """The version that a header asks for: that of our service if it is named (the last time counts), else the oldest.
+    """Return the version that a header requests for this service.
 
-    The service without a version is as good as not named.
+    If the header names the service several times, the last one counts. If it does not name the service, or names it
+    without a version, the result is the minimum.
 
-    :raises BadRequest: it cannot be read.
-    :raises NotAcceptable: there is no such version.
+    :param header: the values of all ``OpenStack-API-Version`` headers, joined by commas.
+    :raises BadRequest: the version is malformed.
+    :raises NotAcceptable: the version is not supported.
     """
     version = MINIMUM
     for item in header.split(","):
@@ -56,13 +59,21 @@ def _parse(text: str) -> Version:
 
 
 class Microversion(Filter):
-    def before(self, request: Any) -> None:
+    """Sets ``request.microversion`` and the header ``OpenStack-API-Version`` of the response."""
+
+    def before(self, request: Request) -> None:
+        """Set the request's microversion.
+
+        :raises BadRequest: the requested version is malformed.
+        :raises NotAcceptable: the requested version is not supported.
+        """
         values = request.requestHeaders.getRawHeaders(_HEADER, [])
-        request.microversion = requested_version(b",".join(values).decode("ascii", "replace"))
-        request.setHeader(_HEADER, f"{_SERVICE} {version_text(request.microversion)}".encode())
+        version = requested_version(b",".join(values).decode("ascii", "replace"))
+        request.microversion = version
+        request.setHeader(_HEADER, f"{_SERVICE} {version_text(version)}".encode())
         add_vary(request, _HEADER.decode())
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
-    """PasteDeploy filter factory."""
-    return lambda build: lambda dependencies: Microversion(build(dependencies))
+    """Make the step's builder. A PasteDeploy filter factory."""
+    return lambda build: lambda context: Microversion(build(context))

@@ -1,14 +1,14 @@
-"""Takes the caller's word for who they are: for laptops, never for a network."""
+"""Accepts the identity that a client claims in its headers. For development on one machine only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.logger import Logger
 
-from barbtx.api.dependencies import Dependencies
+from barbtx.api.dependencies import PipelineContext
 from barbtx.api.middleware.base import Filter
 from barbtx.api.request_target import host_of, is_loopback
 from barbtx.api.responses import Response, write_response
@@ -16,27 +16,35 @@ from barbtx.api.root import Builder
 from barbtx.errors import BadRequest, ConfigurationError, ErrorResponse, MisdirectedRequest
 from barbtx.identity.context import RequestContext
 
+if TYPE_CHECKING:
+    from barbtx.api.http import Request
+
 log = Logger()
 
-# What WebOb, the framework of the reference, says to every bad request; clients see it only in this step.
+# WebOb's text for status 400, which clients of the reference implementation receive from this step.
 _EXPLANATION = "The server could not comply with the request since it is either malformed or otherwise incorrect."
 
 
 @attrs.frozen(eq=False)
 class NoAuthContext(Filter):
-    """Makes the context from ``X-Project-Id``, ``X-User-Id`` and ``X-Roles``.
+    """Sets ``request.context`` from ``X-Project-Id``, ``X-User-Id`` and ``X-Roles``.
 
-    A page of another site, open in a browser on this machine, may have the browser ask here under a name of its own
-    (DNS rebinding), and send these headers. So the name must be one that only this machine has.
+    A web page in a browser on this machine could let its own host name resolve to this machine (DNS rebinding) and send
+    these headers. Therefore the ``Host`` header must name ``localhost``, a loopback address or a configured host.
 
-    :ivar admin_role: the role of a request that names none.
-    :ivar hosts: further names that are taken, in lower case; None for any name.
+    :ivar admin_role: the role of a request without ``X-Roles``.
+    :ivar hosts: additional host names that are accepted, in lower case; None for all.
     """
 
     admin_role: str
     hosts: frozenset[str] | None
 
-    def before(self, request: Any) -> None:
+    def before(self, request: Request) -> None:
+        """Set the request's context.
+
+        :raises MisdirectedRequest: the ``Host`` header names another host.
+        :raises BadRequest: ``X-Project-Id`` is missing, or one of the headers is not valid.
+        """
         self._check_host(request)
         project_id = _header(request, b"X-Project-Id")
         if not project_id:
@@ -52,10 +60,10 @@ class NoAuthContext(Filter):
             project_domain_id=_header(request, b"X-Project-Domain-Id"),
         )
 
-    def _check_host(self, request: Any) -> None:
+    def _check_host(self, request: Request) -> None:
         authority = request.getHeader(b"host")
         if self.hosts is None or not authority:
-            # Browsers always send one.
+            # Browsers always send a Host header, so DNS rebinding is not possible without one.
             return
         host = host_of(authority)
         if not is_loopback(host) and host not in self.hosts:
@@ -64,10 +72,10 @@ class NoAuthContext(Filter):
                 "one of these, or have its operator add the name to [api] noauth_hosts."
             )
 
-    def refuse(self, request: Any, fault: ErrorResponse) -> bytes:
-        """As the reference's framework does: to who asks for JSON in a shape of its own, else as plain text."""
+    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+        """Render the error as WebOb does: JSON in WebOb's format if ``Accept`` names JSON, else plain text."""
         if b"application/json" not in (request.getHeader(b"accept") or b""):
-            return super().refuse(request, fault)
+            return super().render_error(request, fault)
         document = {
             "message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
             "code": f"{fault.status} {fault.title}",
@@ -76,7 +84,7 @@ class NoAuthContext(Filter):
         return write_response(request, Response(fault.status, document))
 
 
-def _header(request: Any, name: bytes) -> str | None:
+def _header(request: Request, name: bytes) -> str | None:
     values = request.requestHeaders.getRawHeaders(name, [])
     if len(values) > 1:
         raise BadRequest(f"The header {name.decode()} is there more than once; which one is meant?")
@@ -92,13 +100,13 @@ def _header(request: Any, name: bytes) -> str | None:
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
-    """PasteDeploy filter factory.
+    """Make the step's builder. A PasteDeploy filter factory.
 
-    :raises ConfigurationError: (when built) others than this machine's users could reach the service.
+    The builder raises ConfigurationError if other machines could reach the service.
     """
 
-    def build_filter(build: Builder, dependencies: Dependencies) -> NoAuthContext:
-        api = dependencies.conf.api
+    def build_filter(build: Builder, context: PipelineContext) -> NoAuthContext:
+        api = context.conf.api
         if not is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
             raise ConfigurationError(
                 f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: whoever reaches it may "
@@ -110,6 +118,6 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
             host=api.bind_host,
         )
         hosts = None if api.allow_unauthenticated_remote else frozenset(host.lower() for host in api.noauth_hosts)
-        return NoAuthContext(build(dependencies), dependencies.conf.admin_role, hosts)
+        return NoAuthContext(build(context), context.conf.admin_role, hosts)
 
-    return lambda build: lambda dependencies: build_filter(build, dependencies)
+    return lambda build: lambda context: build_filter(build, context)

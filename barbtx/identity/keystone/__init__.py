@@ -1,1 +1,1 @@
-"""Keystone: whom its tokens stand for. Source: OpenStack's Identity API v3."""
+"""Authentication with Keystone: validating tokens and looking up projects. Source: OpenStack's Identity API v3."""

@@ -1,4 +1,4 @@
-"""Access rules of application credentials: to which requests a token is limited.
+"""Access rules of application credentials, which limit the requests that a token may be used for.
 
 Source: Identity API v3, application credentials and their access rules; keystonemiddleware's description of how a
 service enforces them.
@@ -12,17 +12,17 @@ from typing import Any
 
 import attrs
 
-#: With this header a service tells Keystone that it enforces access rules; without it such tokens are invalid.
+#: Tells Keystone that the service enforces access rules; without it, tokens with access rules are invalid.
 SUPPORT_HEADER = {"OpenStack-Identity-Access-Rules": "1.0"}
 
-# No resource has a longer path; the limit bounds the work that a pattern can cause.
+# Longer than the path of any resource; limits the time that matching a pattern can take.
 _MAX_PATH = 1024
 
 _TOKEN = re.compile(r"(?P<any>\*\*)|(?P<segment>\*|\{[^{}]*\})|(?P<literal>[^*{}]+|[{}])")
 
 
 def normalize(path: str) -> str:
-    """A path without empty segments, which name no resource of their own."""
+    """Return a path without empty segments, which do not change the resource that it names."""
     return "/" + "/".join(segment for segment in path.split("/") if segment)
 
 
@@ -30,13 +30,13 @@ def normalize(path: str) -> str:
 class PathPattern:
     """A path in which ``*`` and ``{name}`` stand for one or more characters without a slash, and ``**`` for any text.
 
-    Matching takes time proportional to the lengths of pattern and path: patterns are written by users.
+    Because users write the patterns, matching takes time proportional to the lengths of pattern and path.
     """
 
     text: str
 
     def matches(self, path: str) -> bool:
-        """Whether a path, given without empty segments, is as the pattern says."""
+        """Return whether a path matches; it must be without empty segments."""
         if len(path) > _MAX_PATH:
             return False
         ends = {0}
@@ -53,21 +53,22 @@ class PathPattern:
 
 
 def _within_segment(path: str, starts: set[int]) -> set[int]:
-    """Where one or more characters other than a slash may end that begin at one of some positions."""
+    """Return where a run of one or more characters other than a slash may end that begins at one of the positions."""
     ends: set[int] = set()
-    open_ = False
+    inside = False
     for position, character in enumerate(path):
-        open_ = (open_ or position in starts) and character != "/"
-        if open_:
+        inside = (inside or position in starts) and character != "/"
+        if inside:
             ends.add(position + 1)
     return ends
 
 
 @attrs.frozen
 class AccessRule:
-    """A request that is allowed.
+    """A kind of request that is allowed.
 
-    :ivar service: the type of the service, as in the catalog.
+    :ivar service: type of the service, as in the catalog.
+    :ivar method: HTTP method.
     """
 
     service: str
@@ -77,15 +78,15 @@ class AccessRule:
 
 @attrs.frozen
 class AccessRules:
-    """All that a token may be used for; no rule means nothing."""
+    """The requests that a token may be used for; without any rule, none."""
 
     rules: tuple[AccessRule, ...]
 
     @classmethod
     def from_token(cls, token: Mapping[str, Any]) -> AccessRules | None:
-        """The access rules in the ``token`` object of Keystone's answer; None if the token is not limited so.
+        """Read the access rules in the ``token`` object of Keystone's response; None if the token is not limited.
 
-        :raises LookupError, TypeError, AttributeError: they cannot be read.
+        :raises LookupError, TypeError, AttributeError: they do not have the documented form.
         """
         listed = (token.get("application_credential") or {}).get("access_rules")
         if listed is None:
@@ -95,7 +96,7 @@ class AccessRules:
         return cls(tuple(AccessRule(rule["service"], rule["method"], PathPattern(rule["path"])) for rule in listed))
 
     def allow(self, service: str, method: str, paths: Iterable[str]) -> bool:
-        """Whether a request to a service is allowed under one of the paths that it may be known by."""
+        """Return whether a rule allows a request to a service under any of its equivalent paths."""
         return any(
             rule.service == service and rule.method == method and any(map(rule.path.matches, paths))
             for rule in self.rules

@@ -1,4 +1,4 @@
-"""Leaving a dependency alone that does not answer."""
+"""A circuit breaker: while a dependency does not respond, requests fail at once."""
 
 from __future__ import annotations
 
@@ -8,65 +8,73 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from barbtx.errors import ServiceUnavailable
+from barbtx.validators import provides
 
 
 @attrs.define
 class CircuitBreaker:
-    """Open after some failures in a row; after a while one try is let through, and decides.
+    """Opens after a number of consecutive failures; after a delay, the outcome of one trial request decides.
 
-    :ivar limit: failures.
-    :ivar seconds: for which it stays open.
-    :ivar cause: of the latest failure, for the log.
+    :ivar clock: monotonic.
+    :ivar name: name of the dependency, for clients.
+    :ivar limit: consecutive failures after which the circuit opens.
+    :ivar seconds: how long it stays open before a trial request is let through.
+    :ivar cause: the cause of the latest failure, for the log.
     """
 
-    clock: IReactorTime
+    clock: IReactorTime = attrs.field(validator=provides(IReactorTime))
     name: str
     limit: int
     seconds: float
     cause: str | None = attrs.field(default=None, init=False)
     _failures: int = attrs.field(default=0, init=False)
-    _next_try: float = attrs.field(default=0.0, init=False)
+    _next_trial: float = attrs.field(default=0.0, init=False)
     _opened_since_check: bool = attrs.field(default=False, init=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody gets through now, but for the one try that :meth:`check` let through."""
+        """Whether requests must not be sent now, except for the trial request that :meth:`check` let through."""
         return self._failures >= self.limit and self._opened_since_check
 
     def check(self) -> None:
-        """Let a try through, or not.
+        """Let a request through if the circuit is closed, or if it is time for a trial request.
 
-        :raises ServiceUnavailable: not now.
+        :raises ServiceUnavailable: the circuit is open.
         """
         if self._failures < self.limit:
             return
         now = self.clock.seconds()
-        # A clock that was set back must not keep it open for longer than it may be.
-        remaining = min(self._next_try - now, self.seconds)
+        # A clock that was set back must not keep the circuit open for longer than configured.
+        remaining = min(self._next_trial - now, self.seconds)
         if remaining > 0:
             raise self.unavailable(remaining)
-        self._next_try = now + self.seconds
+        self._next_trial = now + self.seconds
         self._opened_since_check = False
 
     def unavailable(self, seconds: float = 2.0) -> ServiceUnavailable:
-        """What to tell clients meanwhile."""
+        """Make the error for clients.
+
+        :param seconds: when they should retry.
+        """
         return ServiceUnavailable(
             f"{self.name} cannot be reached; try again later.",
             retry_after=max(1, math.ceil(seconds)),
             **({"cause": self.cause} if self.cause else {}),
         )
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
+        """Close the circuit: the dependency responds."""
         self._failures = 0
         self.cause = None
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
+        """Count a failure; open the circuit at the limit."""
         self._failures += 1
         if self._failures >= self.limit:
             self.open()
 
     def open(self) -> None:
-        """Leave it alone from now on, whatever was before."""
+        """Open the circuit now, whatever happened before."""
         self._failures = max(self._failures, self.limit)
         self._opened_since_check = True
-        self._next_try = self.clock.seconds() + self.seconds
+        self._next_trial = self.clock.seconds() + self.seconds

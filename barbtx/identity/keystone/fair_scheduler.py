@@ -1,13 +1,14 @@
-"""Turns at a dependency, shared fairly among those who ask.
+"""A scheduler that limits the requests in flight to a dependency and divides them fairly among clients.
 
-A question goes to one of three lanes by what is known of who asks it. The slower lanes have few turns, so what comes by
-them can neither keep the others waiting nor bring down the dependency; within a lane, clients take turns.
+A request goes through one of three lanes, depending on what its sender did before. The slower lanes have few slots, so
+that requests of suspects can neither delay those of others nor overload the dependency. Within a lane, clients take
+turns.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, MutableMapping
 from contextlib import asynccontextmanager
 
 import attrs
@@ -16,25 +17,25 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import ServiceUnavailable
 
-#: Lanes: for clients of whom nothing bad is known; for new connections of clients that sent bad tokens; for connections
-#: that sent them, and for tokens that are odd in themselves.
+#: Lanes: FAST for clients that are not suspect; SLOW for new connections of clients that sent invalid tokens; SLOWEST
+#: for connections that sent them, and for tokens that have an unusual form.
 FAST, SLOW, SLOWEST = range(3)
 
-# By how much the turns of each lane are divided.
+# The share of each lane: the number of slots is divided by these numbers.
 _DIVISORS = (1, 8, 16)
 
-_FIRST_WINDOW = 4.0
+_INITIAL_WINDOW = 4.0
 _PENALTY_STEP = 0.1
 _MAX_PENALTY = 5.0
 
 
 @attrs.frozen
 class Requester:
-    """Who asks.
+    """The sender of a request.
 
-    :ivar client: what counts as one client.
-    :ivar connection: its connection, which no other has at the same time; None if there is none.
-    :ivar is_waiting: whether anybody still waits for the answer.
+    :ivar client: identifies what counts as one client.
+    :ivar connection: identifies its connection, among the open ones of the client; None if there is none.
+    :ivar is_waiting: returns whether anybody still waits for the response.
     """
 
     client: str = ""
@@ -42,11 +43,22 @@ class Requester:
     is_waiting: Callable[[], bool] = lambda: True
 
 
+#: The sender of requests that barbtx makes for itself.
+ANONYMOUS = Requester()
+
+
 @attrs.define(eq=False)
 class SuspectTable:
-    """Clients and connections that sent bad tokens lately.
+    """The clients and connections that sent invalid tokens recently.
 
-    A client is one after several, since tokens expire; a connection, which seldom has more than one user, after two.
+    A client is suspect after several of them, because tokens expire; a connection, which seldom serves more than one
+    user, after two.
+
+    :ivar clock: returns monotonic seconds.
+    :ivar seconds: how long an entry lasts after the latest invalid token.
+    :ivar client_limit: invalid tokens after which a client is suspect.
+    :ivar connection_limit: invalid tokens after which a connection is suspect.
+    :ivar size: entries at most.
     """
 
     clock: Callable[[], float]
@@ -54,38 +66,41 @@ class SuspectTable:
     client_limit: int = 5
     connection_limit: int = 2
     size: int = 10000
-    _bad: TTLCache = attrs.field(init=False)
+    _counts: MutableMapping[Hashable, int] = attrs.field(init=False)
 
-    @_bad.default
-    def _make(self) -> TTLCache:
+    @_counts.default
+    def _make_counts(self) -> MutableMapping[Hashable, int]:
         return TTLCache(self.size, self.seconds, timer=self.clock)
 
-    def blame(self, asker: Requester) -> None:
-        """A token was bad."""
-        for key in (asker.client, (asker.client, asker.connection)):
-            self._bad[key] = self._bad.get(key, 0) + 1
+    def record_invalid_token(self, requester: Requester) -> None:
+        """Count an invalid token against its sender's client and connection."""
+        for key in (requester.client, (requester.client, requester.connection)):
+            self._counts[key] = self._counts.get(key, 0) + 1
 
-    def penalty(self, asker: Requester) -> float:
-        """Seconds for which to keep a client waiting that was told that a token is bad.
+    def penalty(self, requester: Requester) -> float:
+        """Return the seconds by which to delay the response about an invalid token.
 
-        Most of those who send bad tokens send the next one when they have the answer to the last.
+        Most clients that send invalid tokens send the next one only after the response to the last.
         """
-        return min(_MAX_PENALTY, max(0.0, _PENALTY_STEP * (self._bad.get(asker.client, 0) - self.client_limit)))
+        excess = self._counts.get(requester.client, 0) - self.client_limit
+        return min(_MAX_PENALTY, max(0.0, _PENALTY_STEP * excess))
 
-    def lane_of(self, asker: Requester) -> int:
-        """The lane of an asker's next question."""
-        if asker.connection is not None and self._bad.get((asker.client, asker.connection), 0) >= self.connection_limit:
+    def lane_of(self, requester: Requester) -> int:
+        """Return the lane for the next request of a sender."""
+        connection = (requester.client, requester.connection)
+        if requester.connection is not None and self._counts.get(connection, 0) >= self.connection_limit:
             return SLOWEST
-        return SLOW if self._bad.get(asker.client, 0) >= self.client_limit else FAST
+        return SLOW if self._counts.get(requester.client, 0) >= self.client_limit else FAST
 
 
 @attrs.define(eq=False)
 class ConcurrencyWindow:
-    """How many questions a dependency is asked at a time, as many as it can answer in time.
+    """The number of requests that may be in flight: as many as the dependency responds to in time.
 
-    It grows with each answer and is halved when an answer does not come, as TCP's congestion window is (RFC 5681).
+    It grows with each response and is halved after a timeout, as TCP's congestion window is (RFC 5681).
 
-    :ivar limit: beyond which it does not grow.
+    :ivar clock: returns monotonic seconds.
+    :ivar limit: its greatest size.
     """
 
     clock: Callable[[], float]
@@ -95,144 +110,157 @@ class ConcurrencyWindow:
     _halved_at: float = attrs.field(default=float("-inf"), init=False)
 
     @_size.default
-    def _first(self) -> float:
-        return min(_FIRST_WINDOW, self.limit)
+    def _initial_size(self) -> float:
+        return min(_INITIAL_WINDOW, self.limit)
 
     @_threshold.default
-    def _highest(self) -> float:
+    def _initial_threshold(self) -> float:
         return float(self.limit)
 
     @property
     def size(self) -> int:
+        """The number of requests that may be in flight now; at least 1."""
         return int(self._size)
 
-    def answered(self) -> None:
-        """An answer came in time."""
+    def record_response(self) -> None:
+        """Grow: a response came in time."""
         self._size = min(self.limit, self._size + (1 if self._size < self._threshold else 1 / self._size))
 
-    def unanswered(self, begun: float) -> None:
-        """None came to a question that was asked at a time; those asked before the last halving do not count again."""
-        if begun >= self._halved_at:
+    def record_timeout(self, started_at: float) -> None:
+        """Halve: no response came in time. A request that started before the last halving does not count again.
+
+        :param started_at: when the request started, by the clock.
+        """
+        if started_at >= self._halved_at:
             self._halved_at = self.clock()
             self._size = self._threshold = max(1.0, self._size / 2)
 
 
 @attrs.define(eq=False)
-class _PendingCall:
-    """One that waits for its turn.
+class _Waiter:
+    """A request that waits for a slot.
 
-    :ivar lane: the fastest one that it may come by.
+    :ivar lane: the fastest lane that it may use.
+    :ivar slot: fires with the lane whose slot it has.
     """
 
-    asker: Requester
+    requester: Requester
     lane: int
-    turn: Deferred[int]
+    slot: Deferred[int]
 
 
 @attrs.define(eq=False)
 class _Lane:
-    """The questions of a lane, by client; of each client the oldest comes first.
+    """The requests of a lane.
 
-    :ivar divisor: by which the turns of all lanes are divided for this one.
+    :ivar divisor: the number of all slots is divided by it for this lane.
+    :ivar running: slots in use.
+    :ivar waiting: waiting requests by client, the oldest of each client first; the next client's turn comes first.
     """
 
     divisor: int
     running: int = 0
-    waiting: dict[str, deque[_PendingCall]] = attrs.field(factory=dict)
+    waiting: dict[str, deque[_Waiter]] = attrs.field(factory=dict)
 
-    def add(self, question: _PendingCall) -> None:
-        self.waiting.setdefault(question.asker.client, deque()).append(question)
+    def add(self, waiter: _Waiter) -> None:
+        """Add a request behind the others of its client."""
+        self.waiting.setdefault(waiter.requester.client, deque()).append(waiter)
 
-    def take(self, client: str) -> _PendingCall:
-        """A client's next question; the client goes behind the others."""
-        questions = self.waiting.pop(client)
-        question = questions.popleft()
-        if questions:
-            self.waiting[client] = questions
-        return question
+    def take(self, client: str) -> _Waiter:
+        """Remove and return the next request of a client; the client's next turn comes after those of the others."""
+        waiters = self.waiting.pop(client)
+        waiter = waiters.popleft()
+        if waiters:
+            self.waiting[client] = waiters
+        return waiter
 
-    def drop(self) -> _PendingCall:
-        """The latest question of the client that has the most."""
+    def drop_latest(self) -> _Waiter:
+        """Remove and return the latest request of the client with the most requests."""
         client = max(self.waiting, key=lambda client: len(self.waiting[client]))
-        question = self.waiting[client].pop()
+        waiter = self.waiting[client].pop()
         if not self.waiting[client]:
             del self.waiting[client]
-        return question
+        return waiter
 
-    def remove(self, question: _PendingCall) -> bool:
-        """Take a question back; whether it was here."""
-        questions = self.waiting.get(question.asker.client, deque())
-        if question not in questions:
+    def remove(self, waiter: _Waiter) -> bool:
+        """Remove a request; return whether it was in this lane."""
+        waiters = self.waiting.get(waiter.requester.client, deque())
+        if waiter not in waiters:
             return False
-        questions.remove(question)
-        if not questions:
-            del self.waiting[question.asker.client]
+        waiters.remove(waiter)
+        if not waiters:
+            del self.waiting[waiter.requester.client]
         return True
+
+
+def _make_lanes() -> tuple[_Lane, ...]:
+    return tuple(map(_Lane, _DIVISORS))
 
 
 @attrs.define(eq=False)
 class FairScheduler:
-    """So many turns at a time, and so many that wait for one.
+    """Gives slots to requests, as many as the window allows.
 
-    :ivar window: turns at a time; a client has a quarter of them at most.
-    :ivar max_waiting: beyond it the client with the most questions in the slowest lane loses its latest.
-    :ivar refusal: makes what that one is told.
+    :ivar window: the number of slots; one client has at most a quarter of them.
+    :ivar max_waiting: waiting requests; beyond it, the client with the most requests in the slowest lane loses its
+        latest.
+    :ivar refusal: makes the error for a request that loses its place.
     """
 
     window: ConcurrencyWindow
     max_waiting: int
     suspects: SuspectTable
     refusal: Callable[[], ServiceUnavailable]
-    _lanes: tuple[_Lane, ...] = attrs.field(factory=lambda: tuple(map(_Lane, _DIVISORS)), init=False)
+    _lanes: tuple[_Lane, ...] = attrs.field(factory=_make_lanes, init=False)
     _running_of: Counter[str] = attrs.field(factory=Counter, init=False)
     _waiting: int = attrs.field(default=0, init=False)
-    _giving: bool = attrs.field(default=False, init=False)
+    _assigning: bool = attrs.field(default=False, init=False)
 
     @asynccontextmanager
-    async def turn(self, asker: Requester, fastest: int = FAST) -> AsyncIterator[int]:
-        """Have a turn; its lane.
+    async def slot(self, requester: Requester, fastest: int = FAST) -> AsyncIterator[int]:
+        """Wait for a slot, hold it within the context, and return the lane that it is in.
 
-        :param fastest: the fastest lane for this question.
-        :raises ServiceUnavailable: too many wait, or nobody waits for the answer any more.
+        :param fastest: the fastest lane that this request may use.
+        :raises ServiceUnavailable: too many requests wait, or nobody waits for the response any more.
         """
-        number = await self._wait(asker, fastest)
+        number = await self._wait(requester, fastest)
         lane = self._lanes[number]
         try:
             yield number
         finally:
             lane.running -= 1
-            self._running_of[asker.client] -= 1
-            if not self._running_of[asker.client]:
-                del self._running_of[asker.client]
-            self._give_turns()
+            self._running_of[requester.client] -= 1
+            if not self._running_of[requester.client]:
+                del self._running_of[requester.client]
+            self._assign_slots()
 
-    def _wait(self, asker: Requester, fastest: int) -> Deferred[int]:
-        question = _PendingCall(asker, fastest, Deferred(lambda _: self._leave(question)))
-        self._lanes[fastest].add(question)
+    def _wait(self, requester: Requester, fastest: int) -> Deferred[int]:
+        waiter = _Waiter(requester, fastest, Deferred(lambda _: self._leave(waiter)))
+        self._lanes[fastest].add(waiter)
         self._waiting += 1
-        self._give_turns()
+        self._assign_slots()
         if self._waiting > self.max_waiting:
             self._waiting -= 1
-            next(lane for lane in reversed(self._lanes) if lane.waiting).drop().turn.errback(self.refusal())
-        return question.turn
+            next(lane for lane in reversed(self._lanes) if lane.waiting).drop_latest().slot.errback(self.refusal())
+        return waiter.slot
 
-    def _leave(self, question: _PendingCall) -> None:
-        if any(lane.remove(question) for lane in self._lanes):
+    def _leave(self, waiter: _Waiter) -> None:
+        if any(lane.remove(waiter) for lane in self._lanes):
             self._waiting -= 1
 
-    def _give_turns(self) -> None:
-        # Who has a turn may be done with it before this returns.
-        if self._giving:
+    def _assign_slots(self) -> None:
+        # A request that gets a slot may finish, and come back here, before its Deferred's callback returns.
+        if self._assigning:
             return
-        self._giving = True
+        self._assigning = True
         try:
-            while self._give_turn():
+            while self._assign_slot():
                 pass
         finally:
-            self._giving = False
+            self._assigning = False
 
-    def _give_turn(self) -> bool:
-        """Let the next question through; whether there was one."""
+    def _assign_slot(self) -> bool:
+        """Process the next waiting request; return False if there is none or no slot is free."""
         size = self.window.size
         if sum(lane.running for lane in self._lanes) >= size:
             return False
@@ -242,18 +270,22 @@ class FairScheduler:
                 continue
             for client in lane.waiting:
                 if self._running_of[client] < share:
-                    question = lane.take(client)
-                    # More may be known of who asks than when the question came.
-                    slower = max(question.lane, self.suspects.lane_of(question.asker))
-                    if slower > number:
-                        self._lanes[slower].add(question)
-                        return True
-                    self._waiting -= 1
-                    if not question.asker.is_waiting():
-                        question.turn.errback(self.refusal())
-                        return True
-                    lane.running += 1
-                    self._running_of[client] += 1
-                    question.turn.callback(number)
+                    self._start(number, lane, client)
                     return True
         return False
+
+    def _start(self, number: int, lane: _Lane, client: str) -> None:
+        """Take a client's next request and give it a slot, move it to a slower lane or refuse it."""
+        waiter = lane.take(client)
+        # The client may have become suspect while the request waited.
+        slower = max(waiter.lane, self.suspects.lane_of(waiter.requester))
+        if slower > number:
+            self._lanes[slower].add(waiter)
+            return
+        self._waiting -= 1
+        if not waiter.requester.is_waiting():
+            waiter.slot.errback(self.refusal())
+            return
+        lane.running += 1
+        self._running_of[client] += 1
+        waiter.slot.callback(number)

@@ -1,9 +1,8 @@
-"""Whether Keystone has a project. What is believed here destroys data, so that only a clear answer counts."""
+"""Looks up whether Keystone has a project. Data is deleted because of the result, so only a clear response counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 import attrs
@@ -11,41 +10,47 @@ from oslo_config import cfg
 
 from barbtx.errors import ServiceUnavailable
 from barbtx.identity.keystone.session import KeystoneSession
+from barbtx.reactor import IReactor
 from barbtx.times import Clock
 
 _GONE = frozenset({404, 410})
 
 
 class ProjectStateUnknown(ServiceUnavailable):
-    """Keystone does not say whether it has the project; the description is for operators."""
+    """Keystone does not tell whether it has the project; the description is for operators."""
 
 
 @attrs.frozen
 class ProjectDirectory:
-    """:ivar own: by which the service knows its own project.
-    :ivar session: with which projects are asked about.
+    """Keystone's projects.
+
+    :ivar own: the session whose token is for the service's own project.
+    :ivar session: the session that reads projects; the same, or one whose token is for the system.
     """
 
     own: KeystoneSession
     session: KeystoneSession
 
     @classmethod
-    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts) -> ProjectDirectory:
-        """:raises ConfigurationError: an option is missing, or a file cannot be used."""
+    def from_config(cls, reactor: IReactor, clock: Clock, conf: cfg.ConfigOpts) -> ProjectDirectory:
+        """Make a directory; no request is sent yet.
+
+        :raises ConfigurationError: an option is missing, or a file cannot be used.
+        """
         own = KeystoneSession.from_config(reactor, clock, conf)
         if not conf.keystone_notifications.system_scope:
             return cls(own, own)
         return cls(own, KeystoneSession.from_config(reactor, clock, conf, system=True))
 
     async def exists(self, project_id: str) -> bool:
-        """Whether Keystone has a project, enabled or not.
+        """Return whether Keystone has a project, enabled or not.
 
-        :raises Undecided: it may not be asked, or gives an answer that a healthy Keystone would not give.
-        :raises ServiceUnavailable: it cannot be reached.
+        :raises ProjectStateUnknown: Keystone refuses to tell, or its response is not one of a working Keystone.
+        :raises ServiceUnavailable: Keystone cannot be reached.
         """
         found = await self._look_up(project_id)
         if not found:
-            # Something that answers 404 to everything is no Keystone, or not the right path to it.
+            # A server that answers 404 to everything is not Keystone, or auth_url has the wrong path.
             own_id = await self.own.project_id()
             if own_id is None or own_id == project_id or not await self._look_up(own_id):
                 raise ProjectStateUnknown(
@@ -67,7 +72,8 @@ class ProjectDirectory:
         raise ProjectStateUnknown(f"Keystone answers {status}, and not in a form that says whether it has the project")
 
 
-def _field(document: Mapping[str, Any], *names: str) -> Any:
+def _field(document: object, *names: str) -> object:
+    """Return a value of nested objects; None if it is missing."""
     for name in names:
         document = document.get(name) if isinstance(document, Mapping) else None
     return document

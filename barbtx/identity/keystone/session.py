@@ -1,30 +1,22 @@
-"""The service's own way to Keystone: it logs itself in, and asks about tokens."""
+"""barbtx's session with Keystone: it authenticates itself, validates tokens and reads projects."""
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from oslo_config import cfg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IPolicyForHTTPS
-from zope.interface import implementer
 
-from barbtx.errors import ConfigurationError
 from barbtx.identity.keystone.access_rules import SUPPORT_HEADER
 from barbtx.identity.keystone.circuit_breaker import CircuitBreaker
 from barbtx.identity.keystone.fair_scheduler import (
+    ANONYMOUS,
     FAST,
     SLOWEST,
     ConcurrencyWindow,
@@ -32,57 +24,20 @@ from barbtx.identity.keystone.fair_scheduler import (
     Requester,
     SuspectTable,
 )
+from barbtx.identity.keystone.http import KeystoneHTTP, NoResponse, RequestFailed, Response
+from barbtx.identity.keystone.login import login_document
 from barbtx.identity.keystone.single_flight import SingleFlight
-from barbtx.identity.keystone.token_formats import is_usual, may_be_token
+from barbtx.identity.keystone.token_formats import is_usual, may_be_token, parse_expiry
+from barbtx.reactor import IReactor
 from barbtx.times import Clock
-from barbtx.tls import client_tls
+from barbtx.validators import provides
 
 log = Logger()
 
-_MAX_ANSWER = 1 << 20
-# That Keystone, or a proxy before it, does not know the token, or cannot take it for one: too long, for example.
-_NO_TOKEN = frozenset({400, 404, 413, 414, 431})
-# The service's own token is renewed so many seconds before it expires.
+# Keystone, or a proxy before it, does not know the token or does not accept it as one: it is too long, for example.
+_INVALID_TOKEN = frozenset({400, 404, 413, 414, 431})
+# The service's own token is renewed this many seconds before it expires.
 _RENEW_BEFORE = 60
-
-
-class _NoResponse(Exception):
-    """Keystone gave none, or none that can be used; the text says why. Another try may help."""
-
-
-class _BrokenExchange(_NoResponse):
-    """Keystone could not answer this question, which says nothing of others."""
-
-
-class _Body(Protocol):
-    """The body of an answer, up to a limit. Unlike treq's collector it can be given up, and its connection with it."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-        self.complete: Deferred[None] = Deferred(lambda _: self.transport.loseConnection())
-
-    def dataReceived(self, data: bytes) -> None:
-        self.content.extend(data)
-        if len(self.content) > _MAX_ANSWER and not self.complete.called:
-            self.transport.loseConnection()
-            self.complete.errback(ValueError("the answer is too long"))
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.complete.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.complete.callback(None)
-        else:
-            self.complete.errback(reason)
-
-
-@implementer(IPolicyForHTTPS)
-@attrs.frozen
-class _TLSPolicy:
-    make: Any
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        return self.make(hostname.decode("ascii"))
 
 
 @attrs.frozen
@@ -92,142 +47,63 @@ class _OwnToken:
     project_id: str | None
 
 
-def _keystone_url(url: str) -> str:
-    url = url.rstrip("/")
-    return url if url.endswith("/v3") else f"{url}/v3"
-
-
-def _domain(options: Any, kind: str) -> dict[str, str]:
-    name, id = getattr(options, f"{kind}_domain_name"), getattr(options, f"{kind}_domain_id")
-    return {"name": name} if name and not id else {"id": id or "default"}
-
-
-def _user(options: Any) -> dict[str, Any]:
-    return (
-        {"id": options.user_id} if options.user_id else {"name": options.username, "domain": _domain(options, "user")}
-    )
-
-
-def login_document(options: Any, *, system: bool = False) -> dict[str, Any]:
-    """The body of the service's own authentication (Identity API v3, POST /v3/auth/tokens).
-
-    :param options: the ``[keystone_authtoken]`` section.
-    :param system: whether the token is for the whole system instead of the service's project.
-    :raises ConfigurationError: something is missing that the way to authenticate needs.
-    """
-
-    def need(*names: str) -> None:
-        if not any(getattr(options, name) for name in names):
-            raise ConfigurationError(
-                f"[keystone_authtoken] {' or '.join(names)} must be set for auth_type {options.auth_type}"
-            )
-
-    if options.auth_type == "v3applicationcredential":
-        if system:
-            raise ConfigurationError(
-                "[keystone_authtoken] auth_type must be password for a token with system scope: "
-                "application credentials are for a project"
-            )
-        need("application_credential_id", "application_credential_name")
-        need("application_credential_secret")
-        credential: dict[str, Any] = {"secret": options.application_credential_secret}
-        if options.application_credential_id:
-            credential["id"] = options.application_credential_id
-        else:
-            need("username", "user_id")
-            credential |= {"name": options.application_credential_name, "user": _user(options)}
-        return {"auth": {"identity": {"methods": ["application_credential"], "application_credential": credential}}}
-    need("username", "user_id")
-    need("password")
-    need("project_name", "project_id")
-    project = (
-        {"id": options.project_id}
-        if options.project_id
-        else {"name": options.project_name, "domain": _domain(options, "project")}
-    )
-    user = {**_user(options), "password": options.password}
-    scope = {"system": {"all": True}} if system else {"project": project}
-    return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
-
-
-def _error_of(content: bytes) -> Any:
-    """The document of an error, which may come from a proxy in whatever words; empty if it is no JSON object."""
-    try:
-        document = json.loads(content)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def parse_expiry(text: str) -> float:
-    """Keystone's time of expiry, as seconds since the epoch.
-
-    :raises ValueError: it is no time.
-    """
-    moment = datetime.datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
-
-
 @attrs.define(eq=False)
 class KeystoneSession:
-    """Asks Keystone, with limits on how long, how often and how many at once.
+    """Sends requests to Keystone with a token of the service's own, with limits on their number, time and retries.
 
-    :ivar url: of the Identity API, with its version.
+    :ivar reactor: for timers.
+    :ivar clock: wall clock, for the expiry of tokens.
+    :ivar max_retries: retries of a request after the first try.
     """
 
-    reactor: Any
+    reactor: IReactorTime = attrs.field(validator=provides(IReactorTime))
     clock: Clock
-    url: str
-    options: Any = attrs.field(repr=False)
+    max_retries: int
     _login: Mapping[str, Any] = attrs.field(repr=False)
-    _http: HTTPClient = attrs.field(repr=False)
+    _http: KeystoneHTTP
     _circuit: CircuitBreaker
-    _turns: FairScheduler
+    _scheduler: FairScheduler
     _suspects: SuspectTable
-    _answered_at: float = attrs.field(default=float("-inf"), init=False)
-    _silent: bool = attrs.field(default=False, init=False)
+    _last_response_at: float = attrs.field(default=float("-inf"), init=False)
+    _outage_logged: bool = attrs.field(default=False, init=False)
     _own: _OwnToken | None = attrs.field(default=None, init=False)
-    _logins: SingleFlight = attrs.field(factory=SingleFlight, init=False)
+    _logins: SingleFlight[_OwnToken] = attrs.field(factory=SingleFlight, init=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts, *, system: bool = False) -> KeystoneSession:
-        """Make a session; nothing is asked yet.
+    def from_config(
+        cls, reactor: IReactor, clock: Clock, conf: cfg.ConfigOpts, *, system: bool = False
+    ) -> KeystoneSession:
+        """Make a session; no request is sent yet.
 
-        :param system: whether the service asks with a token for the whole system instead of its project.
+        :param system: whether the service uses a token for the whole system instead of its project.
         :raises ConfigurationError: an option is missing, or a file cannot be used.
         """
+        http = KeystoneHTTP.from_config(reactor, conf)
         options = conf.keystone_authtoken
-        if not options.auth_url:
-            raise ConfigurationError("[keystone_authtoken] auth_url must be set: this process asks Keystone")
         login = login_document(options, system=system)
-        tls = _TLSPolicy(client_tls("keystone_authtoken", options.cafile, options.certfile, options.keyfile))
-        pool = HTTPConnectionPool(reactor)
-        pool.maxPersistentPerHost = options.max_requests
-        agent = Agent(reactor, tls, options.http_connect_timeout, pool=pool)
         circuit = CircuitBreaker(reactor, "Keystone", options.circuit_failures, options.circuit_seconds)
         suspects = SuspectTable(reactor.seconds)
         window = ConcurrencyWindow(reactor.seconds, options.max_requests)
-        turns = FairScheduler(window, options.max_waiting_requests, suspects, circuit.unavailable)
-        return cls(
-            reactor, clock, _keystone_url(options.auth_url), options, login, HTTPClient(agent), circuit, turns, suspects
-        )
+        scheduler = FairScheduler(window, options.max_waiting_requests, suspects, circuit.unavailable)
+        return cls(reactor, clock, options.http_request_max_retries, login, http, circuit, scheduler, suspects)
 
-    async def describe_token(
-        self, token: str, *, allow_expired: bool = False, asker: Requester = Requester()
+    async def validate_token(
+        self, token: str, *, allow_expired: bool = False, requester: Requester = ANONYMOUS
     ) -> Mapping[str, Any] | None:
-        """What Keystone knows of a token, or None if it knows it for invalid.
+        """Validate a token.
 
-        :param allow_expired: whether one is good for a while after its end (for services that act for a user).
-        :param asker: who sent it.
-        :raises ServiceUnavailable: Keystone does not say.
+        :param allow_expired: whether a token is valid for a while after it expired (for services that act for a user).
+        :param requester: who sent it.
+        :return: the ``token`` object of Keystone's response; None if the token is invalid.
+        :raises ServiceUnavailable: Keystone does not respond or refuses to validate.
         """
-        document = await self._describe(token, allow_expired, asker)
+        document = await self._validate(token, allow_expired, requester)
         if document is None:
-            self._suspects.blame(asker)
-            await deferLater(self.reactor, self._suspects.penalty(asker), lambda: None)
+            self._suspects.record_invalid_token(requester)
+            await deferLater(self.reactor, self._suspects.penalty(requester), lambda: None)
         return document
 
-    async def _describe(self, token: str, allow_expired: bool, asker: Requester) -> Mapping[str, Any] | None:
+    async def _validate(self, token: str, allow_expired: bool, requester: Requester) -> Mapping[str, Any] | None:
         path = "/auth/tokens?nocatalog" + ("&allow_expired=1" if allow_expired else "")
         for _ in range(2):
             own = await self._own_token()
@@ -235,14 +111,16 @@ class KeystoneSession:
                 return None
             fastest = FAST if is_usual(token, self.clock.seconds()) else SLOWEST
             headers = {"X-Auth-Token": own.text, "X-Subject-Token": token, **SUPPORT_HEADER}
-            status, document, _ = await self._exchange("GET", path, headers, None, asker, fastest)
+            response = await self._request("GET", path, headers, None, requester, fastest)
+            status = response.status
             if status == 200:
-                if not isinstance(document.get("token"), dict):
-                    break
-                return document["token"]
-            if status in _NO_TOKEN:
+                document = response.document.get("token")
+                if isinstance(document, dict):
+                    return document
+                break
+            if status in _INVALID_TOKEN:
                 return None
-            # It is our own token that it does not take: revoked, perhaps. Another one may do.
+            # Keystone refuses the service's own token, which may have been revoked; a new one may be accepted.
             if self._own is own:
                 self._own = None
             if status != 401:
@@ -258,24 +136,25 @@ class KeystoneSession:
         raise self._circuit.unavailable()
 
     async def get(self, path: str) -> tuple[int, Mapping[str, Any]]:
-        """What Keystone answers to the service itself: status and document, which is empty if it is no JSON object.
+        """Send a GET request as the service itself.
 
-        :param path: below the Identity API's URL, with a slash before it.
-        :raises ServiceUnavailable: there is no answer.
+        :param path: path below the Identity API's URL, with a leading slash.
+        :return: status and document; the document is empty if the body is not a JSON object.
+        :raises ServiceUnavailable: there is no response.
         """
         for _ in range(2):
             own = await self._own_token()
-            status, document, _ = await self._exchange("GET", path, {"X-Auth-Token": own.text}, None, Requester(), FAST)
-            if status != 401:
+            response = await self._request("GET", path, {"X-Auth-Token": own.text}, None, ANONYMOUS, FAST)
+            if response.status != 401:
                 break
             if self._own is own:
                 self._own = None
-        return status, document
+        return response.status, response.document
 
     async def project_id(self) -> str | None:
-        """The project for which the service has its token, if it is for one.
+        """Return the project of the service's own token, or None if the token is for the system.
 
-        :raises ServiceUnavailable: there is no answer.
+        :raises ServiceUnavailable: there is no response.
         """
         return (await self._own_token()).project_id
 
@@ -286,107 +165,77 @@ class KeystoneSession:
         return self._logins.join("login", self._log_in)
 
     async def _log_in(self) -> _OwnToken:
-        status, document, headers = await self._exchange("POST", "/auth/tokens", {}, self._login, Requester(), FAST)
+        response = await self._request("POST", "/auth/tokens", {}, self._login, ANONYMOUS, FAST)
         try:
-            if status != 201:
+            if response.status != 201:
                 raise ValueError
-            token = document["token"]
-            self._own = _OwnToken(
-                headers["x-subject-token"], parse_expiry(token["expires_at"]), (token.get("project") or {}).get("id")
+            token = response.document["token"]
+            own = _OwnToken(
+                response.headers["x-subject-token"],
+                parse_expiry(token["expires_at"]),
+                (token.get("project") or {}).get("id"),
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             log.error(
                 "Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
                 "and project of [keystone_authtoken]",
-                status=status,
+                status=response.status,
                 log_outage=True,
             )
             self._circuit.open()
-            self._circuit.cause = f"Keystone refuses to authenticate barbtx itself: status {status}"
+            self._circuit.cause = f"Keystone refuses to authenticate barbtx itself: status {response.status}"
             raise self._circuit.unavailable() from None
-        return self._own
+        self._own = own
+        return own
 
-    async def _exchange(
+    async def _request(
         self,
         method: str,
         path: str,
         headers: Mapping[str, str],
         document: Mapping[str, Any] | None,
-        asker: Requester,
+        requester: Requester,
         fastest: int,
-    ) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        """One question, tried several times if need be.
+    ) -> Response:
+        """Send a request, with retries.
 
-        :raises ServiceUnavailable: there is no answer.
+        :raises ServiceUnavailable: there is no response.
         """
         self._circuit.check()
-        async with self._turns.turn(asker, fastest) as lane:
-            begun = self.reactor.seconds()
-            retries = self.options.http_request_max_retries if lane == FAST else 0
+        async with self._scheduler.slot(requester, fastest) as lane:
+            started_at = self.reactor.seconds()
             retrying = AsyncRetrying(
-                stop=stop_after_attempt(1 + retries),
+                stop=stop_after_attempt(1 + (self.max_retries if lane == FAST else 0)),
                 wait=wait_random_exponential(multiplier=0.1, max=1),
-                retry=retry_if_exception_type(_NoResponse),
+                retry=retry_if_exception_type(NoResponse),
                 sleep=lambda seconds: deferLater(self.reactor, seconds, lambda: None),
                 reraise=True,
             )
+            # While this request waited for its slot, others may have found that Keystone does not respond.
+            if self._circuit.is_open:
+                raise self._circuit.unavailable()
             try:
-                answer = await self._take_turn(retrying, method, path, headers, document)
-            except _NoResponse as problem:
-                self._turns.window.unanswered(begun)
-                # A question that Keystone cannot answer says nothing of Keystone while it answers others.
-                if self._answered_at < begun and not isinstance(problem, _BrokenExchange):
-                    self._circuit.failed()
-                log.warn(
-                    "Keystone at {url} does not answer: {reason}", url=self.url, reason=str(problem), log_outage=True
-                )
-                self._circuit.cause, self._silent = f"Keystone does not answer: {problem}", True
+                response: Response = await retrying(self._http.request, method, path, headers, document)
+            except NoResponse as problem:
+                self._record_failure(problem, started_at)
                 raise self._circuit.unavailable() from None
-            self._answered_at = self.reactor.seconds()
-            if self._silent:
-                self._silent = False
-                log.info("Keystone at {url} answers again", url=self.url, log_outage=True)
-            self._turns.window.answered()
-        self._circuit.succeeded()
-        return answer
+            self._record_response()
+        self._circuit.record_success()
+        return response
 
-    async def _take_turn(self, retrying: AsyncRetrying, *question: Any) -> Any:
-        # While it waited for its turn, others may have learnt that there is no answer to be had.
-        if self._circuit.is_open:
-            raise self._circuit.unavailable()
-        return await retrying(self._try, *question)
+    def _record_failure(self, problem: NoResponse, started_at: float) -> None:
+        self._scheduler.window.record_timeout(started_at)
+        # A request that Keystone fails to handle tells nothing about Keystone while it responds to others.
+        if self._last_response_at < started_at and not isinstance(problem, RequestFailed):
+            self._circuit.record_failure()
+        log.warn(
+            "Keystone at {url} does not answer: {reason}", url=self._http.url, reason=str(problem), log_outage=True
+        )
+        self._circuit.cause, self._outage_logged = f"Keystone does not answer: {problem}", True
 
-    async def _try(
-        self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None
-    ) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        trying = Deferred.fromCoroutine(self._request(method, path, headers, document))
-        trying.addTimeout(self.options.http_request_timeout, self.reactor)
-        try:
-            status, content, answered = await trying
-            found = json.loads(content) if status in (200, 201) else _error_of(content)
-        except Exception as problem:
-            # Whatever goes wrong with another service's answer, its kind is all that is safe to say: texts may quote it.
-            raise _NoResponse(type(problem).__name__) from None
-        if status == 500:
-            raise _BrokenExchange("status 500")
-        if status > 500 or status == 429 or not isinstance(found, dict):
-            raise _NoResponse(f"status {status}")
-        return status, found, answered
-
-    async def _request(
-        self, method: str, path: str, headers: Mapping[str, str], document: Mapping[str, Any] | None
-    ) -> tuple[int, bytes, Mapping[str, str]]:
-        sent = {"Accept": "application/json", "User-Agent": "barbtx", **headers}
-        data = None
-        if document is not None:
-            sent["Content-Type"], data = "application/json", json.dumps(document).encode()
-        response = await self._http.request(method, self.url + path, headers=sent, data=data, allow_redirects=False)
-        body = _Body()
-        if response.length != 0:
-            response.deliverBody(body)
-            await body.complete
-        answered = {
-            name.decode("ascii", "replace").lower(): values[0].decode("latin-1")
-            for name, values in response.headers.getAllRawHeaders()
-        }
-        return response.code, bytes(body.content), answered
+    def _record_response(self) -> None:
+        self._last_response_at = self.reactor.seconds()
+        if self._outage_logged:
+            self._outage_logged = False
+            log.info("Keystone at {url} answers again", url=self._http.url, log_outage=True)
+        self._scheduler.window.record_response()

@@ -1,49 +1,51 @@
-"""One answer for everybody who asks the same at the same time."""
+"""Single flight: concurrent callers who need the same result share one call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+T = TypeVar("T")
 
-class SingleFlight:
-    """Questions under way, each asked once however many wait for its answer."""
+
+class SingleFlight(Generic[T]):
+    """The calls in flight, by key. ``len()`` is their number."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, list[Deferred[Any]]] = {}
+        self._waiting: dict[Hashable, list[Deferred[T]]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
-        """The answer to a question; ``ask`` is called if nobody is asking it already.
+    def join(self, key: Hashable, call: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
+        """Wait for the result of a call; make the call if none is in flight for the key.
 
-        Who cancels stops waiting; the question goes on for the others, and for whoever asks next.
+        Cancelling the Deferred stops waiting. The call continues for other callers, including later ones.
         """
-        answer: Deferred[Any] = Deferred(lambda cancelled: self._leave(key, cancelled))
+        result: Deferred[T] = Deferred(lambda cancelled: self._leave(key, cancelled))
         waiting = self._waiting.get(key)
         if waiting is not None:
-            waiting.append(answer)
-            return answer
-        self._waiting[key] = [answer]
-        Deferred.fromCoroutine(ask()).addBoth(self._land, key)
-        return answer
+            waiting.append(result)
+            return result
+        self._waiting[key] = [result]
+        Deferred.fromCoroutine(call()).addBoth(self._finish, key)
+        return result
 
     def is_awaited(self, key: Hashable) -> bool:
-        """Whether anybody still waits for the answer to a question."""
+        """Return whether a call is in flight for a key and anybody waits for its result."""
         return bool(self._waiting.get(key))
 
-    def _leave(self, key: Hashable, answer: Deferred[Any]) -> None:
+    def _leave(self, key: Hashable, result: Deferred[T]) -> None:
         waiting = self._waiting.get(key, [])
-        if answer in waiting:
-            waiting.remove(answer)
+        if result in waiting:
+            waiting.remove(result)
 
-    def _land(self, outcome: object, key: Hashable) -> None:
-        for answer in self._waiting.pop(key):
+    def _finish(self, outcome: T | Failure, key: Hashable) -> None:
+        for result in self._waiting.pop(key):
             if isinstance(outcome, Failure):
-                answer.errback(outcome)
+                result.errback(outcome)
             else:
-                answer.callback(outcome)
+                result.callback(outcome)

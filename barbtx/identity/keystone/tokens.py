@@ -1,10 +1,10 @@
-"""Tokens: what they stand for, asked of Keystone as seldom as possible."""
+"""Validates tokens with Keystone and caches the results."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import attrs
@@ -15,22 +15,24 @@ from twisted.logger import Logger
 
 from barbtx.errors import ServiceUnavailable, Unauthorized
 from barbtx.identity.keystone.access_rules import AccessRules
-from barbtx.identity.keystone.fair_scheduler import Requester
-from barbtx.identity.keystone.session import KeystoneSession, parse_expiry
+from barbtx.identity.keystone.fair_scheduler import ANONYMOUS, Requester
+from barbtx.identity.keystone.session import KeystoneSession
 from barbtx.identity.keystone.single_flight import SingleFlight
+from barbtx.identity.keystone.token_formats import parse_expiry
+from barbtx.reactor import IReactor
 from barbtx.times import Clock
 
 log = Logger()
 
-# Fernet and JWS tokens have some hundred characters; what is longer than this is none.
+# Fernet and JWS tokens have a few hundred characters; a longer text than this is not a token.
 _MAX_TOKEN = 4096
 
-
-_ENDED_LIFE = 30.0
+# Seconds for which the validation of an expired token, which Keystone accepted from a service, is cached.
+_EXPIRED_TOKEN_SECONDS = 30.0
 
 
 class InvalidToken(Unauthorized):
-    """There is no token, or not a good one."""
+    """The request has no token, or an invalid one."""
 
     def __init__(self) -> None:
         super().__init__("The request you have made requires authentication.")
@@ -38,13 +40,13 @@ class InvalidToken(Unauthorized):
 
 @attrs.frozen
 class Identity:
-    """Whom a token stands for.
+    """The user and scope that a token represents.
 
-    :ivar project_id: of its scope, if that is a project.
-    :ivar roles: names in lower case.
+    :ivar project_id: the project of its scope; None if the scope is not a project.
+    :ivar roles: role names in lower case.
     :ivar expires_at: seconds since the epoch.
-    :ivar is_admin_project: whether the project is the cloud's admin project, or the cloud has none.
-    :ivar access_rules: what the token may be used for, if its application credential limits that.
+    :ivar is_admin_project: whether the project is the cloud's admin project; true if the cloud has none.
+    :ivar access_rules: the requests that the token is limited to; None if its application credential does not limit it.
     """
 
     user_id: str
@@ -58,9 +60,9 @@ class Identity:
 
     @classmethod
     def from_document(cls, token: Mapping[str, Any]) -> Identity:
-        """Read the ``token`` object of Keystone's answer (Identity API v3, GET /v3/auth/tokens).
+        """Read the ``token`` object of Keystone's response (Identity API v3, GET /v3/auth/tokens).
 
-        :raises LookupError, TypeError, ValueError: it is not one.
+        :raises LookupError, TypeError, ValueError, AttributeError: it does not have the documented form.
         """
         user, project = token["user"], token.get("project") or {}
         return cls(
@@ -77,40 +79,43 @@ class Identity:
 
 @attrs.define(eq=False)
 class TokenValidator:
-    """Remembers what Keystone said, under digests, and asks once for however many ask it.
+    """Validates tokens. Results are cached under digests of the tokens; concurrent validations share a request.
 
-    :ivar secret: with which tokens are digested, so that a copy of the memory's index is of no use elsewhere.
+    :ivar clock: wall clock, for the expiry of tokens.
+    :ivar secret: the key of the digests, without which a copy of the caches reveals nothing about tokens.
     """
 
     session: KeystoneSession
     clock: Clock
-    _valid: TLRUCache
-    _invalid: TTLCache
-    _flights: SingleFlight = attrs.field(factory=SingleFlight, init=False)
+    _valid: MutableMapping[bytes, Identity]
+    _invalid: MutableMapping[bytes, bool]
+    _flights: SingleFlight[Identity] = attrs.field(factory=SingleFlight, init=False)
     _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, clock: Clock, conf: cfg.ConfigOpts) -> TokenValidator:
-        """:raises ConfigurationError: an option is missing, or a file cannot be used."""
+    def from_config(cls, reactor: IReactor, clock: Clock, conf: cfg.ConfigOpts) -> TokenValidator:
+        """Make a validator; no request is sent yet.
+
+        :raises ConfigurationError: an option is missing, or a file cannot be used.
+        """
         options = conf.keystone_authtoken
-        life = options.token_cache_time
+        lifetime: float = options.token_cache_time
 
-        def until(key: object, identity: Identity, now: float) -> float:
+        def cached_until(key: bytes, identity: Identity, now: float) -> float:
             remaining = identity.expires_at - clock.seconds()
-            # One that has ended is good for as long as Keystone says, which nobody but Keystone knows.
-            return now + min(life, remaining if remaining > 0 else _ENDED_LIFE)
+            # Only Keystone knows for how long it accepts an expired token.
+            return now + min(lifetime, remaining if remaining > 0 else _EXPIRED_TOKEN_SECONDS)
 
-        return cls(
-            KeystoneSession.from_config(reactor, clock, conf),
-            clock,
-            TLRUCache(options.token_cache_entries, until, timer=reactor.seconds),
-            TTLCache(options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds),
+        valid: TLRUCache[bytes, Identity] = TLRUCache(options.token_cache_entries, cached_until, timer=reactor.seconds)
+        invalid: TTLCache[bytes, bool] = TTLCache(
+            options.token_cache_entries, options.invalid_token_cache_time, timer=reactor.seconds
         )
+        return cls(KeystoneSession.from_config(reactor, clock, conf), clock, valid, invalid)
 
-    def known(self, token: bytes, *, allow_expired: bool = False) -> Identity | None:
-        """Whom a token stands for, if that is known without asking.
+    def cached(self, token: bytes, *, allow_expired: bool = False) -> Identity | None:
+        """Return the cached identity of a token; None if Keystone must be asked.
 
-        :raises InvalidToken: it is known, or seen, to be no good.
+        :raises InvalidToken: the token is cached as invalid, or cannot be a token.
         """
         key = self._key(token, allow_expired)
         if key in self._invalid:
@@ -118,32 +123,32 @@ class TokenValidator:
         return self._valid.get(key)
 
     def gauges(self) -> dict[str, object]:
-        """Sizes of the caches, for the report to an operator."""
+        """Return the sizes of the caches, for the status report."""
         return {"good": len(self._valid), "bad": len(self._invalid)}
 
     def validate(
-        self, token: bytes, *, allow_expired: bool = False, asker: Requester = Requester()
+        self, token: bytes, *, allow_expired: bool = False, requester: Requester = ANONYMOUS
     ) -> Deferred[Identity]:
-        """Whom a token stands for, asked of Keystone.
+        """Validate a token with Keystone.
 
-        :param allow_expired: whether one is good for a while after its end.
-        :param asker: who sent it.
-        :raises InvalidToken: (asynchronously) nobody.
-        :raises ServiceUnavailable: (asynchronously) Keystone does not say.
+        :param allow_expired: whether a token is valid for a while after it expired.
+        :param requester: who sent it.
+        :raises InvalidToken: (asynchronously, or at once for a text that cannot be a token) it is invalid.
+        :raises ServiceUnavailable: (asynchronously) Keystone does not respond, or its response cannot be read.
         """
         key = self._key(token, allow_expired)
-        asker = attrs.evolve(asker, is_waiting=lambda: self._flights.is_awaited(key))
-        return self._flights.join(key, lambda: self._ask(key, token.decode("ascii"), allow_expired, asker))
+        requester = attrs.evolve(requester, is_waiting=lambda: self._flights.is_awaited(key))
+        return self._flights.join(key, lambda: self._validate(key, token.decode("ascii"), allow_expired, requester))
 
-    async def _ask(self, key: bytes, token: str, allow_expired: bool, asker: Requester) -> Identity:
-        document = await self.session.describe_token(token, allow_expired=allow_expired, asker=asker)
+    async def _validate(self, key: bytes, token: str, allow_expired: bool, requester: Requester) -> Identity:
+        document = await self.session.validate_token(token, allow_expired=allow_expired, requester=requester)
         if document is None:
             self._invalid[key] = True
             raise InvalidToken
         try:
             identity = Identity.from_document(document)
         except (LookupError, TypeError, ValueError, AttributeError):
-            log.error("Keystone's answer about a token cannot be read")
+            log.error("Keystone's response to the validation of a token cannot be read")
             raise ServiceUnavailable("Keystone gave an answer that cannot be read.") from None
         if not allow_expired and identity.expires_at <= self.clock.seconds():
             self._invalid[key] = True

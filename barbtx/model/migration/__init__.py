@@ -1,4 +1,4 @@
-"""The schema and its versions, with alembic."""
+"""The versions of the database schema, managed with alembic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from barbtx.model.migration.ownership import check_ownership, current_version
 from barbtx.model.models import Base
 from barbtx.model.sqlite_file import check_file
 
-# PostgreSQL: insufficient_privilege. MariaDB: denied to the database, a command, a table, a column, an operation.
+# PostgreSQL: insufficient_privilege. MariaDB: access denied to a database, command, table, column or operation.
 _DENIED = {"42501", 1044, 1142, 1143, 1227}
 
 
@@ -20,7 +20,7 @@ def alembic_config(url: str, wait_seconds: float = 600.0) -> Config:
     """alembic's configuration for a database.
 
     :param url: a SQLAlchemy URL.
-    :param wait_seconds: longest wait for another upgrade of the same database to end.
+    :param wait_seconds: timeout for a concurrent upgrade of the same database to end.
     """
     config = Config()
     config.set_main_option("script_location", "barbtx:model/migration")
@@ -30,26 +30,27 @@ def alembic_config(url: str, wait_seconds: float = 600.0) -> Config:
 
 
 def head_revision() -> str:
-    """The version of the schema that this release needs."""
-    return ScriptDirectory.from_config(alembic_config("")).get_current_head()
+    """The schema version that this release needs."""
+    return known_revisions()[0]
 
 
 def known_revisions() -> tuple[str, ...]:
-    """The versions that this release knows, its own first."""
+    """The schema versions that this release knows, newest first."""
     return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
 
 
 def check_schema(session: Session) -> None:
-    """Make sure that the database has the schema that this release needs, and lets this user read it.
+    """Check that the database has the schema version that this release needs, and that its tables can be read.
 
-    :raises ConfigurationError: it has another, or is none; the text says what to do.
+    :raises ConfigurationError: the check fails; the text gives the remedy.
     """
-    url = session.get_bind().url
+    url = session.get_bind().engine.url
     check_file(url)
-    head, known = head_revision(), known_revisions()
+    known = known_revisions()
+    head = known[0]
     try:
         if url.get_backend_name() == "sqlite":
-            # Looked at apart: to connect as usual changes the file, which may be another program's.
+            # Checked through another engine first: the usual one changes the file, which may belong to another program.
             current_version(url.render_as_string(hide_password=False), known)
         connection = session.connection()
         current = check_ownership(connection, known)
@@ -67,10 +68,9 @@ def check_schema(session: Session) -> None:
         for table in Base.metadata.sorted_tables:
             connection.execute(select(literal(1)).select_from(table).where(false())).all()
     except exc.DBAPIError as problem:
-        original = problem.orig
-        if getattr(original, "sqlstate", None) in _DENIED or (original.args and original.args[0] in _DENIED):
+        arguments = problem.orig.args if problem.orig is not None else ()
+        if getattr(problem.orig, "sqlstate", None) in _DENIED or (arguments and arguments[0] in _DENIED):
             raise ConfigurationError(
-                "the database user has not the rights to read barbtx's tables: "
-                f"{' '.join(str(original.args[-1]).split())}"
+                f"the database user has not the rights to read barbtx's tables: {' '.join(str(arguments[-1]).split())}"
             ) from None
         raise

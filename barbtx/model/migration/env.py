@@ -1,4 +1,4 @@
-"""alembic's entry: connects and runs the migrations."""
+"""The script that alembic runs for every command: it connects and runs the migrations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from barbtx.model.models import Base
 
 
 def run() -> None:
+    """Run the migrations of the current command in one transaction, while no other upgrade of the database runs."""
     attributes = context.config.attributes
     engine = make_engine(attributes["url"], 1, 30.0, bound_statements=False)
     try:
         with engine.connect() as connection:
-            # SQLite would otherwise start to read, and another process could have written before we do.
+            # On SQLite this begins a write transaction, so that no other process writes between our reads and writes.
             connection = connection.execution_options(barbtx_write=True)
             with schema_lock(connection, attributes["wait_seconds"]):
                 check_ownership(connection, known_revisions())

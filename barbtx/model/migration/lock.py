@@ -1,4 +1,4 @@
-"""One upgrade of a database at a time, whichever process and machine it runs on."""
+"""A lock that allows one upgrade of a database at a time, across processes and machines."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def schema_lock(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
-    """Hold the lock for upgrades of the connection's database; it ends with the connection at the latest.
+    """Hold the lock for upgrades of the connection's database. The server releases it if the connection is lost.
 
-    On SQLite the write transaction is the lock.
+    SQLite needs no such lock, because the upgrade is one write transaction.
 
-    :param seconds: longest wait for another upgrade to end.
-    :raises ConfigurationError: it did not end in time.
+    :param seconds: timeout for another upgrade to end.
+    :raises ConfigurationError: the other upgrade did not end in time.
     """
     backend = "mysql" if connection.dialect.name == "mariadb" else connection.dialect.name
     if backend not in _TAKE:
         yield
         return
-    # MariaDB's locks are the whole server's, PostgreSQL's are the database's.
+    # MariaDB's named locks apply to the whole server, PostgreSQL's advisory locks to the database.
     digest = hashlib.sha256(f"barbtx schema {connection.engine.url.database}".encode()).digest()
     names = (
         {"name": f"barbtx-{digest[:16].hex()}"}
@@ -50,7 +50,7 @@ def schema_lock(
     )
     end = monotonic() + seconds
     while not connection.scalar(text(_TAKE[backend]), names):
-        # Not idle in a transaction meanwhile: the server ends such connections.
+        # The server ends connections that are idle in a transaction for too long.
         connection.rollback()
         if monotonic() > end:
             raise ConfigurationError(

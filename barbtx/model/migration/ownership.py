@@ -1,4 +1,4 @@
-"""Whether a database is barbtx's to change: not another program's, and not a later release's."""
+"""Checks that a database belongs to barbtx, and not to another program or a later release."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from barbtx.model.engine import make_engine, parse_url
 
 _NUMBER = re.compile(r"\d{4}")
 _VERSION_TABLE = "alembic_version"
-# Of the first version on.
+# Tables that exist in every version of the schema.
 _OWN_TABLES = frozenset({"projects", "secrets", "order_retry_tasks"})
 _ADVICE = "give barbtx an empty database of its own in [database] connection"
 
 
 def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | None:
-    """The version of a database's schema; None if the database is empty. Nothing is changed.
+    """The schema version of a database; None if the database is empty. The database is not changed.
 
-    :param known: the versions that this release knows, the last one first.
-    :raises ConfigurationError: the database is another program's or a later release's.
+    :param known: the versions that this release knows, newest first.
+    :raises ConfigurationError: the database belongs to another program or a later release.
     """
     inspector = inspect(connection)
     tables = set(inspector.get_table_names())
@@ -56,17 +56,18 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
 
 
 def current_version(url: str, known: tuple[str, ...]) -> str | None:
-    """The version of a database's schema; None if it has none yet. Nothing is changed, nor made.
+    """The schema version of a database; None if it has none yet. The database is neither changed nor created.
 
     :param url: a SQLAlchemy URL.
     :param known: see :func:`check_ownership`.
-    :raises ConfigurationError: the database is another program's or a later release's, or the file is none.
+    :raises ConfigurationError: the database belongs to another program or a later release, or the file is not an SQLite
+        database.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or not os.path.exists(parsed.database):
             return None
-        # barbtx's own engine would set the journal mode, which is a change of the file.
+        # make_engine sets the journal mode, which changes the file.
         engine = create_engine(parsed)
     else:
         engine = make_engine(url, 1, 30.0, bound_statements=False)

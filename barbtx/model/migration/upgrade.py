@@ -1,4 +1,4 @@
-"""What ``barbtx-manage db upgrade`` does."""
+"""The upgrade of a database schema, for ``barbtx-manage db upgrade``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from barbtx.model.migration.ownership import current_version
 
 
 def upgrade(url: str, version: str, wait_seconds: float) -> None:
-    """Bring the schema of a database to a version. Upgrades at the same time follow each other.
+    """Upgrade the schema of a database to a version. Concurrent upgrades run one after the other.
 
     :param url: a SQLAlchemy URL.
-    :param version: ``head`` for this release's.
-    :param wait_seconds: longest wait for another upgrade of the same database.
-    :raises ConfigurationError: the database is another program's or a later release's, or there is no such version.
+    :param version: the version, or ``head`` for this release's.
+    :param wait_seconds: timeout for another upgrade of the same database to end.
+    :raises ConfigurationError: the database belongs to another program or a later release, there is no such version, or
+        another upgrade did not end in time.
     """
     if parse_url(url).get_backend_name() == "sqlite":
-        # Before anything is changed. Elsewhere it is done under the lock: MariaDB shows half an upgrade to others.
+        # Opening the file for the upgrade changes it. On servers, env.py checks this while it holds the lock, because
+        # MariaDB exposes a half-finished upgrade to other connections.
         current_version(url, known_revisions())
     try:
         command.upgrade(alembic_config(url, wait_seconds), version)

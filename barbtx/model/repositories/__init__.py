@@ -1,4 +1,4 @@
-"""Repositories: each public method is one transaction and returns a Deferred.
+"""Repositories: each public method runs one transaction and returns a Deferred.
 
-Their statements live in plain functions that take a session, so that two repositories can share a transaction.
+The statements are in plain functions of a session, so that two repositories can share a transaction.
 """

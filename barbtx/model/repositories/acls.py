@@ -4,58 +4,63 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import attrs
-from sqlalchemy import ColumnElement, delete, exists, insert, literal, select, update
+from sqlalchemy import ColumnElement, Label, Row, SQLColumnExpression, delete, exists, insert, literal, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Access, Acl
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.projects import require_open
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.rows import affected_rows
+from barbtx.times import utcnow
 
 _A = models.Acl
 _U = models.AclUser
 
+#: The models of the objects that have an ACL, metadata and consumers.
+OwnerModel: TypeAlias = type[models.Secret] | type[models.Container]
+
 
 @attrs.frozen
-class AclRepo:
+class AclRepo(Repository):
     """The ACLs of one kind of object.
 
     :ivar owner: the model of the objects.
     """
 
-    database: Tables = attrs.field(converter=in_tables("acls"))
-    clock: Clock
-    owner: type[models.Secret] | type[models.Container]
+    tables = "acls"
+
+    owner: OwnerModel
 
     def get(self, object_id: str) -> Deferred[Acl | None]:
-        """An object's ACL, if one was set."""
-        return self.database.interact(lambda session: _find(session, object_id), write=False)
+        """An object's ACL, or None if none was set."""
+        return self._interact(lambda session: _find(session, object_id), write=False)
 
     def replace(self, object_id: str, project_access: bool, users: Iterable[str]) -> Deferred[None]:
-        """Set an ACL, whatever it was before.
+        """Set an object's ACL.
 
-        :raises NotFound: the object is gone.
-        :raises ProjectClosed: its project was deleted in Keystone.
+        :raises NotFound: the object does not exist.
+        :raises ProjectClosed: the object's project was deleted in Keystone.
         """
         return self._write(object_id, project_access, users)
 
     def merge(self, object_id: str, project_access: bool | None, users: Iterable[str] | None) -> Deferred[None]:
-        """Change what is not None; an ACL that was not set before starts as one that allows the project.
+        """Change the parts of an object's ACL that are not None. Without an ACL, the project has access at first.
 
-        :raises NotFound: the object is gone.
-        :raises ProjectClosed: its project was deleted in Keystone.
+        :raises NotFound: the object does not exist.
+        :raises ProjectClosed: the object's project was deleted in Keystone.
         """
         return self._write(object_id, project_access, users)
 
     def remove(self, object_id: str) -> Deferred[None]:
-        """Forget an ACL; one that was not set is no error.
+        """Delete an object's ACL, if it has one.
 
-        :raises NotFound: the object is gone.
+        :raises NotFound: the object does not exist.
         """
         now = utcnow(self.clock)
 
@@ -63,7 +68,7 @@ class AclRepo:
             touch(session, self.owner, object_id, now)
             delete_acls(session, [object_id])
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def _write(self, object_id: str, project_access: bool | None, users: Iterable[str] | None) -> Deferred[None]:
         now = utcnow(self.clock)
@@ -71,7 +76,7 @@ class AclRepo:
         def work(session: Session) -> None:
             touch_to_add(session, self.owner, object_id, now)
             changed = {"updated_at": now} | ({} if project_access is None else {"project_access": project_access})
-            if session.execute(update(_A).where(_A.object_id == object_id).values(**changed)).rowcount == 0:
+            if affected_rows(session, update(_A).where(_A.object_id == object_id).values(**changed)) == 0:
                 session.execute(
                     insert(_A).values(
                         object_id=object_id, project_access=project_access is not False, created_at=now, updated_at=now
@@ -84,27 +89,23 @@ class AclRepo:
             if rows:
                 session.execute(insert(_U), rows)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
 
-def touch(
-    session: Session, owner: type[models.Secret] | type[models.Container], object_id: str, now: datetime.datetime
-) -> None:
-    """Move an object's time of change, and hold its row until the transaction ends.
+def touch(session: Session, owner: OwnerModel, object_id: str, now: datetime.datetime) -> None:
+    """Set an object's time of change, which locks its row until the transaction ends.
 
-    :raises NotFound: it is gone.
+    :raises NotFound: the object does not exist.
     """
-    if session.execute(update(owner).where(owner.id == object_id).values(updated_at=now)).rowcount != 1:
+    if affected_rows(session, update(owner).where(owner.id == object_id).values(updated_at=now)) != 1:
         raise NotFound("Secret not found." if owner is models.Secret else "Secrets container not found.")
 
 
-def touch_to_add(
-    session: Session, owner: type[models.Secret] | type[models.Container], object_id: str, now: datetime.datetime
-) -> None:
-    """As :func:`touch`, for what adds something to the object.
+def touch_to_add(session: Session, owner: OwnerModel, object_id: str, now: datetime.datetime) -> None:
+    """Like :func:`touch`, for a transaction that adds something to the object.
 
-    :raises NotFound: it is gone.
-    :raises ProjectClosed: nothing can be added to its project.
+    :raises NotFound: the object does not exist.
+    :raises ProjectClosed: nothing can be added to the object's project.
     """
     touch(session, owner, object_id, now)
     require_open(session, owner, object_id, now)
@@ -117,20 +118,26 @@ def delete_acls(session: Session, object_ids: Sequence[str]) -> None:
 
 
 def access_columns(
-    owner_id: ColumnElement[str], user_id: str | ColumnElement[str] | None
-) -> tuple[ColumnElement, ColumnElement]:
-    """Columns that say what an object's ACL means to a user; :func:`access` makes sense of them."""
-    listed = exists().where(_U.object_id == owner_id, _U.user_id == user_id) if user_id is not None else literal(False)
+    owner_id: SQLColumnExpression[str], user_id: str | ColumnElement[str] | None
+) -> tuple[Label[bool], Label[bool]]:
+    """Columns that describe a user's access to an object; :func:`access` reads them.
+
+    :param user_id: None for a caller without a user.
+    """
+    listed: ColumnElement[bool] = literal(False)
+    if user_id is not None:
+        listed = exists().where(_U.object_id == owner_id, _U.user_id == user_id)
     project = select(_A.project_access).where(_A.object_id == owner_id).scalar_subquery()
-    return project, listed
+    return project.label("project_access"), listed.label("listed")
 
 
-def access(project_access: bool | None, listed: bool) -> Access:
-    return Access(project_access is not False and project_access != 0, bool(listed))
+def access(row: Row[*tuple[Any, ...]]) -> Access:
+    """The access that a row with :func:`access_columns` describes."""
+    return Access(project_access=row.project_access is None or bool(row.project_access), listed=bool(row.listed))
 
 
-def is_listed(owner_id: ColumnElement[str], user_id: str) -> ColumnElement[bool]:
-    """Condition: a user is named in an object's ACL."""
+def is_listed(owner_id: SQLColumnExpression[str], user_id: str) -> ColumnElement[bool]:
+    """The condition that an object's ACL names a user."""
     return owner_id.in_(select(_U.object_id).where(_U.user_id == user_id))
 
 
@@ -141,4 +148,6 @@ def _find(session: Session, object_id: str) -> Acl | None:
     if row is None:
         return None
     users = session.scalars(select(_U.user_id).where(_U.object_id == object_id).order_by(_U.user_id)).all()
-    return Acl(bool(row.project_access), tuple(users), row.created_at, row.updated_at)
+    return Acl(
+        project_access=bool(row.project_access), users=tuple(users), created=row.created_at, updated=row.updated_at
+    )

@@ -1,4 +1,4 @@
-"""Consumers: who has said that they use a secret or a container."""
+"""Consumers: services that have registered their use of a secret or container."""
 
 from __future__ import annotations
 
@@ -8,40 +8,46 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import attrs
-from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, insert, select, union_all
+from sqlalchemy import ColumnElement, Row, bindparam, delete, exists, func, insert, select, union_all
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import Forbidden, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import Project
 from barbtx.model.records import ACTIVE, Consumer, Page
-from barbtx.model.repositories.acls import touch, touch_to_add
+from barbtx.model.repositories.acls import OwnerModel, touch, touch_to_add
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.listing import ordering
 from barbtx.model.repositories.projects import project_key
-from barbtx.model.repositories.quotas import count_of, enforce
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.quotas import count_of, enforce_quota
+from barbtx.model.repositories.rows import AnySelect
+from barbtx.times import utcnow
 
-# Rows that one transaction deletes, so that it ends in time however many there are.
-_DELETED_AT_ONCE = 5000
-# SQLite joins at most 500 queries to one.
-_OBJECTS_AT_ONCE = 100
+# Maximum number of rows that one transaction deletes, so that it ends in time.
+_DELETE_BATCH = 5000
+# SQLite allows at most 500 terms in a compound SELECT.
+_OBJECTS_PER_QUERY = 100
+
+ConsumerModel: TypeAlias = type[models.SecretConsumer] | type[models.ContainerConsumer]
 
 
 @attrs.frozen
 class ConsumerKind:
-    """What consumers of one kind of object are.
+    """The consumers of one kind of object.
 
-    :ivar fields: what a consumer says of itself.
-    :ivar sort: the columns that a list goes by.
+    :ivar model: the model of the consumers.
+    :ivar owner: the model of the objects.
+    :ivar fields: the fields that identify a consumer.
+    :ivar sort: the columns that lists are sorted by.
     """
 
-    model: type
-    owner: type
+    model: ConsumerModel
+    owner: OwnerModel
     fields: tuple[str, ...]
     sort: tuple[str, ...]
 
@@ -54,9 +60,10 @@ CONTAINER_CONSUMERS = ConsumerKind(models.ContainerConsumer, models.Container, (
 
 @attrs.frozen
 class Consumers:
-    """An object's consumers after a change, and when that was.
+    """An object's consumers after a change.
 
-    :ivar embedded: those that are shown with the object.
+    :ivar embedded: the consumers that the object's representation contains.
+    :ivar updated: the time of the change.
     """
 
     embedded: tuple[Mapping[str, str], ...]
@@ -64,21 +71,26 @@ class Consumers:
 
 
 @attrs.frozen
-class ConsumerRepo:
-    database: Tables = attrs.field(converter=in_tables("consumers"))
-    clock: Clock
+class ConsumerRepo(Repository):
+    """The consumers of one kind of object.
+
+    :ivar quota: consumers that a project without its own quota may register; negative is unlimited.
+    """
+
+    tables = "consumers"
+
     kind: ConsumerKind
     quota: int
-    limits: ObjectLimits = ObjectLimits()
+    limits: ObjectLimits = attrs.field(factory=ObjectLimits)
 
     def add(self, object_id: str, project_id: str, fields: Mapping[str, str]) -> Deferred[Consumers]:
-        """Register a consumer; one that is there already is there once.
+        """Register a consumer. Registering it again has no effect.
 
-        :param project_id: external id of whoever registers.
-        :raises NotFound: the object is gone.
-        :raises QuotaReached: the project may register no more.
-        :raises LimitReached: the object may have no more, or no more of this project.
-        :raises ProjectClosed: its project, or the object's, was deleted in Keystone.
+        :param project_id: external id of the project that registers it.
+        :raises NotFound: the object does not exist.
+        :raises QuotaReached: the project may register no more consumers.
+        :raises LimitReached: the object may have no more consumers, or no more of this project.
+        :raises ProjectClosed: the registering project, or the object's project, was deleted in Keystone.
         """
         now = utcnow(self.clock)
         model = self.kind.model
@@ -88,7 +100,7 @@ class ConsumerRepo:
             digest = self._digest(fields)
             if session.scalar(select(model.id).where(model.object_id == object_id, model.digest == digest)) is None:
                 project = project_key(session, project_id, now)
-                enforce(session, project, "consumers", self.quota, count_of(model))
+                enforce_quota(session, project, "consumers", self.quota, count_of(model))
                 self._enforce_limits(session, object_id, project)
                 session.execute(
                     insert(model).values(
@@ -104,10 +116,10 @@ class ConsumerRepo:
                 )
             return Consumers(self._embedded(session, object_id), now)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def _enforce_limits(self, session: Session, object_id: str, project: str) -> None:
-        """The object's row is locked, so that of concurrent registrations each counts the ones before it."""
+        """Check the limits. The object's row must be locked, so that concurrent registrations are counted in turn."""
         model, limits = self.kind.model, self.limits
         of_object = model.object_id == object_id
         if _has_as_many_as(session, model, limits.max_consumers_per_object, of_object):
@@ -119,7 +131,7 @@ class ConsumerRepo:
 
     def exist(self, object_id: str) -> Deferred[bool]:
         """Whether an object has consumers."""
-        return self.database.interact(lambda session: has_consumers(session, self.kind, object_id), write=False)
+        return self._interact(lambda session: has_consumers(session, self.kind, object_id), write=False)
 
     def remove(
         self, object_id: str, owner_project: str, project_id: str, fields: Mapping[str, str]
@@ -127,9 +139,9 @@ class ConsumerRepo:
         """Remove a consumer.
 
         :param owner_project: external id of the object's project.
-        :param project_id: external id of whoever removes it.
-        :raises NotFound: it is not registered, or the object is gone.
-        :raises Forbidden: neither the object nor the consumer is the caller's project's.
+        :param project_id: external id of the project that removes it.
+        :raises NotFound: the consumer is not registered, or the object does not exist.
+        :raises Forbidden: neither the object nor the consumer belongs to the project that removes it.
         """
         now = utcnow(self.clock)
         model = self.kind.model
@@ -148,14 +160,16 @@ class ConsumerRepo:
             session.execute(delete(model).where(model.id == row.id))
             return Consumers(self._embedded(session, object_id), now)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def list_page(self, object_id: str, limit: int, offset: int) -> Deferred[Page[Consumer]]:
         """A page of an object's consumers."""
         model = self.kind.model
 
         def work(session: Session) -> Page[Consumer]:
-            total = session.scalar(select(func.count()).select_from(model).where(model.object_id == object_id))
+            total = session.execute(
+                select(func.count()).select_from(model).where(model.object_id == object_id)
+            ).scalar_one()
             if offset >= total:
                 return Page((), total)
             order = ordering(
@@ -166,30 +180,32 @@ class ConsumerRepo:
             )
             return Page(tuple(self._consumer(row) for row in rows), total)
 
-        return self.database.interact(work, write=False, listing=True)
+        return self._interact(work, write=False, listing=True)
 
     def get(self, object_id: str, consumer_id: str) -> Deferred[Consumer | None]:
-        """One consumer of an object, by its own id."""
+        """One consumer of an object, by the consumer's id."""
 
         def work(session: Session) -> Consumer | None:
             model = self.kind.model
             row = session.execute(self._select().where(model.object_id == object_id, model.id == consumer_id)).first()
             return self._consumer(row) if row else None
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def _embedded(self, session: Session, object_id: str) -> tuple[Mapping[str, str], ...]:
         found = embedded_consumers(session, self.kind, [object_id], self.limits.max_embedded_consumers)
         return found.get(object_id, ())
 
-    def _select(self):
+    def _select(self) -> AnySelect:
         model = self.kind.model
         return select(
             *(getattr(model, name) for name in self.kind.fields), model.created_at, model.updated_at, model.status
         )
 
-    def _consumer(self, row) -> Consumer:
-        return Consumer(dict(zip(self.kind.fields, row)), *row[len(self.kind.fields) :])
+    def _consumer(self, row: Row[*tuple[Any, ...]]) -> Consumer:
+        return Consumer(
+            fields=_identity(self.kind, row), created=row.created_at, updated=row.updated_at, status=row.status
+        )
 
     def _digest(self, fields: Mapping[str, str]) -> str:
         text = json.dumps([fields[name] for name in self.kind.fields])
@@ -205,26 +221,26 @@ def has_consumers(session: Session, kind: ConsumerKind, object_id: str) -> bool:
 def embedded_consumers(
     session: Session, kind: ConsumerKind, object_ids: Sequence[str], limit: int
 ) -> dict[str, tuple[Mapping[str, str], ...]]:
-    """The oldest consumers of some objects, by the objects' ids; an object without any is left out.
+    """The oldest consumers of each of some objects, by object id. Objects without consumers are omitted.
 
-    :param limit: consumers of one object, at most. What is read does not depend on how many there are.
+    :param limit: maximum number of consumers of one object. No more rows than these are read.
     """
     if len(object_ids) > 1:
-        # Most objects have none, and to plan a query for each of them takes PostgreSQL longer than to ask this first.
+        # Most objects have none, and PostgreSQL plans one query per object more slowly than it runs this one.
         owner, has_some = kind.owner, exists().where(kind.model.object_id == kind.owner.id)
         object_ids = session.scalars(select(owner.id).where(owner.id.in_(object_ids), has_some)).all()
     found: dict[str, list[Mapping[str, str]]] = {}
-    for start in range(0, len(object_ids), _OBJECTS_AT_ONCE):
-        ids = object_ids[start : start + _OBJECTS_AT_ONCE]
+    for start in range(0, len(object_ids), _OBJECTS_PER_QUERY):
+        ids = object_ids[start : start + _OBJECTS_PER_QUERY]
         parameters = {f"object_{n}": object_id for n, object_id in enumerate(ids)}
-        for object_id, *values in session.execute(_oldest(kind, len(ids)), parameters | {"most": limit}):
-            found.setdefault(object_id, []).append(dict(zip(kind.fields, values)))
+        for row in session.execute(_oldest(kind, len(ids)), parameters | {"most": limit}):
+            found.setdefault(row.object_id, []).append(_identity(kind, row))
     return {object_id: tuple(consumers) for object_id, consumers in found.items()}
 
 
-@lru_cache(maxsize=2 * _OBJECTS_AT_ONCE)
-def _oldest(kind: ConsumerKind, count: int) -> Select:
-    """One query for each of so many objects, joined: each reads its own end of an index, on every database."""
+@lru_cache(maxsize=2 * _OBJECTS_PER_QUERY)
+def _oldest(kind: ConsumerKind, count: int) -> AnySelect:
+    """A union of one query per object, each of which reads one end of an index range, on every database."""
     model = kind.model
     columns = (model.object_id, *(getattr(model, name) for name in kind.fields))
     parts = [
@@ -239,20 +255,25 @@ def _oldest(kind: ConsumerKind, count: int) -> Select:
     return select(*(joined.c[column.name] for column in columns)).order_by(joined.c.created_at, joined.c.id)
 
 
-def delete_some_consumers(session: Session, model: type, object_ids: Sequence[str]) -> int:
-    """Delete consumers of objects, if there are too many of them to be deleted together with the objects.
+def delete_some_consumers(session: Session, model: ConsumerModel, object_ids: Sequence[str]) -> int:
+    """Delete a batch of the consumers of objects, if these have too many to be deleted in one transaction.
 
-    :param model: of the consumers.
-    :return: how many were deleted; 0 if the rest can go with the objects.
+    :param model: the model of the consumers.
+    :return: how many consumers were deleted; 0 if all can be deleted together with the objects.
     """
-    ids = session.scalars(select(model.id).where(model.object_id.in_(object_ids)).limit(_DELETED_AT_ONCE + 1)).all()
-    if len(ids) <= _DELETED_AT_ONCE:
+    ids = session.scalars(select(model.id).where(model.object_id.in_(object_ids)).limit(_DELETE_BATCH + 1)).all()
+    if len(ids) <= _DELETE_BATCH:
         return 0
     session.execute(delete(model).where(model.id.in_(ids)))
     return len(ids)
 
 
-def _has_as_many_as(session: Session, model: type, limit: int, *conditions: ColumnElement[bool]) -> bool:
-    """Whether there are as many rows as a limit; no more than those are read."""
+def _identity(kind: ConsumerKind, row: Row[*tuple[Any, ...]]) -> dict[str, str]:
+    """The fields that identify the consumer in a row."""
+    return {name: row._mapping[name] for name in kind.fields}
+
+
+def _has_as_many_as(session: Session, model: ConsumerModel, limit: int, *conditions: ColumnElement[bool]) -> bool:
+    """Whether at least ``limit`` rows meet the conditions. No more rows than these are read."""
     some = select(model.id).where(*conditions).limit(limit).subquery()
-    return session.scalar(select(func.count()).select_from(some)) >= limit
+    return session.execute(select(func.count()).select_from(some)).scalar_one() >= limit

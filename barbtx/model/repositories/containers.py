@@ -14,58 +14,72 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, Container, Entry, NewContainer, Page
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, touch, touch_to_add
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.consumers import CONTAINER_CONSUMERS, delete_some_consumers, embedded_consumers
-from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
+from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, without_nul
 from barbtx.model.repositories.projects import find_project, project_key
-from barbtx.model.repositories.quotas import count_of, enforce
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.quotas import count_of, enforce_quota
+from barbtx.model.repositories.rows import fields
+from barbtx.times import utcnow
 
 _C = models.Container
 _L = models.ContainerSecret
 _S = models.Secret
-_COLUMNS = (_C.id, models.Project.external_id, _C.name, _C.type, _C.creator_id, _C.created_at, _C.updated_at, _C.status)
+_COLUMNS = (
+    _C.id,
+    models.Project.external_id.label("project_id"),
+    _C.name,
+    _C.type,
+    _C.creator_id,
+    _C.created_at.label("created"),
+    _C.updated_at.label("updated"),
+    _C.status,
+)
 
 
 @attrs.frozen
-class ContainerRepo:
-    database: Tables = attrs.field(converter=in_tables("containers"))
-    clock: Clock
-    quota: int
-    limits: ObjectLimits = ObjectLimits()
+class ContainerRepo(Repository):
+    """The containers of all projects.
 
-    def create(self, new: NewContainer, use: IdempotencyRecord | None = None) -> Deferred[None]:
+    :ivar quota: containers that a project without its own quota may have; negative is unlimited.
+    """
+
+    tables = "containers"
+
+    quota: int
+    limits: ObjectLimits = attrs.field(factory=ObjectLimits)
+
+    def create(self, new: NewContainer, idempotency: IdempotencyRecord | None = None) -> Deferred[None]:
         """Store a container.
 
-        :param use: as in :func:`remember`.
-
-        :raises QuotaReached: the project may have no more.
-        :raises LimitReached: there are more secrets than a container may hold.
-        :raises NotFound: a secret is not the project's.
+        :param idempotency: see :func:`remember_key`.
+        :raises QuotaReached: the project may have no more containers.
+        :raises LimitReached: a container may not hold so many secrets.
+        :raises NotFound: a secret does not belong to the project.
         :raises ProjectClosed: the project was deleted in Keystone.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             project = project_key(session, new.project_id, now)
-            remember(session, project, use, now)
-            enforce(session, project, "containers", self.quota, count_of(_C))
+            remember_key(session, project, idempotency, now)
+            enforce_quota(session, project, "containers", self.quota, count_of(_C))
             self._require_room(len(new.entries))
             _require_secrets(session, project, [entry.secret_id for entry in new.entries], now)
-            insert_container(session, new, now)
+            insert_container(session, project, new, now)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def get(
         self, container_id: str, user_id: str | None, *, with_entries: bool = True, with_consumers: bool = True
     ) -> Deferred[Container | None]:
-        """A container of any project, and what its ACL means to a user.
+        """A container of any project, with a user's access to it.
 
-        :param with_entries: read also what is in it.
-        :param with_consumers: read also who uses it.
+        :param with_entries: whether to read its secrets.
+        :param with_consumers: whether to read its consumers.
         """
 
         def work(session: Session) -> Container | None:
@@ -76,27 +90,29 @@ class ContainerRepo:
             ).first()
             if row is None:
                 return None
-            containers = [Container(*row[: len(_COLUMNS)], access(*row[len(_COLUMNS) :]))]
+            containers = [Container(**fields(row, _COLUMNS), access=access(row))]
             if with_entries:
                 containers = _with_entries(session, containers)
             if with_consumers:
                 containers = self._with_consumers(session, containers)
             return containers[0]
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def list_page(
         self, project_id: str, conditions: Iterable[Condition], limit: int, offset: int
     ) -> Deferred[Page[Container]]:
         """A page of a project's containers, oldest first.
 
-        :param conditions: on ``name`` and ``type``.
+        :param project_id: external id.
+        :param conditions: conditions on ``name`` and ``type``.
         """
 
         def work(session: Session) -> Page[Container]:
-            project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
             query = apply_conditions(
-                select(*_COLUMNS).where(_C.project_id == project), conditions, {"name": _C.name, "type": _C.type}
+                select(*_COLUMNS).where(_C.project_id == find_project(session, project_id)),
+                conditions,
+                {"name": _C.name, "type": _C.type},
             )
             total = count(session, query, _C.id)
             if offset >= total:
@@ -107,18 +123,17 @@ class ContainerRepo:
                 .limit(limit)
                 .offset(offset)
             )
-            containers = _with_entries(session, [Container(*row) for row in rows])
+            containers = _with_entries(session, [Container(**fields(row, _COLUMNS)) for row in rows])
             return Page(tuple(self._with_consumers(session, containers)), total)
 
-        return self.database.interact(work, write=False, listing=True)
+        return self._interact(work, write=False, listing=True)
 
     def delete(self, container_id: str) -> Deferred[bool]:
-        """Delete a container with its links, ACL and consumers, or only some of the consumers if it has very many.
+        """Delete a container with its entries, ACL and consumers. The secrets remain.
 
-        The secrets stay.
-
-        :return: whether the container is gone; if not, call again.
-        :raises NotFound: it is gone already.
+        :return: whether the container is gone. If it has too many consumers for one transaction, only some of them were
+            deleted; call the method again.
+        :raises NotFound: the container does not exist.
         """
         now = utcnow(self.clock)
 
@@ -126,49 +141,53 @@ class ContainerRepo:
             touch(session, _C, container_id, now)
             return delete_containers(session, [container_id])
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def add_secret(self, container: Container, project_id: str, entry: Entry) -> Deferred[None]:
-        """Put a secret of a project into a container.
+        """Add a secret to a container.
 
-        :param project_id: external id of the project that the secret must be of.
-        :raises NotFound: the secret is not the project's, or the container is gone.
-        :raises Conflict: it is there under that name.
-        :raises LimitReached: the container may hold no more.
-        :raises ProjectClosed: the project, or the container's, was deleted in Keystone.
+        :param project_id: external id of the project that the secret must belong to.
+        :raises NotFound: the secret does not belong to the project, or the container does not exist.
+        :raises Conflict: the container has that secret under that name.
+        :raises LimitReached: the container may hold no more secrets.
+        :raises ProjectClosed: the project, or the container's project, was deleted in Keystone.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             touch_to_add(session, _C, container.id, now)
             _require_secrets(session, project_key(session, project_id, now), [entry.secret_id], now)
-            if _link(session, container.id, entry) is not None:
+            if _find_entry(session, container.id, entry) is not None:
                 raise Conflict(
                     "Conflict. A secret with that name and ID is already stored in this container. The same "
                     "secret can exist in a container as long as the name is unique."
                 )
-            held = session.scalar(select(func.count()).select_from(_L).where(_L.container_id == container.id))
+            held = session.execute(
+                select(func.count()).select_from(_L).where(_L.container_id == container.id)
+            ).scalar_one()
             self._require_room(held + 1)
             _insert_entries(session, container.id, [entry])
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def remove_secret(self, container: Container, project_id: str, entry: Entry) -> Deferred[None]:
-        """Take a secret out of a container.
+        """Remove a secret from a container.
 
-        :raises NotFound: the secret is not the project's, or not there under that name, or the container is gone.
+        :param project_id: external id of the project that the secret must belong to.
+        :raises NotFound: the secret does not belong to the project, or the container does not have it under that name
+            or does not exist.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             touch(session, _C, container.id, now)
             _require_secrets(session, find_project(session, project_id), [entry.secret_id], now)
-            link = _link(session, container.id, entry)
-            if link is None:
+            entry_id = _find_entry(session, container.id, entry)
+            if entry_id is None:
                 raise NotFound("Secret provided is not in the container.")
-            session.execute(delete(_L).where(_L.id == link))
+            session.execute(delete(_L).where(_L.id == entry_id))
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def _require_room(self, entries: int) -> None:
         """:raises LimitReached: a container may not hold so many secrets."""
@@ -183,11 +202,10 @@ class ContainerRepo:
 
 
 def delete_containers(session: Session, ids: Sequence[str]) -> bool:
-    """Delete containers with everything below them, or only some of their consumers if they have very many.
+    """Delete containers with their entries, ACLs and consumers. The secrets remain.
 
-    The secrets in them stay.
-
-    :return: whether the containers are gone; if not, call again in another transaction.
+    :return: whether the containers are gone. If they have too many consumers for one transaction, only some of these
+        were deleted; call the function again in another transaction.
     """
     if delete_some_consumers(session, models.ContainerConsumer, ids):
         return False
@@ -199,12 +217,15 @@ def delete_containers(session: Session, ids: Sequence[str]) -> bool:
     return True
 
 
-def insert_container(session: Session, new: NewContainer, now: datetime.datetime) -> None:
-    """Insert a container and its links."""
+def insert_container(session: Session, project: str, new: NewContainer, now: datetime.datetime) -> None:
+    """Insert a container and its entries.
+
+    :param project: primary key of its project.
+    """
     session.execute(
         insert(_C).values(
             id=new.id,
-            project_id=project_key(session, new.project_id, now),
+            project_id=project,
             name=new.name,
             type=new.type,
             creator_id=new.creator_id,
@@ -225,7 +246,8 @@ def _insert_entries(session: Session, container_id: str, entries: Iterable[Entry
         session.execute(insert(_L), rows)
 
 
-def _link(session: Session, container_id: str, entry: Entry) -> str | None:
+def _find_entry(session: Session, container_id: str, entry: Entry) -> str | None:
+    """The primary key of an entry's row."""
     same_name = _L.name.is_(None) if entry.name is None else _L.name == entry.name
     return session.scalar(
         select(_L.id).where(_L.container_id == container_id, _L.secret_id == entry.secret_id, same_name).limit(1)
@@ -233,11 +255,14 @@ def _link(session: Session, container_id: str, entry: Entry) -> str | None:
 
 
 def _require_secrets(session: Session, project: str | None, secret_ids: list[str], now: datetime.datetime) -> None:
-    """:raises NotFound: not all of them are live secrets of the project."""
+    """Check that all of some secrets belong to a project and have not expired.
+
+    :raises NotFound: one of them does not.
+    """
     wanted = {without_nul(secret_id) for secret_id in secret_ids}
     if not wanted:
         return
-    # Shared locks, so that none of them is deleted before the links to it are there.
+    # Shared locks keep the secrets from being deleted before the entries are inserted.
     found = session.scalars(
         select(_S.id)
         .where(
@@ -247,18 +272,18 @@ def _require_secrets(session: Session, project: str | None, secret_ids: list[str
         )
         .with_for_update(read=True)
     ).all()
-    # Not only as many: a database may take an id with trailing spaces for the one without.
+    # The ids are compared, not counted: a database may match an id that has trailing spaces.
     if set(found) != wanted:
         raise NotFound("Secret not found.")
 
 
 def _with_entries(session: Session, containers: Sequence[Container]) -> list[Container]:
-    """The same containers with what is in them."""
+    """The containers with their secrets."""
     entries: dict[str, list[Entry]] = {}
-    for container_id, name, secret_id in session.execute(
+    for row in session.execute(
         select(_L.container_id, _L.name, _L.secret_id)
         .where(_L.container_id.in_([container.id for container in containers]))
         .order_by(_L.id)
     ):
-        entries.setdefault(container_id, []).append(Entry(name, secret_id))
+        entries.setdefault(row.container_id, []).append(Entry(name=row.name, secret_id=row.secret_id))
     return [attrs.evolve(container, entries=tuple(entries.get(container.id, ()))) for container in containers]

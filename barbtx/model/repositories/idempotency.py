@@ -1,4 +1,4 @@
-"""What was created by requests that may be repeated."""
+"""Idempotency keys: which object the first request under each key created."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import TooManyRequests
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import Created
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.base import Repository
+from barbtx.times import utcnow
 
 _I = models.IdempotencyKey
-_CLEARED_AT_ONCE = 100
+# Expired keys that one transaction deletes.
+_DELETE_BATCH = 100
 
 
 class DuplicateKey(Exception):
-    """The caller used the key before, or uses it now in another request; nothing was stored."""
+    """An earlier or concurrent request of the same user has used the key; nothing was stored."""
 
 
 @attrs.frozen
 class StoredRequest:
     """The first request under a key.
 
-    :ivar fingerprint: by which a repetition of the request is recognized.
-    :ivar created: from which its answer is built again.
+    :ivar fingerprint: identifies the request, so that a retry is told from another request under the same key.
+    :ivar created: the object that the response describes.
     """
 
     fingerprint: str
@@ -39,11 +40,11 @@ class StoredRequest:
 
 @attrs.frozen
 class IdempotencyRecord:
-    """A key to be remembered together with what the request creates.
+    """A key to be stored together with the object that the request creates.
 
-    :ivar digest: of the key and the user who sent it.
-    :ivar life: seconds for which it is remembered.
-    :ivar limit: how many keys of a project are remembered, at most.
+    :ivar digest: covers the key and the user who sent it.
+    :ivar life: seconds until the key expires.
+    :ivar limit: maximum number of stored keys of one project.
     """
 
     digest: str
@@ -53,15 +54,18 @@ class IdempotencyRecord:
 
 
 @attrs.frozen
-class IdempotencyRepo:
-    """:ivar life: seconds for which a key is remembered."""
+class IdempotencyRepo(Repository):
+    """The stored keys of all projects.
 
-    database: Tables = attrs.field(converter=in_tables("idempotency"))
-    clock: Clock
+    :ivar life: seconds until a key expires.
+    """
+
+    tables = "idempotency"
+
     life: float
 
     def find(self, project_id: str, digest: str) -> Deferred[StoredRequest | None]:
-        """The first request under a key, if it is remembered.
+        """The first request under a key, or None if the key is not stored or has expired.
 
         :param project_id: external id.
         """
@@ -73,42 +77,46 @@ class IdempotencyRepo:
                 .join(models.Project, models.Project.id == _I.project_id)
                 .where(models.Project.external_id == project_id, _I.digest == digest, _I.created_at > since)
             ).first()
-            return StoredRequest(row[0], Created(*row[1:])) if row else None
+            if row is None:
+                return None
+            created = Created(collection=row.object_type, id=row.object_id, transport_key_id=row.transport_key_id)
+            return StoredRequest(row.fingerprint, created)
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
 
-def remember(session: Session, project: str, use: IdempotencyRecord | None, now: datetime.datetime) -> None:
-    """Remember a key, if there is one, in the transaction that creates what the request is for.
+def remember_key(session: Session, project: str, record: IdempotencyRecord | None, now: datetime.datetime) -> None:
+    """Store a key, if there is one, in the transaction that creates the object of the request.
 
-    It comes before the quota is enforced: a concurrent repetition must not be refused for what the first one created.
+    It must run before the quota is enforced: a concurrent retry must not be refused because of the object that the
+    first request created.
 
     :param project: the project's primary key.
-    :raises DuplicateKey: it is remembered already.
-    :raises TooManyRequests: the project has too many.
+    :raises DuplicateKey: the key is already stored.
+    :raises TooManyRequests: the project has too many keys.
     """
-    if use is None:
+    if record is None:
         return
-    over = _I.created_at <= now - datetime.timedelta(seconds=use.life)
-    session.execute(delete(_I).where(_I.project_id == project, _I.digest == use.digest, over))
-    old = session.scalars(select(_I.digest).where(_I.project_id == project, over).limit(_CLEARED_AT_ONCE)).all()
+    expired = _I.created_at <= now - datetime.timedelta(seconds=record.life)
+    session.execute(delete(_I).where(_I.project_id == project, _I.digest == record.digest, expired))
+    old = session.scalars(select(_I.digest).where(_I.project_id == project, expired).limit(_DELETE_BATCH)).all()
     if old:
         session.execute(delete(_I).where(_I.project_id == project, _I.digest.in_(old)))
-    if session.scalar(select(func.count()).select_from(_I).where(_I.project_id == project)) >= use.limit:
-        if session.scalar(select(_I.digest).where(_I.project_id == project, _I.digest == use.digest)) is None:
-            raise TooManyRequests(
-                "The project has used too many idempotency keys lately; use none, or wait.",
-                headers={"Retry-After": "60"},
-            )
-    created = use.first.created
+    stored = session.execute(select(func.count()).select_from(_I).where(_I.project_id == project)).scalar_one()
+    if stored >= record.limit and not _is_stored(session, project, record.digest):
+        raise TooManyRequests(
+            "The project has used too many idempotency keys lately; use none, or wait.",
+            headers={"Retry-After": "60"},
+        )
+    created = record.first.created
     try:
         with session.begin_nested():
             session.execute(
                 insert(_I).values(
                     project_id=project,
-                    digest=use.digest,
+                    digest=record.digest,
                     created_at=now,
-                    fingerprint=use.first.fingerprint,
+                    fingerprint=record.first.fingerprint,
                     object_type=created.collection,
                     object_id=created.id,
                     transport_key_id=created.transport_key_id,
@@ -119,5 +127,9 @@ def remember(session: Session, project: str, use: IdempotencyRecord | None, now:
 
 
 def forget_keys(session: Session, ids: Sequence[str]) -> None:
-    """Forget the keys under which objects were created, in the transaction that deletes the objects."""
+    """Delete the keys under which objects were created, in the transaction that deletes the objects."""
     session.execute(delete(_I).where(_I.object_id.in_(ids)))
+
+
+def _is_stored(session: Session, project: str, digest: str) -> bool:
+    return session.scalar(select(_I.digest).where(_I.project_id == project, _I.digest == digest)) is not None

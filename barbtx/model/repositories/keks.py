@@ -1,91 +1,106 @@
-"""Project key encryption keys, wrapped, and the canaries that tell whose master keys a database needs."""
+"""Wrapped project keys (KEKs), and the canaries that reveal which master keys a database needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Label, Row, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import ServiceUnavailable
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import KEK, CryptoCanary, Project
 from barbtx.model.records import KEKMeta
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.projects import find_or_create, project_key
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.rows import fields
+from barbtx.times import utcnow
 
-KEK_COLUMNS = (
-    KEK.id,
-    KEK.plugin_name,
-    KEK.kek_label,
-    KEK.algorithm,
-    KEK.bit_length,
-    KEK.mode,
-    KEK.plugin_meta,
-    KEK.master_key_id,
-)
 _C = CryptoCanary
-_CANARY_COLUMNS = (
-    _C.id,
-    _C.plugin_name,
-    _C.kek_label,
-    _C.algorithm,
-    _C.bit_length,
-    _C.mode,
-    _C.plugin_meta,
-    _C.master_key_id,
-)
+_PREFIX = "kek_of_"
+
+
+def _columns_of(model: type[KEK] | type[CryptoCanary]) -> tuple[Label[Any], ...]:
+    """Columns with the fields of a :class:`KEKMeta`, labelled so that they fit beside any others."""
+    return tuple(getattr(model, field.name).label(_PREFIX + field.name) for field in attrs.fields(KEKMeta))
+
+
+#: The columns of a project key; :func:`kek_meta` reads them.
+KEK_COLUMNS = _columns_of(KEK)
+_CANARY_COLUMNS = _columns_of(CryptoCanary)
 
 
 class KEKGone(ServiceUnavailable):
-    """A payload was encrypted under a project key that the database does not have any more; nothing was stored."""
+    """The project key that encrypted a payload is no longer in the database; nothing was stored."""
 
     def __init__(self) -> None:
         super().__init__("The project's key was replaced meanwhile; please try again.", retry_after=1)
 
 
 @attrs.frozen
-class KEKRepo:
-    database: Tables = attrs.field(converter=in_tables("keks"))
-    clock: Clock
+class KEKRepo(Repository):
+    """The project keys of all projects, and the canary of each crypto plugin."""
+
+    tables = "keks"
 
     def get_active(self, project_id: str, plugin_name: str) -> Deferred[KEKMeta | None]:
-        """A project's active key for a crypto plugin, if it has one.
+        """A project's active key for a crypto plugin, or None if it has none.
 
         :param project_id: external id.
         """
-        return self.database.interact(lambda s: _active(s, project_id, plugin_name), write=False)
+
+        def work(session: Session) -> KEKMeta | None:
+            row = session.execute(
+                select(*KEK_COLUMNS)
+                .join(Project, Project.id == KEK.project_id)
+                .where(Project.external_id == project_id, KEK.plugin_name == plugin_name, KEK.active.is_(True))
+            ).first()
+            return kek_meta(row) if row else None
+
+        return self._interact(work, write=False)
 
     def add_active(
         self, project_id: str, kek: KEKMeta, race_hook: Callable[[], None] = lambda: None
     ) -> Deferred[KEKMeta]:
-        """Make a key the project's active one; if there is one already, by now, that one is the answer.
+        """Make a key the project's active one, unless it has one already.
 
-        :param race_hook: as in :func:`find_or_create`.
+        :param project_id: external id.
+        :param race_hook: see :func:`find_or_create`.
+        :return: the project's active key.
         :raises ProjectClosed: the project was deleted in Keystone.
         """
 
         def work(session: Session) -> KEKMeta:
             now = utcnow(self.clock)
             project = project_key(session, project_id, now)
-            return find_or_create(
-                session,
-                lambda: _active(session, project_id, kek.plugin_name),
-                lambda: session.execute(
-                    insert(KEK).values(project_id=project, active=True, created_at=now, **attrs.asdict(kek))
-                ),
-                race_hook,
-            )
 
-        return self.database.interact(work)
+            def find() -> KEKMeta | None:
+                row = session.execute(
+                    select(*KEK_COLUMNS).where(
+                        KEK.project_id == project, KEK.plugin_name == kek.plugin_name, KEK.active.is_(True)
+                    )
+                ).first()
+                return kek_meta(row) if row else None
+
+            def create() -> KEKMeta:
+                session.execute(
+                    insert(KEK).values(project_id=project, active=True, created_at=now, **attrs.asdict(kek))
+                )
+                return kek
+
+            return find_or_create(session, find, create, race_hook)
+
+        return self._interact(work)
 
     def samples(self, plugin_name: str) -> Deferred[list[tuple[str, KEKMeta]]]:
-        """A key of a plugin under each master key in use, by which to check that the plugin has them all.
+        """One of a plugin's keys for each master key in use, to check that the plugin has all master keys.
 
-        Of the keys whose master key is not named, the oldest and the newest are taken. Each key comes with the
-        external id of its project. The work grows with the number of master keys, not with that of project keys.
+        Of the keys that do not name their master key, the oldest and the newest are returned. The cost grows with the
+        number of master keys, not with the number of project keys.
+
+        :return: pairs of the external id of a project and its key.
         """
 
         def work(session: Session) -> list[tuple[str, KEKMeta]]:
@@ -103,53 +118,48 @@ class KEKRepo:
             while (key_id := session.scalar(following.where(KEK.master_key_id > key_id))) is not None:
                 queries.append(query.where(KEK.master_key_id == key_id))
             rows = [session.execute(query).first() for query in queries]
-            return [(row[0], KEKMeta(*row[1:])) for row in rows if row is not None]
+            return [(row.external_id, kek_meta(row)) for row in rows if row is not None]
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def canary(self, plugin_name: str) -> Deferred[KEKMeta | None]:
-        """The canary of a crypto plugin, if it has been written."""
-        return self.database.interact(lambda session: _canary(session, plugin_name), write=False)
+        """The canary of a crypto plugin, or None if it has none yet."""
+        return self._interact(lambda session: _find_canary(session, plugin_name), write=False)
 
     def add_canary(self, canary: KEKMeta, race_hook: Callable[[], None] = lambda: None) -> Deferred[KEKMeta]:
-        """Write the canary of a crypto plugin; if another process was first, the answer is that one's canary.
+        """Store the canary of a crypto plugin, unless it has one already.
 
-        :param race_hook: as in :func:`find_or_create`.
+        :param race_hook: see :func:`find_or_create`.
+        :return: the plugin's canary.
         """
 
         def work(session: Session) -> KEKMeta:
-            return find_or_create(
-                session,
-                lambda: _canary(session, canary.plugin_name),
-                lambda: session.execute(insert(_C).values(created_at=utcnow(self.clock), **attrs.asdict(canary))),
-                race_hook,
-            )
+            def create() -> KEKMeta:
+                session.execute(insert(_C).values(created_at=utcnow(self.clock), **attrs.asdict(canary)))
+                return canary
 
-        return self.database.interact(work)
+            return find_or_create(session, lambda: _find_canary(session, canary.plugin_name), create, race_hook)
+
+        return self._interact(work)
 
     def replace_canary(self, old: KEKMeta, new: KEKMeta) -> Deferred[None]:
-        """Write another canary in the place of one, unless somebody else has done so."""
-        return self.database.interact(
-            lambda session: (
-                session.execute(
-                    update(_C)
-                    .where(_C.plugin_name == old.plugin_name, _C.id == old.id)
-                    .values(created_at=utcnow(self.clock), **attrs.asdict(new))
-                )
-                and None
+        """Replace a canary, unless another process has replaced it."""
+
+        def work(session: Session) -> None:
+            session.execute(
+                update(_C)
+                .where(_C.plugin_name == old.plugin_name, _C.id == old.id)
+                .values(created_at=utcnow(self.clock), **attrs.asdict(new))
             )
-        )
+
+        return self._interact(work)
 
 
-def _canary(session: Session, plugin_name: str) -> KEKMeta | None:
+def kek_meta(row: Row[*tuple[Any, ...]]) -> KEKMeta:
+    """The project key in a row with :data:`KEK_COLUMNS`."""
+    return KEKMeta(**fields(row, KEK_COLUMNS, _PREFIX))
+
+
+def _find_canary(session: Session, plugin_name: str) -> KEKMeta | None:
     row = session.execute(select(*_CANARY_COLUMNS).where(_C.plugin_name == plugin_name)).first()
-    return KEKMeta(*row) if row else None
-
-
-def _active(session: Session, project_id: str, plugin_name: str) -> KEKMeta | None:
-    row = session.execute(
-        select(*KEK_COLUMNS)
-        .join(Project, Project.id == KEK.project_id)
-        .where(Project.external_id == project_id, KEK.plugin_name == plugin_name, KEK.active.is_(True))
-    ).first()
-    return KEKMeta(*row) if row else None
+    return kek_meta(row) if row else None

@@ -1,8 +1,8 @@
-"""The rows of tasks: which are due, which wait for a worker, and who has them in hand. Functions of a session.
+"""The rows of tasks: which are due, which wait for a worker, and which are leased. Functions of a session.
 
-Times are those of one clock that all processes share, where there is one. A clock may be set all the same, and what was
-written by it before must not hold anything up: no wait is longer than :data:`LONGEST_WAIT`, each row says when it was
-written, and a time that cannot be right counts as past.
+All processes use one clock, that of the database server, where there is one. Even that clock may be set back, and rows
+that were written before must not be delayed by as much: no wait is longer than :data:`LONGEST_WAIT`, each row contains
+the time at which it was written, and implausible times count as past.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ import datetime
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
 from barbtx.model.records import Lease, Order, StoredPayload, Task, lane_of
 from barbtx.model.repositories.projects import closes, find_project
+from barbtx.model.repositories.rows import affected_rows
 
 _O = models.Order
 _T = models.OrderRetryTask
 
-#: Seconds that a task may have to wait for, at most.
+#: Maximum number of seconds until a task is due or its lease expires.
 LONGEST_WAIT = 3600.0
 
-# By so much the clocks of a database and of its successor, or of different machines, may differ.
-_CLOCKS_DIFFER = datetime.timedelta(seconds=60)
+# Tolerated difference between the clocks of a database server and of its successor, or of different machines.
+_CLOCK_TOLERANCE = datetime.timedelta(seconds=60)
 
 
 class LeaseLost(Exception):
-    """The order was deleted, or another worker took it over; nothing was stored."""
+    """The order was deleted, or another worker has claimed it; nothing was stored."""
 
 
 class WrongLane(Exception):
-    """The order is to be processed in another lane.
+    """The order must be processed in another lane.
 
-    :ivar lane: which one.
+    :ivar lane: that lane.
     """
 
     def __init__(self, lane: str) -> None:
@@ -44,17 +45,17 @@ class WrongLane(Exception):
 
 
 def later(now: datetime.datetime, seconds: float) -> datetime.datetime:
-    """A time so many seconds from now, :data:`LONGEST_WAIT` at most."""
+    """The time some seconds from now, limited to :data:`LONGEST_WAIT`."""
     return now + datetime.timedelta(seconds=min(seconds, LONGEST_WAIT))
 
 
 def insert_task(
     session: Session, project: str, type_: str, task: Task, now: datetime.datetime, retry_after: float
 ) -> None:
-    """Write the row of an order's first task, which waits for a worker from now on.
+    """Insert an order's first task, which then waits for a worker.
 
-    :param project: internal id.
-    :param retry_after: seconds after which it is due to be published again.
+    :param project: primary key of the order's project.
+    :param retry_after: seconds until the scheduler publishes it again.
     """
     session.execute(
         insert(_T).values(
@@ -71,13 +72,14 @@ def insert_task(
     )
 
 
-def take(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
-    """Take an order in hand; whether it was free.
+def take_lease(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
+    """Take the lease of an order, unless another worker holds it.
 
-    :param seconds: for how long the claim holds unless it is renewed.
+    :param seconds: time until the lease expires.
+    :return: whether the lease was taken.
     """
     until = later(now, seconds)
-    taken = session.execute(
+    taken = (
         update(_T)
         .where(_T.order_id == order_id, _is_free(now, seconds), _is_open(now))
         .values(
@@ -89,15 +91,16 @@ def take(session: Session, order_id: str, token: str, now: datetime.datetime, se
             written_at=now,
         )
     )
-    return taken.rowcount == 1
+    return affected_rows(session, taken) == 1
 
 
-def took(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
-    """Whether an order was taken in hand under a token, by a transaction whose outcome was not known; it then stays so.
+def confirm_lease(session: Session, order_id: str, token: str, now: datetime.datetime, seconds: float) -> bool:
+    """Renew the lease that a transaction of unknown outcome may have taken under a token.
 
-    It waits until that transaction has come to its end.
+    The row's lock makes it wait until that transaction has ended.
 
-    :param seconds: for how long the claim holds from now on.
+    :param seconds: time until the lease expires.
+    :return: whether that transaction had taken the lease.
     """
     row = select(_T.lease).where(_T.order_id == order_id).with_for_update()
     if session.scalar(row) != token:
@@ -112,19 +115,25 @@ def took(session: Session, order_id: str, token: str, now: datetime.datetime, se
 
 
 def read_lease(session: Session, order: Order, token: str, passphrase: StoredPayload | None) -> Lease:
-    """The lease on an order that was taken in hand in this transaction."""
-    attempt, kwargs, project = session.execute(
-        select(_T.retry_count, _T.retry_kwargs, _T.project_id).where(_T.order_id == order.id)
-    ).one()
-    return Lease(order, token, attempt, passphrase, json.loads(kwargs).get("request_id"), project or "")
+    """The lease of an order that this transaction has taken."""
+    row = session.execute(select(_T.retry_count, _T.retry_kwargs, _T.project_id).where(_T.order_id == order.id)).one()
+    return Lease(
+        order=order,
+        token=token,
+        attempt=row.retry_count,
+        passphrase=passphrase,
+        request_id=json.loads(row.retry_kwargs).get("request_id"),
+        project_key=row.project_id or "",
+    )
 
 
 def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime, seconds: float) -> str | None:
-    """The id of the order whose turn it is in a lane: the oldest one of the next project.
+    """The id of the next order of a lane: the oldest waiting order of the next project, or None.
 
-    Another transaction that asks at the same time gets another one.
+    Concurrent transactions get different orders.
 
-    :param after: internal id of the project whose turn it was last; projects take turns by their ids.
+    :param after: primary key of the project that had its turn last; projects take turns in the order of their keys.
+    :param seconds: duration of the lease that the caller is going to take.
     """
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
@@ -140,7 +149,10 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
 
 
 def renew(session: Session, lease: Lease, now: datetime.datetime, seconds: float) -> None:
-    """:raises LeaseLost: the order is in another's hand now, or gone."""
+    """Renew a lease.
+
+    :raises LeaseLost: another worker has claimed the order, or it was deleted.
+    """
     until = later(now, seconds)
     _change(session, lease, leased_until=until, retry_at=until, waits_in=None, written_at=now)
 
@@ -148,10 +160,12 @@ def renew(session: Session, lease: Lease, now: datetime.datetime, seconds: float
 def reschedule(
     session: Session, lease: Lease, method: str, now: datetime.datetime, seconds: float, counts: bool
 ) -> None:
-    """Let go of an order and have a task of it run later.
+    """End a lease and schedule a task of the order.
 
-    :param counts: whether this was an attempt, of which an order has only so many.
-    :raises LeaseLost: it was not changed.
+    :param method: the queue method of the task.
+    :param seconds: time until the task is due.
+    :param counts: whether the attempt counts towards the order's maximum number of attempts.
+    :raises LeaseLost: another worker has claimed the order, or it was deleted.
     """
     _change(
         session,
@@ -166,9 +180,9 @@ def reschedule(
 
 
 def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
-    """Let go of an order that is due at once; the attempt does not count.
+    """End a lease without counting the attempt. The order is due at once.
 
-    :raises LeaseLost: it was not changed.
+    :raises LeaseLost: another worker has claimed the order, or it was deleted.
     """
     _change(
         session,
@@ -183,21 +197,21 @@ def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
 
 
 def finish(session: Session, lease: Lease) -> None:
-    """Delete the row of an order that has come to its end.
+    """Delete the task of an order that is finished.
 
-    :raises LeaseLost: it is not there, or not in our hand.
+    :raises LeaseLost: another worker has claimed the order, or it was deleted.
     """
-    if session.execute(_held(delete(_T), lease)).rowcount != 1:
+    if affected_rows(session, delete(_T).where(_is_held(lease))) != 1:
         raise LeaseLost
 
 
 def take_due(session: Session, now: datetime.datetime, limit: int, republish_after: float) -> list[Task]:
-    """The tasks that are due, oldest first, each for one transaction only; they are due again later."""
+    """Take the tasks that are due, oldest first, and reschedule them; see :meth:`OrderRepo.take_due`."""
     rows = session.execute(
         select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at, _T.lease, _O.type, _O.project_id)
         .join(_O, _O.id == _T.order_id)
         .where(
-            or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCKS_DIFFER, _is_from_the_future(now))
+            or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCK_TOLERANCE, _is_from_the_future(now))
         )
         .order_by(_T.retry_at)
         .limit(limit)
@@ -205,23 +219,31 @@ def take_due(session: Session, now: datetime.datetime, limit: int, republish_aft
     ).all()
     for row in rows:
         age = (now - row.created_at).total_seconds()
-        # What is due is in nobody's hand any more, even if the clock was set back since the lease was written.
+        # The lease of a due task has expired, even if its end lies in the future because the clock was set back.
         session.execute(
             update(_T)
             .where(_T.order_id == row.order_id)
             .values(
                 retry_at=later(now, max(republish_after, age)),
-                leased_until=row.lease and now,
+                leased_until=None if row.lease is None else now,
                 waits_in=lane_of(row.type),
                 project_id=row.project_id,
                 written_at=now,
             )
         )
-    return [Task(row.order_id, row.retry_task, json.loads(row.retry_kwargs), lane_of(row.type)) for row in rows]
+    return [
+        Task(
+            order_id=row.order_id,
+            method=row.retry_task,
+            kwargs=json.loads(row.retry_kwargs),
+            lane=lane_of(row.type),
+        )
+        for row in rows
+    ]
 
 
 def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, seconds: float) -> None:
-    """Have tasks that could not be published become due again soon, unless a worker has them in hand."""
+    """Make tasks that could not be published due in some seconds, unless a worker has claimed them."""
     session.execute(
         update(_T)
         .where(_T.order_id.in_(ids), _T.waits_in.is_not(None))
@@ -230,11 +252,11 @@ def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, secon
 
 
 def make_project_due(session: Session, project_id: str) -> None:
-    """Have the tasks of a project that wait for a worker become due at once: while it was closed, nobody took them.
+    """Make the waiting tasks of a project due at once, because no worker has claimed them while it was closed.
 
     :param project_id: external id.
     """
-    # A time that has passed by whatever clock the tasks live by.
+    # The time of creation is in the past by whichever clock the tasks use.
     session.execute(
         update(_T)
         .where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))
@@ -243,13 +265,16 @@ def make_project_due(session: Session, project_id: str) -> None:
 
 
 def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:
-    # No lease ends so much later than now, unless the clock was set since it was given.
-    never = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCKS_DIFFER
-    return or_(_T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > never, _is_from_the_future(now))
+    """Whether no worker holds the lease of a task."""
+    # A lease that ends later than this was taken before the clock was set back.
+    implausible = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCK_TOLERANCE
+    return or_(
+        _T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > implausible, _is_from_the_future(now)
+    )
 
 
 def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
-    """Whether the project of a task's order takes anything new: what it would make could not be stored."""
+    """Whether the project of a task's order is open, so that the objects it generates can be stored."""
     return ~exists().where(
         _O.id == _T.order_id,
         models.Project.id == _O.project_id,
@@ -259,14 +284,14 @@ def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
 
 
 def _is_from_the_future(now: datetime.datetime) -> ColumnElement[bool]:
-    """Whether the clock was set back since a row was written: its times would hold it up for as long again."""
-    return _T.written_at > now + _CLOCKS_DIFFER
+    """Whether the clock was set back since a row was written, so that its times are too late by as much."""
+    return _T.written_at > now + _CLOCK_TOLERANCE
 
 
-def _held(statement, lease: Lease):
-    return statement.where(_T.order_id == lease.order.id, _T.lease == lease.token)
+def _is_held(lease: Lease) -> ColumnElement[bool]:
+    return and_(_T.order_id == lease.order.id, _T.lease == lease.token)
 
 
-def _change(session: Session, lease: Lease, /, **columns: object) -> None:
-    if session.execute(_held(update(_T), lease).values(**columns)).rowcount != 1:
+def _change(session: Session, held: Lease, /, **columns: object) -> None:
+    if affected_rows(session, update(_T).where(_is_held(held)).values(**columns)) != 1:
         raise LeaseLost

@@ -1,90 +1,51 @@
-"""Orders, and the tasks that they are a promise of."""
+"""Orders, and the tasks that process them."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import json
-import uuid
 from collections.abc import Callable, Sequence
 
 import attrs
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
-from barbtx.model.records import (
-    ACTIVE,
-    ASYMMETRIC,
-    ERROR,
-    PENDING,
-    EncryptedDatum,
-    GeneratedObjects,
-    KEKMeta,
-    Lease,
-    Order,
-    Page,
-    StoredPayload,
-    Task,
-    lane_of,
-)
+from barbtx.model.records import ACTIVE, ERROR, PENDING, GeneratedObjects, Lease, Order, Page, StoredPayload, Task
 from barbtx.model.repositories import order_tasks
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.containers import insert_container
-from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
+from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
+from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
+from barbtx.model.repositories.order_passphrases import find_passphrase, insert_passphrase
+from barbtx.model.repositories.order_queries import ORDER_COLUMNS, delete_orders, find_order
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
-from barbtx.model.repositories.projects import project_key
-from barbtx.model.repositories.quotas import count_of, enforce
+from barbtx.model.repositories.projects import find_project, project_key
+from barbtx.model.repositories.quotas import count_of, enforce_quota
+from barbtx.model.repositories.rows import fields
 from barbtx.model.repositories.secrets import insert_secret
-from barbtx.times import Clock, utcnow
+from barbtx.times import utcnow
+
+__all__ = ["Claim", "LeaseLost", "OrderRepo", "WrongLane"]
 
 _O = models.Order
-_T = models.OrderRetryTask
-_P = models.OrderPassphrase
-_COLUMNS = (
-    _O.id,
-    models.Project.external_id,
-    _O.type,
-    _O.meta,
-    _O.creator_id,
-    _O.status,
-    _O.created_at,
-    _O.updated_at,
-    _O.sub_status,
-    _O.sub_status_message,
-    _O.error_status_code,
-    _O.error_reason,
-    _O.secret_id,
-    _O.container_id,
-)
-
-
-@attrs.define(eq=False)
-class Claim:
-    """An attempt to take an order in hand, which can be repeated if its outcome is unknown.
-
-    :ivar taken: id of the order that was taken, if the transaction was committed.
-    """
-
-    token: str = attrs.field(factory=lambda: str(uuid.uuid4()), init=False)
-    taken: str | None = attrs.field(default=None, init=False)
 
 
 @attrs.frozen
-class OrderRepo:
-    """:ivar clock: what orders are stamped with.
-    :ivar quota: how many orders a project may have that has no quota of its own; negative is unlimited.
-    :ivar task_time: the time by which tasks wait and leases end, in a transaction; the clock's if it is None. Processes
-        on different machines must agree on it.
+class OrderRepo(Repository):
+    """The orders of all projects.
+
+    :ivar quota: orders that a project without its own quota may have; negative is unlimited.
+    :ivar task_time: returns, in a transaction, the time that retries and leases are measured by. All processes must
+        agree on it. The repository's clock is used if it is None.
     """
 
-    database: Tables = attrs.field(converter=in_tables("orders"))
-    clock: Clock
+    tables = "orders"
+
     quota: int = -1
     task_time: Callable[[Session], datetime.datetime] | None = None
 
@@ -101,23 +62,25 @@ class OrderRepo:
         task: Task,
         retry_after: float,
         passphrase: StoredPayload | None = None,
-        use: IdempotencyRecord | None = None,
+        idempotency: IdempotencyRecord | None = None,
     ) -> Deferred[None]:
         """Create a PENDING order and the row of its first task, in one transaction.
 
-        :param retry_after: seconds after which the scheduler shall publish the task again if it is still undone.
-        :param passphrase: where the passphrase is kept for the task.
-        :param use: as in :func:`remember`.
-        :raises QuotaReached: the project may have no more.
-        :raises ProjectClosed: it was deleted in Keystone.
-        :raises KEKGone: the key is gone under which the passphrase was encrypted.
+        :param project_id: external id.
+        :param meta: the order's meta as JSON.
+        :param retry_after: seconds after which the scheduler publishes the task again if it is still pending.
+        :param passphrase: the stored passphrase that the task needs.
+        :param idempotency: see :func:`remember_key`.
+        :raises QuotaReached: the project may have no more orders.
+        :raises ProjectClosed: the project was deleted in Keystone.
+        :raises KEKGone: the project key that encrypted the passphrase no longer exists.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             project = project_key(session, project_id, now)
-            remember(session, project, use, now)
-            enforce(session, project, "orders", self.quota, count_of(_O))
+            remember_key(session, project, idempotency, now)
+            enforce_quota(session, project, "orders", self.quota, count_of(_O))
             session.execute(
                 insert(_O).values(
                     id=order_id,
@@ -131,40 +94,47 @@ class OrderRepo:
                 )
             )
             if passphrase is not None:
-                _insert_passphrase(session, order_id, passphrase)
+                insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
-        """An order of a project (external id)."""
-        return self.database.interact(lambda session: _find(session, order_id, project_id), write=False)
+        """An order of a project, or None.
+
+        :param project_id: external id.
+        """
+        return self._interact(lambda session: find_order(session, order_id, project_id), write=False)
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
-        """Those of some orders that are not PENDING any more, or gone."""
+        """The ids of those of some orders that are no longer PENDING, or no longer exist."""
 
         def work(session: Session) -> Sequence[str]:
             pending = set(session.scalars(select(_O.id).where(_O.id.in_(ids), _O.status == PENDING)))
             return [order_id for order_id in ids if order_id not in pending]
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def ended_since(self, moment: datetime.datetime) -> Deferred[Sequence[str]]:
-        """The orders of all projects that were changed since a moment and are not PENDING."""
-        return self.database.interact(
-            lambda session: session.scalars(select(_O.id).where(_O.updated_at >= moment, _O.status != PENDING)).all(),
-            write=False,
-        )
+        """The ids of the orders of all projects that are not PENDING and were changed at a time or later.
+
+        :param moment: a naive datetime in UTC.
+        """
+
+        def work(session: Session) -> Sequence[str]:
+            return session.scalars(select(_O.id).where(_O.updated_at >= moment, _O.status != PENDING)).all()
+
+        return self._interact(work, write=False)
 
     def list_page(self, project_id: str, meta: str | None, limit: int, offset: int) -> Deferred[Page[Order]]:
         """A page of a project's orders, oldest first.
 
-        :param meta: text to find, as a whole key or string value, in the orders' meta; ``%`` and ``_`` are wildcards.
+        :param project_id: external id.
+        :param meta: lists only orders whose meta has this key or string value; ``%`` and ``_`` are wildcards.
         """
 
         def work(session: Session) -> Page[Order]:
-            project = session.scalar(select(models.Project.id).where(models.Project.external_id == project_id))
-            query = select(*_COLUMNS).where(_O.project_id == project)
+            query = select(*ORDER_COLUMNS).where(_O.project_id == find_project(session, project_id))
             if meta:
                 pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
                 query = apply_conditions(query, [Condition("meta", "like", pattern)], {"meta": _O.meta})
@@ -177,49 +147,44 @@ class OrderRepo:
                 .limit(limit)
                 .offset(offset)
             )
-            return Page(tuple(Order(*row) for row in rows), total)
+            return Page(tuple(Order(**fields(row, ORDER_COLUMNS)) for row in rows), total)
 
-        return self.database.interact(work, write=False, listing=True)
+        return self._interact(work, write=False, listing=True)
 
     def delete(self, order_id: str, project_id: str) -> Deferred[StoredPayload | None]:
-        """Delete an order and what is still to be done for it; what it made stays.
+        """Delete an order and its pending task. The objects that it generated remain.
 
-        :return: where the passphrase was kept for what is not to be done now, for its store to forget.
-        :raises NotFound: it is gone already.
+        :param project_id: external id.
+        :return: the passphrase of a pending order, which the caller must delete from its secret store.
+        :raises NotFound: the order does not exist.
         """
 
         def work(session: Session) -> StoredPayload | None:
-            if _find(session, order_id, project_id) is None:
+            if find_order(session, order_id, project_id) is None:
                 raise NotFound("Order not found.")
             passphrase = find_passphrase(session, order_id)
             delete_orders(session, [order_id])
             return passphrase
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def claim(
         self, order_id: str, project_id: str, seconds: float, claim: Claim | None = None
     ) -> Deferred[Lease | None]:
-        """Take an order in hand, unless it is done or in another's hand: then the answer is None.
+        """Claim an order, unless it is finished or another worker holds its lease: then the result is None.
 
-        So it is while the order's project is about to be removed: if that is cancelled, the order goes on.
+        The result is also None while the order's project is closed. If the removal of the project is cancelled, the
+        order is processed later.
 
-        :param seconds: for how long the claim holds unless it is renewed.
-        :param claim: the same one as before if this is repeated.
-        :raises NotFound: there is no such order.
+        :param project_id: external id.
+        :param seconds: the lease expires after this time unless it is renewed.
+        :param claim: the claim of the earlier attempt, if this is a retry.
+        :raises NotFound: the order does not exist.
         """
         claim = claim or Claim()
-
-        def work(session: Session) -> Lease | None:
-            now = self._now(session)
-            if lease := _taken_before(session, claim, now, seconds):
-                return lease
-            order = _find(session, order_id, project_id)
-            if order is None:
-                raise NotFound("Order not found.")
-            return _taken(session, order_id, claim, now, seconds)
-
-        return self.database.interact(work)
+        return self._interact(
+            lambda session: claim_order(session, claim, order_id, project_id, self._now(session), seconds)
+        )
 
     def claim_next(
         self,
@@ -230,65 +195,46 @@ class OrderRepo:
         project_id: str | None = None,
         claim: Claim | None = None,
     ) -> Deferred[Lease | None]:
-        """Take the order in hand whose turn it is, or none if nothing waits.
+        """Claim the next order of a lane. The result is None if none is waiting.
 
-        The projects that have orders waiting in a lane take turns, so that none waits for all orders of another. Whoever
-        was sent for an order takes one such order for it, so that all are taken in the end; but an order that does not
-        wait for its turn (it is tried again before its time, or its row is of the release before) is taken itself.
+        The projects that have orders waiting in a lane take turns, so that no project waits for all orders of another.
+        A worker that a queue message sends for one order claims the next one instead; since there is a message for each
+        order, all orders are claimed in the end. An order that does not wait in a lane is claimed itself: a retry that
+        is not due yet, or an order that a process of the previous release has created.
 
-        :param after: internal id of the project whose turn it was last.
-        :param seconds: for how long the claim holds unless it is renewed.
-        :param order_id: the order that the caller was sent for, if it was sent.
-        :param project_id: external id.
-        :param claim: the same one as before if this is repeated.
-        :raises OtherLane: that order is to be done in another lane.
-        :raises NotFound: there is no such order, and nothing waits.
+        :param after: internal id of the project whose order was claimed last.
+        :param seconds: the lease expires after this time unless it is renewed.
+        :param order_id: the order that the message names, if there is one.
+        :param project_id: external id of that order's project.
+        :param claim: the claim of the earlier attempt, if this is a retry.
+        :raises WrongLane: the named order belongs to another lane.
+        :raises NotFound: the named order does not exist, and no order is waiting.
         """
         claim = claim or Claim()
-
-        def work(session: Session) -> Lease | None:
-            now = self._now(session)
-            if lease := _taken_before(session, claim, now, seconds):
-                return lease
-            named = None
-            if order_id is not None:
-                named = session.execute(
-                    select(_O.type, _T.order_id, _T.waits_in)
-                    .join(models.Project, models.Project.id == _O.project_id)
-                    .outerjoin(_T, _T.order_id == _O.id)
-                    .where(_O.id == order_id, models.Project.external_id == project_id)
-                ).first()
-            if named is not None and named.order_id is not None:
-                if lane_of(named.type) != lane:
-                    raise WrongLane(lane_of(named.type))
-                if named.waits_in is None and (lease := _taken(session, order_id, claim, now, seconds)):
-                    return lease
-            while (waiting := order_tasks.next_waiting(session, lane, after, now, seconds)) is not None:
-                if lease := _taken(session, waiting, claim, now, seconds):
-                    return lease
-            if order_id is not None and named is None:
-                raise NotFound("Order not found.")
-            return None
-
-        return self.database.interact(work)
+        return self._interact(
+            lambda session: claim_next_order(
+                session, claim, lane, after, order_id, project_id, self._now(session), seconds
+            )
+        )
 
     def renew(self, lease: Lease, seconds: float) -> Deferred[None]:
-        """Hold on to an order that takes long.
+        """Renew a lease.
 
-        :raises LeaseLost: it is in another's hand now, or gone.
+        :param seconds: the lease expires after this time unless it is renewed again.
+        :raises LeaseLost: another worker has claimed the order, or it was deleted.
         """
-        return self.database.interact(lambda session: order_tasks.renew(session, lease, self._now(session), seconds))
+        return self._interact(lambda session: order_tasks.renew(session, lease, self._now(session), seconds))
 
     def complete(
         self, lease: Lease, made: GeneratedObjects, sub_status: str, sub_status_message: str
     ) -> Deferred[None]:
-        """Store what an order made and turn it ACTIVE, in one transaction.
+        """Store the objects that an order generated and set it to ACTIVE, in one transaction.
 
-        It may be repeated if its outcome is unknown: what was stored already stays as it is.
+        The call is idempotent: it may be retried if its outcome is unknown.
 
-        :raises LeaseLost: nothing was stored.
+        :raises LeaseLost: another worker has claimed the order, or it was deleted; nothing was stored.
         :raises ProjectClosed: the order's project was deleted in Keystone; nothing was stored.
-        :raises KEKGone: the key is gone under which something was encrypted; nothing was stored.
+        :raises KEKGone: the project key that encrypted an object no longer exists; nothing was stored.
         """
         now = utcnow(self.clock)
 
@@ -305,22 +251,23 @@ class OrderRepo:
                     **shown,
                 )
             except LeaseLost:
-                # Its owner may have deleted some of them since they were stored.
+                # An earlier attempt may have stored them. Their owner may have deleted some since.
                 ids = [secret.id for secret in made.secrets]
                 if session.scalar(select(models.Secret.id).where(models.Secret.id.in_(ids)).limit(1)) is None:
                     raise
                 return
+            project = project_key(session, lease.order.project_id, now)
             for secret in made.secrets:
-                insert_secret(session, secret, now)
+                insert_secret(session, project, secret, now)
             if made.container:
-                insert_container(session, made.container, now)
+                insert_container(session, project, made.container, now)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def fail(self, lease: Lease, status_code: str, reason: str) -> Deferred[None]:
-        """Turn an order to ERROR. It may be repeated if its outcome is unknown.
+        """Set an order to ERROR. The call is idempotent: it may be retried if its outcome is unknown.
 
-        :raises LeaseLost: it was not changed, and is not ERROR.
+        :raises LeaseLost: another worker has claimed the order, or it was deleted, and it is not in ERROR.
         """
         now = utcnow(self.clock)
 
@@ -333,40 +280,42 @@ class OrderRepo:
                 if session.scalar(select(_O.status).where(_O.id == lease.order.id)) != ERROR:
                     raise
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def retry(self, lease: Lease, method: str, seconds: float, *, counts: bool = True) -> Deferred[None]:
-        """Let go of an order and have a task of it run later.
+        """End a lease and schedule a retry of the order.
 
-        :param method: the task's queue method.
-        :param seconds: from now; an hour at most.
-        :param counts: whether this was an attempt, of which an order has only so many.
-        :raises LeaseLost: it was not changed.
+        :param method: the queue method of the task.
+        :param seconds: time until the retry, at most an hour.
+        :param counts: whether the attempt counts towards the order's maximum number of attempts.
+        :raises LeaseLost: another worker has claimed the order, or it was deleted.
         """
-        return self.database.interact(
+        return self._interact(
             lambda session: order_tasks.reschedule(session, lease, method, self._now(session), seconds, counts)
         )
 
     def release(self, lease: Lease) -> Deferred[None]:
-        """Let go of an order that was not worked on to the end through no fault of its own; it is due at once.
+        """End a lease before the order is finished, for instance at shutdown. The order is due at once.
 
-        The attempt does not count. A lease that was lost already is left alone.
+        The attempt does not count. A lease that is lost already is ignored.
         """
 
         def work(session: Session) -> None:
             with contextlib.suppress(LeaseLost):
                 order_tasks.release(session, lease, self._now(session))
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def take_due(self, limit: int, republish_after: float, seen: set[str] | None = None) -> Deferred[list[Task]]:
-        """The tasks that are due, oldest first, each for one caller only; they are due again later.
+        """Take the tasks that are due, oldest first, and reschedule them. Concurrent callers get different tasks.
 
-        A task that stays undone comes back after ever longer times, the age it has reached but at most an hour, so
-        that a long queue is not filled with its own echoes.
+        The interval doubles: a task is due again after as long as it has been pending, but at most an hour, so that a
+        long queue does not fill with duplicates.
 
-        :param republish_after: seconds until it is due again, at least.
-        :param seen: gets the ids of the orders, for the caller to make them due again if the outcome is unknown.
+        :param limit: maximum number of tasks.
+        :param republish_after: minimum of the interval in seconds.
+        :param seen: receives the ids of the orders, so that the caller can make them due again if the outcome is
+            unknown.
         """
 
         def work(session: Session) -> list[Task]:
@@ -375,91 +324,17 @@ class OrderRepo:
                 seen.update(task.order_id for task in tasks)
             return tasks
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def make_due(self, ids: Sequence[str], seconds: float) -> Deferred[None]:
-        """Have tasks that were taken as due, but could not be published, become due again.
+        """Make tasks that :meth:`take_due` returned, but that could not be published, due again.
 
-        :param seconds: from now.
+        :param seconds: time until they are due.
         """
-        return self.database.interact(lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
-
-
-def delete_orders(session: Session, ids: Sequence[str]) -> None:
-    """Delete orders and what is still to be done for them; what they made stays."""
-    forget_keys(session, ids)
-    session.execute(delete(_T).where(_T.order_id.in_(ids)))
-    session.execute(delete(_P).where(_P.order_id.in_(ids)))
-    session.execute(delete(_O).where(_O.id.in_(ids)))
-
-
-def _select():
-    return select(*_COLUMNS).join(models.Project, models.Project.id == _O.project_id)
-
-
-def _find(session: Session, order_id: str, project_id: str) -> Order | None:
-    row = session.execute(_select().where(_O.id == order_id, models.Project.external_id == project_id)).first()
-    return Order(*row) if row else None
-
-
-def _insert_passphrase(session: Session, order_id: str, passphrase: StoredPayload) -> None:
-    """:raises KEKGone: the key is gone under which it was encrypted."""
-    try:
-        session.execute(insert(_P).values(order_id=order_id, **_passphrase_columns(passphrase)))
-    except IntegrityError:
-        # The order was inserted a moment ago: it can only be the key.
-        raise KEKGone from None
-
-
-def _passphrase_columns(passphrase: StoredPayload) -> dict[str, object]:
-    datum = passphrase.datum
-    columns = {"store_plugin": passphrase.plugin, "store_metadata": json.dumps(dict(passphrase.metadata))}
-    if datum is not None:
-        columns |= {
-            "kek_id": datum.kek.id,
-            "cypher_text": datum.cypher_text,
-            "kek_meta_extended": datum.kek_meta_extended,
-        }
-    return columns
-
-
-def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
-    """Where the passphrase of an order that is not done is kept, if it has one."""
-    row = session.execute(
-        select(_P.store_plugin, _P.store_metadata, _P.cypher_text, _P.kek_meta_extended, *KEK_COLUMNS)
-        .outerjoin(models.KEK, models.KEK.id == _P.kek_id)
-        .where(_P.order_id == order_id)
-    ).first()
-    if row is None:
-        return None
-    plugin, metadata, cypher_text, extended, *kek = row
-    datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
-    return StoredPayload(plugin, "text/plain", json.loads(metadata), datum)
-
-
-def _taken(session: Session, order_id: str, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
-    """The lease on an order, or None if it is done or in another's hand."""
-    if not order_tasks.take(session, order_id, claim.token, now, seconds):
-        return None
-    # Whoever repeats the claim must know it although this transaction has no outcome yet.
-    claim.taken = order_id
-    return _lease(session, order_id, claim.token)
-
-
-def _taken_before(session: Session, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
-    """The lease that an earlier transaction of a claim has got after all."""
-    if claim.taken is None or not order_tasks.took(session, claim.taken, claim.token, now, seconds):
-        return None
-    return _lease(session, claim.taken, claim.token)
-
-
-def _lease(session: Session, order_id: str, token: str) -> Lease:
-    order = Order(*session.execute(_select().where(_O.id == order_id)).one())
-    passphrase = find_passphrase(session, order_id) if lane_of(order.type) == ASYMMETRIC else None
-    return order_tasks.read_lease(session, order, token, passphrase)
+        return self._interact(lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
 
 
 def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: object) -> None:
     order_tasks.finish(session, lease)
-    session.execute(delete(_P).where(_P.order_id == lease.order.id))
+    session.execute(delete(models.OrderPassphrase).where(models.OrderPassphrase.order_id == lease.order.id))
     session.execute(update(_O).where(_O.id == lease.order.id).values(updated_at=now, **columns))

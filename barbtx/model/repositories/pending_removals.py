@@ -1,4 +1,7 @@
-"""Which projects are to be removed, when, and by whom; the removal itself is in ``project_removal``."""
+"""Pending removals of projects: which projects are due, and which worker holds the lease.
+
+:mod:`project_removal` has the statements of the removal itself.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,20 @@ from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound, ServiceUnavailable
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import ProjectRemoval as _R
 from barbtx.model.records import Removal, RemovalClaim
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.order_tasks import make_project_due
 from barbtx.model.repositories.projects import ensure_project
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.rows import affected_rows, fields
+from barbtx.times import utcnow
 
-# By so much the clocks of different machines may differ.
-_CLOCKS_DIFFER = datetime.timedelta(seconds=60)
+# Tolerated difference between the clocks of different machines.
+_CLOCK_TOLERANCE = datetime.timedelta(seconds=60)
 _COLUMNS = (
     _R.project_id,
-    _R.requested_at,
-    _R.due_at,
+    _R.requested_at.label("requested"),
+    _R.due_at.label("due"),
     _R.kept_until,
     _R.retry_at,
     _R.attempts,
@@ -33,38 +37,40 @@ _COLUMNS = (
 
 
 class RemovalLost(Exception):
-    """The removal was cancelled, or another worker took it over; nothing was changed."""
+    """The removal was cancelled, or another worker has claimed it; nothing was changed."""
 
 
 class TooManyRemovals(ServiceUnavailable):
-    """So many projects wait for Keystone's word that no other is taken on."""
+    """Too many removals wait until Keystone confirms them, so that no further one is accepted."""
 
     def __init__(self) -> None:
         super().__init__("Too many removals of projects wait for Keystone to confirm them.")
 
 
 @attrs.frozen
-class PendingRemovalRepo:
-    """:ivar lease_seconds: for which a removal stays with a worker that gives no sign of life.
-    :ivar max_attempts: how often a removal may fail before it waits for an operator.
-    :ivar longest_wait: seconds between two tries, at most.
-    :ivar max_unconfirmed: projects that may wait for Keystone's word.
+class PendingRemovalRepo(Repository):
+    """The pending removals.
+
+    :ivar lease_seconds: time until a worker's lease expires unless it is renewed.
+    :ivar max_attempts: failures after which a removal is not retried until an operator requests it.
+    :ivar longest_wait: maximum number of seconds between two attempts.
+    :ivar max_unconfirmed: maximum number of removals that wait until Keystone confirms them.
     """
 
-    database: Tables = attrs.field(converter=in_tables("removal"))
-    clock: Clock
+    tables = "removal"
+
     lease_seconds: float
     max_attempts: int
     longest_wait: float
     max_unconfirmed: int
 
     def request(self, project_id: str) -> Deferred[Removal]:
-        """Note that Keystone is said to have deleted a project; until that is confirmed, nothing else changes.
+        """Record that a project is reported as deleted in Keystone. Until Keystone confirms it, nothing else changes.
 
-        For a removal that is noted already it is a reason to try again at once.
+        A removal that is already recorded is retried at once.
 
         :param project_id: Keystone's id, at most 255 characters.
-        :raises TooManyRemovals: too many wait for Keystone's word.
+        :raises TooManyRemovals: too many removals wait until Keystone confirms them.
         """
 
         def work(session: Session) -> Removal:
@@ -72,19 +78,19 @@ class PendingRemovalRepo:
             _purge(session, now)
             known = _find(session, project_id)
             if known is None:
-                waiting = session.scalar(select(func.count()).select_from(_R).where(_R.due_at.is_(None)))
+                waiting = session.execute(select(func.count()).select_from(_R).where(_R.due_at.is_(None))).scalar_one()
                 if waiting >= self.max_unconfirmed:
                     raise TooManyRemovals
-                # Two who note the same run into the primary key; the later one runs again, and finds it.
+                # Of two concurrent requests the second violates the primary key; it is retried and finds the row.
                 session.execute(insert(_R).values(project_id=project_id, requested_at=now, retry_at=now, attempts=0))
             elif known.kept_until is None:
-                _again(session, known, now)
-            return _find(session, project_id)
+                _retry_now(session, known, now)
+            return _read(session, project_id)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def seconds_to_next(self) -> Deferred[float | None]:
-        """How long until something can be claimed, as things stand; None if nothing waits."""
+        """Seconds until a removal can be claimed; None if no removal is pending."""
 
         def work(session: Session) -> float | None:
             now = utcnow(self.clock)
@@ -98,10 +104,10 @@ class PendingRemovalRepo:
             )
             return None if first is None else max(0.0, (first - now).total_seconds())
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def claim(self) -> Deferred[RemovalClaim | None]:
-        """Take one removal in hand of which a step is due; None if there is none, or others are at it."""
+        """Claim a removal that is due; None if there is none, or other workers have claimed them all."""
         token = str(uuid.uuid4())
 
         def work(session: Session) -> RemovalClaim | None:
@@ -118,78 +124,84 @@ class PendingRemovalRepo:
             session.execute(
                 update(_R).where(_R.project_id == row.project_id).values(lease=token, leased_until=self._lease_end(now))
             )
-            age = (now - (row.due_at or row.requested_at)).total_seconds()
-            return RemovalClaim(row.project_id, token, row.attempts + 1, row.due_at is not None, age)
+            return RemovalClaim(
+                project_id=row.project_id,
+                token=token,
+                attempt=row.attempts + 1,
+                confirmed=row.due is not None,
+                age=(now - (row.due or row.requested)).total_seconds(),
+            )
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def renew(self, claim: RemovalClaim) -> Deferred[None]:
-        """Hold on to a removal that takes long.
+        """Renew the lease of a removal.
 
-        :raises RemovalLost: it is not the caller's any more.
+        :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
         """
-        return self._change(claim, lambda now: {"leased_until": self._lease_end(now)})
+        return self._interact(lambda session: _update(session, claim, leased_until=self._lease_end(utcnow(self.clock))))
 
     def confirm(self, claim: RemovalClaim, grace: float) -> Deferred[datetime.datetime]:
-        """Keystone has deleted the project: nothing can be added to it from now on, and after a while it is removed.
+        """Close a project that Keystone has deleted, and schedule its removal.
 
-        :param grace: seconds.
+        :param grace: seconds until the removal is due.
         :return: when it is due.
-        :raises RemovalLost: it is not the caller's any more.
+        :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
         """
 
         def work(session: Session) -> datetime.datetime:
             now = utcnow(self.clock)
             due = now + datetime.timedelta(seconds=grace)
-            # With a row of its own a project cannot come into being beside this, without having seen it.
+            # If the project has a row, no concurrent transaction can create it without having seen the removal.
             ensure_project(session, claim.project_id, now)
             _update(session, claim, due_at=due, retry_at=due, attempts=0, problem=None, lease=None, leased_until=None)
             return due
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def withdraw(self, claim: RemovalClaim) -> Deferred[None]:
-        """Keystone has the project: forget that it was to be removed.
+        """Delete the removal of a project that exists in Keystone.
 
-        :raises RemovalLost: it is not the caller's any more.
+        :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
         """
 
         def work(session: Session) -> None:
-            if session.execute(delete(_R).where(_held(claim))).rowcount != 1:
+            if affected_rows(session, delete(_R).where(_is_held(claim))) != 1:
                 raise RemovalLost
             make_project_due(session, claim.project_id)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def reschedule(self, claim: RemovalClaim, seconds: float, problem: str | None, *, counts: bool) -> Deferred[None]:
-        """Let go of a removal, to be tried again later.
+        """End the lease of a removal and schedule a retry.
 
-        :param problem: why, for operators.
-        :param counts: whether it is a failure of the removal's own; so many may be.
-        :raises RemovalLost: it is not the caller's any more.
+        :param seconds: time until the retry.
+        :param problem: the reason, for operators.
+        :param counts: whether the attempt counts towards ``max_attempts``.
+        :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
         """
 
-        def values(now: datetime.datetime) -> dict[str, object]:
-            return {
-                "retry_at": now + datetime.timedelta(seconds=seconds),
-                "problem": problem and problem[:255],
-                "attempts": claim.attempt - (not counts),
-                "lease": None,
-                "leased_until": None,
-            }
+        def work(session: Session) -> None:
+            _update(
+                session,
+                claim,
+                retry_at=utcnow(self.clock) + datetime.timedelta(seconds=seconds),
+                problem=None if problem is None else problem[:255],
+                attempts=claim.attempt if counts else claim.attempt - 1,
+                lease=None,
+                leased_until=None,
+            )
 
-        return self._change(claim, values)
-
-    def _change(self, claim: RemovalClaim, values) -> Deferred[None]:
-        return self.database.interact(lambda session: _update(session, claim, **values(utcnow(self.clock))))
+        return self._interact(work)
 
     def _lease_end(self, now: datetime.datetime) -> datetime.datetime:
         return now + datetime.timedelta(seconds=self.lease_seconds)
 
     def _claimable(self, now: datetime.datetime) -> ColumnElement[bool]:
-        # No lease ends, and no retry comes, so much later than now, unless the clock was set back since it was written.
-        no_lease = self._lease_end(now) + _CLOCKS_DIFFER
-        no_retry = now + datetime.timedelta(seconds=self.longest_wait) + _CLOCKS_DIFFER
+        """The condition that a removal is due and has no lease."""
+        # Later leases and retries than these were written before the clock was set back.
+        no_lease = self._lease_end(now) + _CLOCK_TOLERANCE
+        no_retry = now + datetime.timedelta(seconds=self.longest_wait) + _CLOCK_TOLERANCE
         free = or_(_R.leased_until.is_(None), _R.leased_until <= now, _R.leased_until > no_lease)
         due = or_(_R.due_at.is_(None), _R.due_at <= now)
         return and_(
@@ -202,32 +214,33 @@ class PendingRemovalRepo:
 
 
 def hold(session: Session, claim: RemovalClaim) -> None:
-    """Make sure that a removal is its worker's until the transaction ends.
+    """Lock a removal until the transaction ends, and check that its worker still holds the lease.
 
-    :raises RemovalLost: it was cancelled, or another worker has it.
+    :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
     """
-    if session.scalar(select(_R.project_id).where(_held(claim)).with_for_update()) is None:
+    if session.scalar(select(_R.project_id).where(_is_held(claim)).with_for_update()) is None:
         raise RemovalLost
 
 
 def finish(session: Session, claim: RemovalClaim, kept_until: datetime.datetime) -> None:
-    """Note that everything is removed.
+    """Record that a project is completely removed.
 
-    :param kept_until: until when nothing can be added all the same.
-    :raises RemovalLost: it was cancelled, or another worker has it.
+    :param kept_until: the project stays closed until then.
+    :raises RemovalLost: the removal was cancelled, or another worker has claimed it.
     """
     _update(session, claim, kept_until=kept_until, problem=None, lease=None, leased_until=None)
 
 
 def list_removals(session: Session) -> list[Removal]:
-    """All removals, those that are done too as long as they are kept, in the order in which they were noted."""
-    return [Removal(*row) for row in session.execute(select(*_COLUMNS).order_by(_R.requested_at, _R.project_id))]
+    """All removals, including finished ones that are still kept, in the order of the requests."""
+    rows = session.execute(select(*_COLUMNS).order_by(_R.requested_at, _R.project_id))
+    return [Removal(**fields(row, _COLUMNS)) for row in rows]
 
 
 def cancel_removal(session: Session, project_id: str) -> Removal:
-    """Forget a removal, so that the project can be added to and its orders go on; what is removed already stays so.
+    """Delete a removal. The project is open again and its orders are processed; removed objects are not restored.
 
-    :return: how it was.
+    :return: the removal before the call.
     :raises NotFound: there is none.
     """
     known = _require(session, project_id)
@@ -237,19 +250,19 @@ def cancel_removal(session: Session, project_id: str) -> Removal:
 
 
 def retry_removal(session: Session, project_id: str, now: datetime.datetime) -> Removal:
-    """Have a removal that failed, or waits for another try, tried at once; a removal is not due earlier for that.
+    """Retry a failed or postponed removal at once, but not before it is due.
 
-    :return: how it was.
-    :raises NotFound: there is none that is not done.
+    :return: the removal before the call.
+    :raises NotFound: there is none, or it is finished.
     """
     known = _require(session, project_id)
     if known.kept_until is not None:
         raise NotFound(f"project {project_id} is removed")
-    _again(session, known, now)
+    _retry_now(session, known, now)
     return known
 
 
-def _again(session: Session, known: Removal, now: datetime.datetime) -> None:
+def _retry_now(session: Session, known: Removal, now: datetime.datetime) -> None:
     session.execute(
         update(_R).where(_R.project_id == known.project_id).values(attempts=0, retry_at=max(now, known.due or now))
     )
@@ -265,18 +278,23 @@ def _require(session: Session, project_id: str) -> Removal:
 def _find(session: Session, project_id: str, *, lock: bool = False) -> Removal | None:
     query = select(*_COLUMNS).where(_R.project_id == project_id)
     row = session.execute(query.with_for_update() if lock else query).first()
-    return Removal(*row) if row else None
+    return Removal(**fields(row, _COLUMNS)) if row else None
 
 
-def _held(claim: RemovalClaim) -> ColumnElement[bool]:
+def _read(session: Session, project_id: str) -> Removal:
+    row = session.execute(select(*_COLUMNS).where(_R.project_id == project_id)).one()
+    return Removal(**fields(row, _COLUMNS))
+
+
+def _is_held(claim: RemovalClaim) -> ColumnElement[bool]:
     return and_(_R.project_id == claim.project_id, _R.lease == claim.token, _R.kept_until.is_(None))
 
 
 def _update(session: Session, claim: RemovalClaim, **values: object) -> None:
-    if session.execute(update(_R).where(_held(claim)).values(**values)).rowcount != 1:
+    if affected_rows(session, update(_R).where(_is_held(claim)).values(**values)) != 1:
         raise RemovalLost
 
 
 def _purge(session: Session, now: datetime.datetime) -> None:
-    """Forget removals that were done so long ago that no token can be remembered any more."""
+    """Delete finished removals of projects whose tokens can no longer be cached."""
     session.execute(delete(_R).where(_R.kept_until <= now))

@@ -1,4 +1,4 @@
-"""All repositories of a process, made in one place."""
+"""The repositories of a process, all constructed in one place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from barbtx.times import Clock
 
 @attrs.frozen
 class Repositories:
-    """One repository for each kind of object, all on the same database and clock."""
+    """One repository for each kind of object, on the same database and clock."""
 
     secrets: SecretRepo
     secret_acls: AclRepo
@@ -45,7 +45,7 @@ class Repositories:
 
     @classmethod
     def from_config(cls, database: Database, clock: Clock, conf: cfg.ConfigOpts) -> Repositories:
-        """Make every repository with the quotas and limits that the configuration sets."""
+        """Construct every repository with the configured quotas and limits."""
         limits = ObjectLimits.from_config(conf)
         quotas = {name: getattr(conf.quotas, f"quota_{name}") for name in RESOURCES}
         removals = conf.keystone_notifications

@@ -1,4 +1,4 @@
-"""The configured backends, and which of them a project prefers."""
+"""The configured backends for payloads, and which of them each project prefers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import ConfigurationError, NotFound
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.records import ACTIVE, SecretStore
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.projects import find_or_create, project_key
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.rows import affected_rows, fields
+from barbtx.times import utcnow
 
 _B = models.SecretStore
 _P = models.ProjectSecretStore
@@ -28,14 +29,19 @@ _COLUMNS = (
     _B.global_default,
     _B.name,
     _B.status,
-    _B.created_at,
-    _B.updated_at,
+    _B.created_at.label("created"),
+    _B.updated_at.label("updated"),
 )
 
 
 @attrs.frozen
 class ConfiguredStore:
-    """A backend as the configuration has it."""
+    """A backend as the configuration describes it.
+
+    :ivar store_plugin: the configured name of the secret store plugin.
+    :ivar crypto_plugin: the configured name of the crypto plugin, if it uses one.
+    :ivar global_default: whether projects without a preference use it.
+    """
 
     store_plugin: str
     crypto_plugin: str | None
@@ -44,50 +50,55 @@ class ConfiguredStore:
 
 
 @attrs.frozen
-class SecretStoreRepo:
-    database: Tables = attrs.field(converter=in_tables("secret_stores"))
-    clock: Clock
+class SecretStoreRepo(Repository):
+    """The configured backends and the projects' preferences."""
+
+    tables = "secret_stores"
 
     def sync(
         self, configured: Sequence[ConfiguredStore], race_hook: Callable[[], None] = lambda: None
     ) -> Deferred[None]:
-        """Bring the table in line with the configuration; any number of processes may do so at the same time.
+        """Synchronize the table with the configuration. Any number of processes may do so at the same time.
 
-        :param race_hook: as in :func:`find_or_create`.
-        :raises ConfigurationError: a backend that is configured no more is preferred by a project.
+        :param race_hook: see :func:`find_or_create`.
+        :raises ConfigurationError: a project prefers a backend that is no longer configured.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             _merge_duplicates(session)
-            # In one order, so that processes that start together do not wait for each other in a circle.
-            for store in sorted(configured, key=_plugins):
+            # All processes use the same order, so that those that start together do not deadlock.
+            for store in sorted(configured, key=_identity):
                 store_id = _find_or_insert(session, store, now, race_hook)
                 session.execute(
                     update(_B)
                     .where(_B.id == store_id)
                     .values(updated_at=now, global_default=store.global_default, name=store.name)
                 )
-            known = {_plugins(store) for store in configured}
+            known = {_identity(store) for store in configured}
             for row in session.execute(select(*_COLUMNS)).all():
-                if _plugins(row) not in known:
+                if _identity(row) not in known:
                     _remove(session, row)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def list_all(self) -> Deferred[list[SecretStore]]:
         """All backends, oldest first."""
-        return self.database.interact(
-            lambda session: [_store(row) for row in session.execute(select(*_COLUMNS).order_by(_B.created_at, _B.id))],
-            write=False,
-        )
+
+        def work(session: Session) -> list[SecretStore]:
+            return [_store(row) for row in session.execute(select(*_COLUMNS).order_by(_B.created_at, _B.id))]
+
+        return self._interact(work, write=False)
 
     def get(self, store_id: str) -> Deferred[SecretStore | None]:
-        """A backend by its id."""
-        return self.database.interact(lambda session: _find(session, _B.id == store_id), write=False)
+        """A backend by its id, or None."""
+        return self._interact(lambda session: _find(session, _B.id == store_id), write=False)
 
     def preferred(self, project_id: str) -> Deferred[SecretStore | None]:
-        """The backend that a project (external id) prefers, if it has chosen one."""
+        """The backend that a project prefers, or None.
+
+        :param project_id: external id.
+        """
 
         def work(session: Session) -> SecretStore | None:
             chosen = (
@@ -98,67 +109,74 @@ class SecretStoreRepo:
             )
             return _find(session, _B.id == chosen)
 
-        return self.database.interact(work, write=False)
+        return self._interact(work, write=False)
 
     def prefer(self, project_id: str, store_id: str) -> Deferred[None]:
-        """Let a project prefer a backend, instead of the one that it preferred before.
+        """Set the backend that a project prefers.
 
-        :raises NotFound: the backend is gone.
+        :raises NotFound: the backend does not exist.
+        :raises ProjectClosed: the project was deleted in Keystone.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            # A shared lock, so that it stays until the preference is there.
+            # The shared lock keeps the backend from being removed before the preference is stored.
             if session.scalar(select(_B.id).where(_B.id == store_id).with_for_update(read=True)) is None:
                 raise NotFound("Not Found. Secret store not found.")
             project = project_key(session, project_id, now)
+
+            def create() -> str:
+                session.execute(insert(_P).values(project_id=project, secret_store_id=store_id))
+                return project
+
             find_or_create(
-                session,
-                lambda: session.scalar(select(_P.project_id).where(_P.project_id == project)),
-                lambda: session.execute(insert(_P).values(project_id=project, secret_store_id=store_id)),
+                session, lambda: session.scalar(select(_P.project_id).where(_P.project_id == project)), create
             )
             session.execute(update(_P).where(_P.project_id == project).values(secret_store_id=store_id))
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def forget_preference(self, project_id: str) -> Deferred[None]:
-        """Let a project prefer none.
+        """Delete a project's preference.
 
-        :raises NotFound: it preferred none.
+        :raises NotFound: it has none.
         """
 
         def work(session: Session) -> None:
             project = select(models.Project.id).where(models.Project.external_id == project_id).scalar_subquery()
-            if session.execute(delete(_P).where(_P.project_id == project)).rowcount != 1:
+            if affected_rows(session, delete(_P).where(_P.project_id == project)) != 1:
                 raise NotFound("Not Found. No preferred secret store defined for this project.")
 
-        return self.database.interact(work)
+        return self._interact(work)
 
 
-def _find(session: Session, condition) -> SecretStore | None:
+def _find(session: Session, condition: ColumnElement[bool]) -> SecretStore | None:
     row = session.execute(select(*_COLUMNS).where(condition)).first()
     return _store(row) if row else None
 
 
-def _store(row: Any) -> SecretStore:
-    return SecretStore(row.id, row.store_plugin, row.crypto_plugin or None, *row[3:])
+def _store(row: Row[*tuple[Any, ...]]) -> SecretStore:
+    return SecretStore(**fields(row, _COLUMNS) | {"crypto_plugin": row.crypto_plugin or None})
 
 
-def _plugins(store: Any) -> tuple[str, str]:
-    """What tells backends apart."""
+def _identity(store: ConfiguredStore | Row[*tuple[Any, ...]]) -> tuple[str, str]:
+    """The plugins of a backend, which distinguish it from the others."""
     return store.store_plugin, store.crypto_plugin or ""
 
 
 def _find_or_insert(
     session: Session, store: ConfiguredStore, now: datetime.datetime, race_hook: Callable[[], None]
 ) -> str:
-    store_plugin, crypto_plugin = _plugins(store)
-    return find_or_create(
-        session,
-        lambda: session.scalar(select(_B.id).where(_B.store_plugin == store_plugin, _B.crypto_plugin == crypto_plugin)),
-        lambda: session.execute(
+    store_plugin, crypto_plugin = _identity(store)
+
+    def find() -> str | None:
+        return session.scalar(select(_B.id).where(_B.store_plugin == store_plugin, _B.crypto_plugin == crypto_plugin))
+
+    def create() -> str:
+        store_id = str(uuid.uuid4())
+        session.execute(
             insert(_B).values(
-                id=str(uuid.uuid4()),
+                id=store_id,
                 store_plugin=store_plugin,
                 crypto_plugin=crypto_plugin,
                 name=store.name,
@@ -167,13 +185,17 @@ def _find_or_insert(
                 created_at=now,
                 updated_at=now,
             )
-        ),
-        race_hook,
-    )
+        )
+        return store_id
+
+    return find_or_create(session, find, create, race_hook)
 
 
-def _remove(session: Session, row: Any) -> None:
-    """:raises ConfigurationError: a project prefers it."""
+def _remove(session: Session, row: Row[*tuple[Any, ...]]) -> None:
+    """Delete a backend.
+
+    :raises ConfigurationError: a project prefers it.
+    """
     if session.scalar(select(func.count()).select_from(_P).where(_P.secret_store_id == row.id)):
         raise ConfigurationError(
             f"the secret store {row.store_plugin}/{row.crypto_plugin or None} is not configured "
@@ -183,14 +205,20 @@ def _remove(session: Session, row: Any) -> None:
 
 
 def _merge_duplicates(session: Session) -> None:
-    """Make one of rows for the same backend, the one that most projects prefer, and have it written as the index wants.
+    """Merge rows of the same backend into the one that most projects prefer, and store its crypto plugin as not null.
 
-    Such rows come from databases that were filled or edited by other means: null and empty differ to the index.
+    The unique index does not prevent such rows in databases that other programs have filled or edited, because it
+    treats null and empty text as different.
     """
-    preferred = dict(session.execute(select(_P.secret_store_id, func.count()).group_by(_P.secret_store_id)).all())
-    same: dict[tuple[str, str], list[Any]] = {}
+    preferred: dict[str, int] = {
+        row.secret_store_id: row.projects
+        for row in session.execute(
+            select(_P.secret_store_id, func.count().label("projects")).group_by(_P.secret_store_id)
+        )
+    }
+    same: dict[tuple[str, str], list[Row[*tuple[Any, ...]]]] = {}
     for row in session.execute(select(*_COLUMNS).order_by(_B.created_at, _B.id)):
-        same.setdefault(_plugins(row), []).append(row)
+        same.setdefault(_identity(row), []).append(row)
     for (_, crypto_plugin), rows in same.items():
         kept, *others = sorted(rows, key=lambda row: -preferred.get(row.id, 0))
         ids = [row.id for row in others]

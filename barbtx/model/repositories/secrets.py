@@ -1,4 +1,4 @@
-"""Secrets: metadata, and the ciphertext of those whose store keeps it in this database."""
+"""Secrets: metadata, and the ciphertext if the store keeps it in this database."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
-from barbtx.model.records import ACTIVE, EncryptedDatum, KEKMeta, NewSecret, Page, Secret, StoredPayload
+from barbtx.model.records import ACTIVE, EncryptedDatum, NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls, is_listed, touch
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.consumers import (
     SECRET_CONSUMERS,
     delete_some_consumers,
     embedded_consumers,
     has_consumers,
 )
-from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember
-from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
+from barbtx.model.repositories.idempotency import IdempotencyRecord, forget_keys, remember_key
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
-from barbtx.model.repositories.projects import project_key, require_open
-from barbtx.model.repositories.quotas import count_secrets, enforce
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.projects import find_project, project_key, require_open
+from barbtx.model.repositories.quotas import count_secrets, enforce_quota
+from barbtx.model.repositories.rows import AnySelect, affected_rows, fields
+from barbtx.times import utcnow
 
 _S = models.Secret
 _D = models.EncryptedDatum
 _COLUMNS = (
     _S.id,
-    models.Project.external_id,
+    models.Project.external_id.label("project_id"),
     _S.name,
     _S.secret_type,
     _S.expiration,
@@ -45,8 +46,8 @@ _COLUMNS = (
     _S.bit_length,
     _S.mode,
     _S.creator_id,
-    _S.created_at,
-    _S.updated_at,
+    _S.created_at.label("created"),
+    _S.updated_at.label("updated"),
     _S.status,
     _S.content_type,
 )
@@ -59,8 +60,8 @@ _CHILDREN = (
     (models.ContainerSecret, models.ContainerSecret.secret_id),
 )
 
-#: What lists of secrets can be filtered and sorted by, under the API's names.
-COLUMNS: Mapping[str, ColumnElement] = {
+#: The columns that lists of secrets can be filtered and sorted by, by the API's names.
+COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
     "algorithm": _S.algorithm,
     "bit_length": _S.bit_length,
     "created": _S.created_at,
@@ -74,9 +75,9 @@ COLUMNS: Mapping[str, ColumnElement] = {
 
 
 class HasPayload(Conflict):
-    """A secret is given a payload only once.
+    """The secret has a payload already.
 
-    :ivar payload: the one that it has.
+    :ivar payload: that payload.
     """
 
     def __init__(self, payload: StoredPayload | None) -> None:
@@ -85,39 +86,42 @@ class HasPayload(Conflict):
 
 
 @attrs.frozen
-class SecretRepo:
-    """:ivar quota: how many secrets a project may have that has no quota of its own; negative is unlimited."""
+class SecretRepo(Repository):
+    """The secrets of all projects.
 
-    database: Tables = attrs.field(converter=in_tables("secrets"))
-    clock: Clock
+    :ivar quota: secrets that a project without its own quota may have; negative is unlimited.
+    """
+
+    tables = "secrets"
+
     quota: int = -1
-    limits: ObjectLimits = ObjectLimits()
+    limits: ObjectLimits = attrs.field(factory=ObjectLimits)
 
-    def create(self, new: NewSecret, use: IdempotencyRecord | None = None) -> Deferred[None]:
-        """Store a secret, with its payload if it has one; the project is created with it if need be.
+    def create(self, new: NewSecret, idempotency: IdempotencyRecord | None = None) -> Deferred[None]:
+        """Store a secret and its payload, if it has one. The project's row is created if it is missing.
 
-        :param use: as in :func:`remember`.
-        :raises QuotaReached: the project may have no more.
-        :raises ProjectClosed: it was deleted in Keystone.
-        :raises KEKGone: the key is gone under which the payload was encrypted.
+        :param idempotency: see :func:`remember_key`.
+        :raises QuotaReached: the project may have no more secrets.
+        :raises ProjectClosed: the project was deleted in Keystone.
+        :raises KEKGone: the project key that encrypted the payload no longer exists.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
             project = project_key(session, new.project_id, now)
-            remember(session, project, use, now)
-            enforce(session, project, "secrets", self.quota, count_secrets(now))
-            insert_secret(session, new, now)
+            remember_key(session, project, idempotency, now)
+            enforce_quota(session, project, "secrets", self.quota, count_secrets(now))
+            insert_secret(session, project, new, now)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def get(
         self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False
     ) -> Deferred[Secret | None]:
-        """A secret of any project, unless it has expired, and what its ACL means to a user.
+        """A secret of any project, with a user's access to it, or None if it has expired.
 
-        :param with_payload: read also where the payload is, and the ciphertext.
-        :param with_consumers: read also who uses it.
+        :param with_payload: whether to read the location of the payload, and its ciphertext.
+        :param with_consumers: whether to read its consumers.
         """
         now = utcnow(self.clock)
 
@@ -128,7 +132,7 @@ class SecretRepo:
             (secret,) = self._with_consumers(session, [secret])
             return secret
 
-        return self.database.interact(work, write=False, listing=with_consumers)
+        return self._interact(work, write=False, listing=with_consumers)
 
     def list_page(
         self,
@@ -144,10 +148,10 @@ class SecretRepo:
         """A page of a project's secrets that have not expired.
 
         :param project_id: external id.
-        :param conditions: all of which must hold.
-        :param sort: names in :data:`COLUMNS`, each with True for descending; oldest first if empty.
-        :param shared_with: a user; the secrets of any project whose ACL names them, instead of the project's.
-        :param with_consumers: read also who uses them.
+        :param conditions: conditions that all secrets meet.
+        :param sort: names in :data:`COLUMNS`, each with True for descending order. Ties are sorted oldest first.
+        :param shared_with: a user. If given, the page lists secrets of any project whose ACL names this user.
+        :param with_consumers: whether to read their consumers.
         """
         now = utcnow(self.clock)
 
@@ -155,9 +159,7 @@ class SecretRepo:
             if shared_with is not None:
                 scope = is_listed(_S.id, shared_with)
             else:
-                scope = _S.project_id == session.scalar(
-                    select(models.Project.id).where(models.Project.external_id == project_id)
-                )
+                scope = _S.project_id == find_project(session, project_id)
             query = apply_conditions(select(*_COLUMNS).where(scope, _unexpired(now)), conditions, COLUMNS)
             total = count(session, query, _S.id)
             if offset >= total:
@@ -169,12 +171,12 @@ class SecretRepo:
                 .limit(limit)
                 .offset(offset)
             )
-            secrets = [Secret(*row) for row in rows]
+            secrets = [Secret(**fields(row, _COLUMNS)) for row in rows]
             if with_consumers:
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        return self.database.interact(work, write=False, listing=True)
+        return self._interact(work, write=False, listing=True)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
         found = embedded_consumers(
@@ -183,22 +185,22 @@ class SecretRepo:
         return [attrs.evolve(secret, consumers=found.get(secret.id, ())) for secret in secrets]
 
     def add_payload(self, secret_id: str, payload: StoredPayload) -> Deferred[None]:
-        """Give a secret its payload, once.
+        """Add the payload of a secret that has none.
 
-        :raises NotFound: the secret is gone, or has expired.
-        :raises HasPayload: it has one.
-        :raises ProjectClosed: its project was deleted in Keystone.
-        :raises KEKGone: the key is gone under which the payload was encrypted.
+        :raises NotFound: the secret does not exist or has expired.
+        :raises HasPayload: the secret has a payload.
+        :raises ProjectClosed: the secret's project was deleted in Keystone.
+        :raises KEKGone: the project key that encrypted the payload no longer exists.
         """
         now = utcnow(self.clock)
 
         def work(session: Session) -> None:
-            changed = session.execute(
+            changed = (
                 update(_S)
                 .where(_S.id == secret_id, _S.content_type.is_(None), _unexpired(now))
-                .values(updated_at=now, **_payload_columns(payload))
+                .values(updated_at=now, **_payload_values(payload))
             )
-            if changed.rowcount != 1:
+            if affected_rows(session, changed) != 1:
                 secret = find_secret(session, secret_id, None, now, with_payload=True)
                 if secret is None:
                     raise NotFound("Secret not found.")
@@ -206,15 +208,16 @@ class SecretRepo:
             require_open(session, _S, secret_id, now)
             _insert_datum(session, secret_id, payload)
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def delete(self, secret_id: str, *, even_if_used: bool = True) -> Deferred[bool]:
-        """Delete a secret with everything below it, or only some of its consumers if it has very many.
+        """Delete a secret with its payload, metadata, ACL and consumers, and remove it from all containers.
 
-        :param even_if_used: whether consumers are no hindrance.
-        :return: whether the secret is gone; if not, call again.
-        :raises NotFound: it is gone already.
-        :raises SecretInUse: it has consumers.
+        :param even_if_used: whether to delete a secret that has consumers.
+        :return: whether the secret is gone. If it has too many consumers for one transaction, only some of them were
+            deleted; call the method again.
+        :raises NotFound: the secret does not exist.
+        :raises SecretInUse: the secret has consumers.
         """
         now = utcnow(self.clock)
 
@@ -224,13 +227,14 @@ class SecretRepo:
                 raise SecretInUse
             return delete_secrets(session, [secret_id])
 
-        return self.database.interact(work)
+        return self._interact(work)
 
 
 def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
-    """Delete secrets with everything below them, or only some of their consumers if they have very many.
+    """Delete secrets with their payloads, metadata, ACLs and consumers, and remove them from all containers.
 
-    :return: whether the secrets are gone; if not, call again in another transaction.
+    :return: whether the secrets are gone. If they have too many consumers for one transaction, only some of these were
+        deleted; call the function again in another transaction.
     """
     if delete_some_consumers(session, models.SecretConsumer, ids):
         return False
@@ -242,11 +246,11 @@ def delete_secrets(session: Session, ids: Sequence[str]) -> bool:
     return True
 
 
-def payloads_of(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
-    """Some secrets of a project, expired ones too, in the order of their ids, and where their payloads are.
+def list_payloads(session: Session, project: str, after: str, limit: int) -> list[tuple[str, StoredPayload | None]]:
+    """A batch of a project's secrets in the order of their ids, expired ones included, with their payloads.
 
-    :param project: its primary key.
-    :param after: the id that comes before theirs.
+    :param project: primary key.
+    :param after: the last id of the batch before; empty for the first batch.
     """
     rows = session.execute(
         select(_S.id, _S.content_type, *_PAYLOAD_COLUMNS)
@@ -256,15 +260,19 @@ def payloads_of(session: Session, project: str, after: str, limit: int) -> list[
         .order_by(_S.id)
         .limit(limit)
     )
-    return [(row[0], _payload(row[1], *row[2:])) for row in rows]
+    return [(row.id, _payload(row)) for row in rows]
 
 
-def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> None:
-    """Insert a secret and, if the store leaves it here, its ciphertext."""
+def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.datetime) -> None:
+    """Insert a secret and, if its store keeps it in this database, its ciphertext.
+
+    :param project: primary key of its project.
+    :raises KEKGone: the project key that encrypted the payload no longer exists.
+    """
     session.execute(
         insert(_S).values(
             id=new.id,
-            project_id=project_key(session, new.project_id, now),
+            project_id=project,
             name=new.name,
             secret_type=new.secret_type,
             expiration=new.expiration,
@@ -275,7 +283,7 @@ def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> N
             status=ACTIVE,
             created_at=now,
             updated_at=now,
-            **(_payload_columns(new.payload) if new.payload else {}),
+            **(_payload_values(new.payload) if new.payload else {}),
         )
     )
     if new.payload:
@@ -285,31 +293,36 @@ def insert_secret(session: Session, new: NewSecret, now: datetime.datetime) -> N
 def find_secret(
     session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
 ) -> Secret | None:
-    """Read a secret that has not expired, and what its ACL means to a user."""
+    """A secret with a user's access to it, or None if it does not exist or has expired."""
     parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
     row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
     if row is None:
         return None
-    columns = len(_COLUMNS)
-    secret = Secret(*row[:columns], access=access(*row[columns : columns + 2]))
-    if not with_payload:
-        return secret
-    return attrs.evolve(secret, payload=_payload(secret.content_type, *row[columns + 2 :]))
+    payload = _payload(row) if with_payload else None
+    return Secret(**fields(row, _COLUMNS), access=access(row), payload=payload)
 
 
-def _payload(
-    content_type: str | None, plugin: str, metadata: str, cypher_text: bytes | None, extended: str | None, *kek: Any
-) -> StoredPayload | None:
-    if content_type is None:
+def _payload(row: Row[*tuple[Any, ...]]) -> StoredPayload | None:
+    """The payload in a row with :data:`_PAYLOAD_COLUMNS` and the content type."""
+    if row.content_type is None:
         return None
-    datum = EncryptedDatum(KEKMeta(*kek), bytes(cypher_text), extended) if cypher_text is not None else None
-    return StoredPayload(plugin, content_type, json.loads(metadata), datum)
+    datum = None
+    if row.cypher_text is not None:
+        datum = EncryptedDatum(
+            kek=kek_meta(row), cypher_text=bytes(row.cypher_text), kek_meta_extended=row.kek_meta_extended
+        )
+    return StoredPayload(
+        plugin=row.store_plugin,
+        content_type=row.content_type,
+        metadata=json.loads(row.store_metadata),
+        datum=datum,
+    )
 
 
 @lru_cache
-def _find_query(with_user: bool, with_payload: bool) -> Select:
-    """The most frequent statement of all: to build it anew was measured at a third of what finding a secret costs."""
-    query = select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)).join(
+def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
+    """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
+    query: AnySelect = select(*_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)).join(
         models.Project, models.Project.id == _S.project_id
     )
     if with_payload:
@@ -325,7 +338,7 @@ def _unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> Col
     return or_(_S.expiration.is_(None), _S.expiration > now)
 
 
-def _payload_columns(payload: StoredPayload) -> dict[str, str]:
+def _payload_values(payload: StoredPayload) -> dict[str, str]:
     return {
         "content_type": payload.content_type,
         "store_plugin": payload.plugin,
@@ -334,7 +347,10 @@ def _payload_columns(payload: StoredPayload) -> dict[str, str]:
 
 
 def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> None:
-    """:raises KEKGone: the key is gone under which the payload was encrypted."""
+    """Insert the ciphertext of a payload, if it has one.
+
+    :raises KEKGone: the project key that encrypted the payload no longer exists.
+    """
     if payload.datum is None:
         return
     try:
@@ -347,5 +363,5 @@ def _insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> N
             )
         )
     except IntegrityError:
-        # The secret is there, and in this transaction's hand: it can only be the key.
+        # This transaction has locked the secret's row, so that the violated foreign key is that of the project key.
         raise KEKGone from None

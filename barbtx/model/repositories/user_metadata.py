@@ -1,4 +1,4 @@
-"""What users note down about their secrets: keys, in lower case, and values."""
+"""User metadata of secrets: keys, in lower case, and values."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, LimitReached, NotFound
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
-from barbtx.model.database import Tables, in_tables
 from barbtx.model.models import SecretUserMetadatum as _M
 from barbtx.model.repositories.acls import touch, touch_to_add
+from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.listing import without_nul
-from barbtx.times import Clock, utcnow
+from barbtx.model.repositories.rows import affected_rows
+from barbtx.times import utcnow
 
 
 @attrs.frozen
-class UserMetadataRepo:
-    database: Tables = attrs.field(converter=in_tables("user_metadata"))
-    clock: Clock
-    limits: ObjectLimits = ObjectLimits()
+class UserMetadataRepo(Repository):
+    """The user metadata of all secrets."""
+
+    tables = "user_metadata"
+
+    limits: ObjectLimits = attrs.field(factory=ObjectLimits)
 
     def get(self, secret_id: str) -> Deferred[dict[str, str]]:
         """All of a secret's metadata."""
-        return self.database.interact(
-            lambda session: {
-                key: value
-                for key, value in session.execute(
-                    select(_M.key, _M.value).where(_M.secret_id == secret_id).order_by(_M.key)
-                )
-            },
-            write=False,
-        )
+
+        def work(session: Session) -> dict[str, str]:
+            rows = session.execute(select(_M.key, _M.value).where(_M.secret_id == secret_id).order_by(_M.key))
+            return {row.key: row.value for row in rows}
+
+        return self._interact(work, write=False)
 
     def find(self, secret_id: str, key: str) -> Deferred[str | None]:
-        """The value of one key, if it is there."""
-        return self.database.interact(lambda session: _find(session, secret_id, key), write=False)
+        """The value of a key, or None if the secret does not have it."""
+        return self._interact(lambda session: _find(session, secret_id, key), write=False)
 
     def replace(self, secret_id: str, metadata: Mapping[str, str]) -> Deferred[None]:
-        """Set all of a secret's metadata.
+        """Replace all of a secret's metadata.
 
-        :raises NotFound: the secret is gone.
-        :raises LimitReached: it may not have so many keys.
-        :raises ProjectClosed: its project was deleted in Keystone.
+        :raises NotFound: the secret does not exist.
+        :raises LimitReached: a secret may not have so many keys.
+        :raises ProjectClosed: the secret's project was deleted in Keystone.
         """
 
         def work(session: Session) -> None:
@@ -59,26 +59,26 @@ class UserMetadataRepo:
                     [{"secret_id": secret_id, "key": key, "value": value} for key, value in metadata.items()],
                 )
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def add(self, secret_id: str, key: str, value: str) -> Deferred[None]:
-        """Add one key.
+        """Add a key.
 
-        :raises NotFound: the secret is gone.
-        :raises ProjectClosed: its project was deleted in Keystone.
-        :raises Conflict: the key is there.
-        :raises LimitReached: it may have no more keys.
+        :raises NotFound: the secret does not exist.
+        :raises ProjectClosed: the secret's project was deleted in Keystone.
+        :raises Conflict: the secret has the key already.
+        :raises LimitReached: the secret may have no more keys.
         """
 
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
                 raise Conflict(f"Conflict. Key in request is already in the secret metadata: {key}")
-            held = session.scalar(select(func.count()).select_from(_M).where(_M.secret_id == secret_id))
+            held = session.execute(select(func.count()).select_from(_M).where(_M.secret_id == secret_id)).scalar_one()
             self._require_room(held + 1)
             session.execute(insert(_M).values(secret_id=secret_id, key=key, value=value))
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def _require_room(self, keys: int) -> None:
         """:raises LimitReached: a secret may not have so many keys."""
@@ -86,24 +86,24 @@ class UserMetadataRepo:
             raise LimitReached("metadata keys of one secret", self.limits.max_metadata_per_secret)
 
     def change(self, secret_id: str, key: str, value: str) -> Deferred[None]:
-        """Change one key's value.
+        """Change the value of a key.
 
-        :raises NotFound: the key is gone.
+        :raises NotFound: the secret does not have the key, or does not exist.
         :raises ProjectClosed: the secret's project was deleted in Keystone.
         """
 
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
-            changed = session.execute(update(_M).where(_M.secret_id == secret_id, _M.key == key).values(value=value))
-            if changed.rowcount != 1:
+            changed = update(_M).where(_M.secret_id == secret_id, _M.key == key).values(value=value)
+            if affected_rows(session, changed) != 1:
                 raise NotFound("Secret metadata not found.")
 
-        return self.database.interact(work)
+        return self._interact(work)
 
     def remove(self, secret_id: str, key: str) -> Deferred[None]:
-        """Remove one key; one that is not there is no error.
+        """Remove a key, if the secret has it.
 
-        :raises NotFound: the secret is gone.
+        :raises NotFound: the secret does not exist.
         """
 
         def work(session: Session) -> None:
@@ -111,10 +111,10 @@ class UserMetadataRepo:
             if _find(session, secret_id, key) is not None:
                 session.execute(delete(_M).where(_M.secret_id == secret_id, _M.key == key))
 
-        return self.database.interact(work)
+        return self._interact(work)
 
 
 def _find(session: Session, secret_id: str, key: str) -> str | None:
     row = session.execute(select(_M.key, _M.value).where(_M.secret_id == secret_id, _M.key == without_nul(key))).first()
-    # MariaDB finds a key for one that has spaces after it.
+    # MariaDB ignores trailing spaces in comparisons.
     return row.value if row is not None and row.key == key else None

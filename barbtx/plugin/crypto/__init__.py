@@ -1,1 +1,1 @@
-"""Crypto plugins that come with barbtx."""
+"""The crypto plugins that barbtx ships."""

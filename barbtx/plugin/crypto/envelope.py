@@ -1,4 +1,4 @@
-"""How bytes are sealed: AES-256-GCM (NIST SP 800-38D) in an envelope that says which key it needs.
+"""Sealed envelopes: AES-256-GCM (NIST SP 800-38D) with the id of the key that opens them.
 
 ::
 
@@ -7,13 +7,14 @@
     nonce    12 bytes, random
     sealed   ciphertext and its 16-byte tag
 
-Everything before ``sealed`` and the caller's context are authenticated with it. The context is a list of texts; each
-goes in with its length, so that no two contexts look alike. The first text is the domain, the kind of plaintext.
+Everything before ``sealed`` and the caller's context are authenticated as associated data. The context is a list of
+texts, each encoded with its length, so that no two contexts have the same encoding. The first text is the domain, the
+kind of plaintext.
 
-Version 1 has the same form. Its contexts had no domain of their own for the passphrases of orders, which were sealed
-as payloads were. Migration 0004 wrote :data:`PASSPHRASE_VERSION_1` in the place of the version of those that it found.
-That byte is not authenticated: it keeps a passphrase that was moved to a payload's row from being opened there, but not
-from somebody who writes the version back as well.
+Version 1 has the same layout, but its contexts had no separate domain for the passphrases of orders, which were sealed
+as payloads. Migration 0004 replaced the version byte of the passphrases that it found with
+:data:`PASSPHRASE_VERSION_1`. That byte is not authenticated: it prevents a passphrase that was moved to a payload's row
+from being opened there, but not if the version byte is changed back as well.
 
 With random nonces a key must not seal more than 2**32 times (SP 800-38D, 8.3).
 """
@@ -32,7 +33,7 @@ from barbtx.plugin.interface.crypto import DecryptionFailed
 
 VERSION = 2
 VERSION_1 = 1
-#: A version 1 envelope with the passphrase of an order.
+#: The version byte of a version 1 envelope that holds the passphrase of an order.
 PASSPHRASE_VERSION_1 = 0x81
 KEY_BYTES = 32
 KEY_ID_BYTES = 16
@@ -42,10 +43,10 @@ _TAG_BYTES = 16
 
 
 def seal(key: AESGCM, key_id: bytes, plaintext: bytes, context: Sequence[str]) -> bytes:
-    """Encrypt.
+    """Encrypt a plaintext into an envelope.
 
-    :param key_id: 16 bytes that name the key.
-    :param context: what the plaintext is, and what it belongs to; must be the same to open it.
+    :param key_id: 16 bytes that identify the key.
+    :param context: the domain of the plaintext and what it belongs to; opening requires the same context.
     """
     header = bytes([VERSION]) + key_id
     nonce = os.urandom(_NONCE_BYTES)
@@ -59,11 +60,11 @@ def open_sealed(
     context: Sequence[str],
     earlier: Mapping[int, Sequence[str]] = MappingProxyType({}),
 ) -> bytes:
-    """Decrypt what :func:`seal` made.
+    """Decrypt an envelope that :func:`seal` returned.
 
-    :param earlier: contexts for envelopes of other versions, by the version that the envelope has; other envelopes than
-        these and those of the current version are refused.
-    :raises DecryptionFailed: it is not intact, or not under this key, or not in this context.
+    :param earlier: contexts for envelopes of other versions, by version byte. Envelopes of any other version than these
+        and the current one are refused.
+    :raises DecryptionFailed: the envelope is corrupt, or was sealed with another key or in another context.
     """
     if len(sealed) < _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES or sealed[1:_HEADER_BYTES] != key_id:
         raise DecryptionFailed
@@ -82,9 +83,9 @@ def open_sealed(
 
 
 def key_id_of(sealed: bytes) -> bytes:
-    """The id of the key that an envelope needs.
+    """Return the id of the key that opens an envelope.
 
-    :raises DecryptionFailed: it is no envelope of a known version.
+    :raises DecryptionFailed: it is not an envelope of a known version.
     """
     if len(sealed) < _HEADER_BYTES or sealed[0] not in (VERSION, VERSION_1, PASSPHRASE_VERSION_1):
         raise DecryptionFailed

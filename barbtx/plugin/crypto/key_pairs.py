@@ -1,6 +1,6 @@
-"""Key pairs, made in software.
+"""Generating key pairs in software.
 
-RSA keys are PEM: PKCS#8 (RFC 5958) and SubjectPublicKeyInfo (RFC 5280); DSA keys are the same structures in DER.
+RSA keys are PEM: PKCS#8 (RFC 5958) and SubjectPublicKeyInfo (RFC 5280). DSA keys are the same structures in DER.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ _PUBLIC_EXPONENT = 65537
 
 
 def generate_pair(algorithm: str, bit_length: int, passphrase: str | None) -> tuple[bytes, bytes]:
-    """Make a key pair; the private and the public part. Takes seconds, so it belongs into a thread.
+    """Generate a key pair. Takes seconds, so call it in a thread.
 
+    :param algorithm: "rsa" or "dsa", in any case.
+    :param bit_length: in bits.
     :param passphrase: encrypts the private part, unless it is None or empty.
+    :return: the private and the public part.
     """
+    key: rsa.RSAPrivateKey | dsa.DSAPrivateKey
     if algorithm.lower() == "rsa":
         key, encoding = rsa.generate_private_key(_PUBLIC_EXPONENT, bit_length), Encoding.PEM
     else:

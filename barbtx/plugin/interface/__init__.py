@@ -1,1 +1,1 @@
-"""The two seams at which others may put their own code: secret stores and, below one of them, crypto plugins."""
+"""The interfaces for plugins: secret stores, and crypto plugins, which one of the secret stores uses."""

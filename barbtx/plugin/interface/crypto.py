@@ -1,9 +1,9 @@
-"""What a crypto plugin is: it encrypts and decrypts, and the database keeps the ciphertext.
+"""The interface of crypto plugins, which encrypt and decrypt while the database keeps the ciphertext.
 
-A crypto plugin is found through the entry point group ``barbtx.crypto`` and named in ``[crypto]
+A crypto plugin is registered under the entry point group ``barbtx.crypto`` and enabled in ``[crypto]
 enabled_crypto_plugins``. The entry point is a factory that takes a
 :class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ICryptoPlugin`. A crypto plugin never
-sees the database.
+accesses the database. See :mod:`barbtx.plugin.interface.optional` for what it may provide in addition.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from zope.interface import Interface
 from barbtx.errors import NotAvailableHere
 from barbtx.model.records import KEKMeta
 from barbtx.plugin.interface.domains import Domain
+from barbtx.plugin.interface.results import MaybeAwaitable
 
 
 class SupportType(enum.Enum):
-    """What a plugin may be able to do."""
+    """The operations that a plugin may support."""
 
     ENCRYPT_DECRYPT = "encrypt and decrypt"
     SYMMETRIC_KEY_GENERATION = "generate symmetric keys"
@@ -30,7 +31,10 @@ class SupportType(enum.Enum):
 
 @attrs.frozen
 class EncryptDTO:
-    """Bytes to be encrypted for a secret or, in the domain of passphrases, for the order whose id ``secret_id`` is."""
+    """Bytes to encrypt.
+
+    :ivar secret_id: id of the secret or, in the domain of passphrases, of the order.
+    """
 
     unencrypted: bytes = attrs.field(repr=False)
     secret_id: str
@@ -39,7 +43,7 @@ class EncryptDTO:
 
 @attrs.frozen
 class DecryptDTO:
-    """What :meth:`ICryptoPlugin.encrypt` made for a secret or an order."""
+    """The result of :meth:`ICryptoPlugin.encrypt` for a secret or an order."""
 
     encrypted: bytes = attrs.field(repr=False)
     secret_id: str
@@ -49,7 +53,7 @@ class DecryptDTO:
 
 @attrs.frozen
 class GenerateDTO:
-    """A key to be made; ``bit_length`` in bits."""
+    """A symmetric key to generate; ``bit_length`` is in bits."""
 
     algorithm: str
     bit_length: int
@@ -59,7 +63,7 @@ class GenerateDTO:
 
 @attrs.frozen
 class GeneratePairDTO:
-    """A key pair to be made, and the secrets that its parts, and the passphrase of the private one, are for."""
+    """A key pair to generate, and the ids of the secrets for its parts and for the passphrase of the private part."""
 
     algorithm: str
     bit_length: int
@@ -71,85 +75,91 @@ class GeneratePairDTO:
 
 @attrs.frozen
 class ResponseDTO:
-    """Ciphertext, and a text of the plugin's own that is kept with it."""
+    """Ciphertext, and a text of the plugin's own that is stored with it."""
 
     cypher_text: bytes = attrs.field(repr=False)
     kek_meta_extended: str | None = None
 
 
 class ICryptoPlugin(Interface):
-    """Encryption under keys that only the plugin can unwrap. Every method but ``supports`` may return a Deferred.
+    """Encryption under keys that only the plugin can unwrap.
 
-    A plugin must bind a ciphertext to its secret, project and domain, so that it does not decrypt as another's or as
-    something else; must fail, with one and the same exception, on anything that is not intact; must not block the
-    reactor; must never log, or put into an exception, plaintext or keys. If it has not, or cannot reach, the master key
-    that a project's key is wrapped with, it raises :class:`MasterKeyUnavailable`: that is no corruption, and another
-    process may well have the key. It may provide
-    :class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation` too.
+    Methods whose result is ``MaybeAwaitable`` may be coroutines, or return a Deferred or a plain value.
+
+    A plugin must bind a ciphertext to its secret, project and domain, so that it decrypts for no other. It must
+    raise one and the same exception for everything that is not intact. It must not block the reactor. It must never
+    write plaintext or keys to the log or into an exception. If it lacks, or cannot reach, the master key that wraps a
+    project key, it raises :class:`MasterKeyUnavailable`: nothing is corrupt, and another process may have the key.
     """
 
     def get_plugin_name() -> str:
-        """A friendly name, unique in the deployment."""
+        """Return a friendly name, unique in the deployment."""
 
     def supports(
         type_enum: SupportType, algorithm: str | None = None, bit_length: int | None = None, mode: str | None = None
     ) -> bool:
-        """Whether it can do something; the names compare without regard to case."""
+        """Return whether the plugin supports an operation; names compare without regard to case."""
 
-    def bind_kek_metadata(kek_meta: KEKMeta, project_id: str) -> KEKMeta:
-        """Make a key for a project and return the record with it, wrapped, in ``plugin_meta``; once bound, as it is.
+    def bind_kek_metadata(kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[KEKMeta]:
+        """Generate a project key (KEK) and return the record with the wrapped key in ``plugin_meta``.
 
-        A plugin whose master keys wrap the keys of many projects names the one that it used in ``master_key_id``
-        (at most 255 characters, not secret), so that a start can make sure that none is missing.
+        A record that already has a key is returned unchanged. A plugin whose master keys wrap the keys of many projects
+        puts the id of the one that it used into ``master_key_id`` (at most 255 characters, not secret), so that a
+        startup can detect a missing master key.
         """
 
-    def check_kek(kek_meta: KEKMeta, project_id: str) -> None:
-        """Raise if the plugin cannot unwrap a project's key.
+    def check_kek(kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[None]:
+        """Check that the plugin can unwrap a project key.
 
         :raises MasterKeyUnavailable: its master key is missing.
         :raises DecryptionFailed: it is not intact.
         """
 
-    def encrypt(dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
-        """Encrypt under a project's key."""
+    def encrypt(dto: EncryptDTO, kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[ResponseDTO]:
+        """Encrypt under a project key.
 
-    def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> bytes:
-        """Decrypt what was encrypted for this secret of this project in this domain.
-
-        :raises DecryptionFailed: it is anything else.
-        :raises MasterKeyUnavailable: the master key that wraps the project's key is missing.
+        :raises MasterKeyUnavailable: the master key that wraps the project key is missing.
         """
 
-    def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> ResponseDTO:
-        """Make a key and encrypt it under a project's key."""
+    def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[bytes]:
+        """Decrypt what was encrypted for this secret of this project in this domain.
+
+        :raises DecryptionFailed: the ciphertext is not intact, or was encrypted for something else.
+        :raises MasterKeyUnavailable: the master key that wraps the project key is missing.
+        """
+
+    def generate_symmetric(dto: GenerateDTO, kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[ResponseDTO]:
+        """Generate a key and encrypt it under a project key."""
 
     def generate_asymmetric(
         dto: GeneratePairDTO, kek_meta: KEKMeta, project_id: str
-    ) -> tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]:
-        """Make a key pair and encrypt its private and its public part, and the passphrase if there is one."""
+    ) -> MaybeAwaitable[tuple[ResponseDTO, ResponseDTO, ResponseDTO | None]]:
+        """Generate a key pair and encrypt its private part, its public part and, if there is one, the passphrase."""
 
 
 class IMasterKeys(Interface):
-    """What a crypto plugin may provide beside :class:`ICryptoPlugin`, if it can read its master keys again."""
+    """An optional interface of crypto plugins that can read their master keys again."""
 
     def current_master_key_id() -> str:
-        """The id of the master key that wraps new project keys."""
+        """Return the id of the master key that wraps new project keys."""
 
     def master_key_ids() -> Sequence[str]:
-        """The ids of all master keys, the one that wraps new project keys first."""
+        """Return the ids of all master keys, the one that wraps new project keys first."""
 
     def reload_keys(conf: ConfigOpts) -> ICryptoPlugin:
-        """A plugin of the same class with the master keys that there are now; this one stays as it is. It may block.
+        """Return a plugin of the same class with the master keys that are configured now. May block.
+
+        The plugin whose method is called does not change.
 
         :param conf: the configuration as it is now.
-        :raises ConfigurationError: they cannot be read.
+        :raises ConfigurationError: the keys cannot be read.
         """
 
 
 class MasterKeyUnavailable(NotAvailableHere):
-    """The master key that wraps a project's key is not there; nothing is wrong with what is stored.
+    """The master key that wraps a project key is missing; the stored data is intact.
 
-    :ivar key_id: names the master key; not secret.
+    :ivar key_id: id of the master key; not secret.
     """
 
     def __init__(self, key_id: str) -> None:
@@ -160,4 +170,4 @@ class MasterKeyUnavailable(NotAvailableHere):
 
 
 class DecryptionFailed(Exception):
-    """The ciphertext is not intact, not this secret's or not under this key; it does not say which."""
+    """The ciphertext is corrupt, belongs to another secret or is under another key; which one is not told."""

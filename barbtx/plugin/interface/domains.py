@@ -1,4 +1,4 @@
-"""The kinds of plaintext that stores and crypto plugins are given."""
+"""The kinds of plaintext that stores and crypto plugins handle."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import enum
 
 
 class Domain(enum.Enum):
-    """A kind of plaintext. What was stored as one kind must never be given back as another.
+    """A kind of plaintext. What was stored as one kind must never be returned as another.
 
-    Who asks knows the kind from its own purpose; it is never read from the row that holds the ciphertext.
+    The caller's own purpose determines the domain; it is never read from the row that holds the ciphertext.
     """
 
     PAYLOAD = "payload"

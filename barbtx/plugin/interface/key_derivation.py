@@ -1,8 +1,8 @@
-"""Keys for other purposes than encryption, which the database never holds.
+"""Keys for purposes other than encryption, which are never stored in the database.
 
-A crypto plugin or a secret store may provide :class:`IKeyDerivation` beside its own interface. What barbtx computes
-from secrets and has to keep in the database, such as the fingerprints of repeatable requests, is then keyed. Where no
-enabled plugin provides it, the operator configures a key for each purpose, or the feature does without.
+barbtx keeps values that it computes from secrets, such as the fingerprints of idempotent requests, and computes them
+with a key. A crypto plugin or secret store that provides :class:`IKeyDerivation` supplies that key. If no enabled
+plugin does, the operator configures a key for each purpose, or the feature is disabled.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Sequence
 import attrs
 from zope.interface import Interface
 
+from barbtx.plugin.interface.results import MaybeAwaitable
+
 
 @attrs.frozen
 class DerivedKey:
     """A key and its name.
 
-    :ivar id: tells the keys of a deployment apart, is the same in every process and after a restart, and says nothing
-        of the key; 1 to 64 letters and digits.
+    :ivar id: distinguishes the keys of a deployment; the same in every process and after a restart; reveals nothing
+        about the key; 1 to 64 letters and digits.
     :ivar key: 32 bytes.
     """
 
@@ -27,13 +29,13 @@ class DerivedKey:
 
 
 class IKeyDerivation(Interface):
-    """An optional interface of crypto plugins and secret stores. The method may return a Deferred."""
+    """An optional interface of crypto plugins and secret stores."""
 
-    def derive_keys(purpose: str) -> Sequence[DerivedKey]:
-        """The keys for a purpose, derived from each of the master keys that the plugin knows, the current one first.
+    def derive_keys(purpose: str) -> MaybeAwaitable[Sequence[DerivedKey]]:
+        """Return the keys for a purpose, one derived from each master key that the plugin has, the current one first.
 
-        The same master key and purpose give the same key; neither a master key nor the key for another purpose can be
-        computed from it. The plugin is asked for every use, so one that needs long should remember the keys.
+        The same master key and purpose always give the same key. It must not be possible to compute from it the master
+        key or the key for another purpose. The method is called for every use, so a slow plugin should cache the keys.
 
         :param purpose: ASCII text.
         """

@@ -1,8 +1,9 @@
-"""What a secret store is: the place where payloads are kept and keys are made.
+"""The interface of secret stores, which keep payloads and generate keys.
 
-A store is found through the entry point group ``barbtx.secretstore`` and named in ``[secretstore]
+A store is registered under the entry point group ``barbtx.secretstore`` and enabled in ``[secretstore]
 enabled_secretstore_plugins``. The entry point is a factory that takes a
-:class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ISecretStore`. A store never sees HTTP.
+:class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ISecretStore`. A store never sees HTTP
+requests. See :mod:`barbtx.plugin.interface.optional` for what a store may provide in addition.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from zope.interface import Interface
 
 from barbtx.model.records import EncryptedDatum
 from barbtx.plugin.interface.domains import Domain
+from barbtx.plugin.interface.results import MaybeAwaitable
 
 SYMMETRIC_ALGORITHMS = frozenset({"aes", "des", "desede", "hmacsha1", "hmacsha256", "hmacsha384", "hmacsha512"})
 ASYMMETRIC_ALGORITHMS = frozenset({"diffie_hellman", "dsa", "rsa", "ec"})
@@ -21,7 +23,12 @@ ASYMMETRIC_ALGORITHMS = frozenset({"diffie_hellman", "dsa", "rsa", "ec"})
 
 @attrs.frozen
 class KeySpec:
-    """A kind of key. ``bit_length`` in bits; names compare without regard to case."""
+    """A kind of key.
+
+    :ivar alg: the algorithm; like ``mode``, compared without regard to case.
+    :ivar bit_length: in bits.
+    :ivar passphrase: encrypts the private part of a key pair.
+    """
 
     alg: str | None = None
     bit_length: int | None = None
@@ -31,13 +38,14 @@ class KeySpec:
 
 @attrs.frozen
 class SecretDTO:
-    """A payload and what it belongs to.
+    """A payload to store, and what it belongs to.
 
-    :ivar secret_id: of the secret or, in the domain of passphrases, of the order.
-    :ivar secret: the payload's bytes.
+    :ivar secret_id: id of the secret or, in the domain of passphrases, of the order.
     :ivar project_id: external id.
-    :ivar transport_key: what the client wrapped the payload for; only ever one that the store has given out.
-    :ivar domain: what kind of plaintext it is.
+    :ivar secret: the payload's bytes.
+    :ivar transport_key: the transport key that the client wrapped the payload for, always one that the store gave out;
+        None if the payload is not wrapped.
+    :ivar domain: the kind of plaintext.
     """
 
     secret_id: str
@@ -52,13 +60,12 @@ class SecretDTO:
 
 @attrs.frozen
 class StorageReceipt:
-    """A store's receipt for a payload.
+    """What a store returns for a stored payload, and is given again to read or delete it.
 
-    :ivar metadata: what the store wants to be given again on reading and deleting; values of at most 255 characters,
-        nothing secret.
-    :ivar datum: the ciphertext, if the store leaves it to the database. It is written in the same transaction as the
-        secret it belongs to, so that neither is ever there without the other.
-    :ivar domain: on reading, the kind of plaintext that is wanted. A store need not set it.
+    :ivar metadata: data of the store's own; values of at most 255 characters, nothing secret.
+    :ivar datum: the ciphertext, if the store leaves it to the database. barbtx writes it in the transaction that writes
+        the secret's row, so that neither ever exists without the other.
+    :ivar domain: on reading, the kind of plaintext that the caller expects. A store need not set it.
     """
 
     metadata: Mapping[str, str] = attrs.field(factory=dict)
@@ -68,7 +75,7 @@ class StorageReceipt:
 
 @attrs.frozen
 class Wrapping:
-    """How a client wants a payload wrapped: a session key, itself wrapped for a transport key of the store."""
+    """How a client wants a payload wrapped: with a session key, which is itself wrapped for a transport key."""
 
     session_key: str
     transport_key: str
@@ -76,7 +83,7 @@ class Wrapping:
 
 @attrs.frozen
 class PairIds:
-    """The ids of the secrets that the parts of a key pair will be."""
+    """The ids of the secrets that will hold the parts of a key pair and its passphrase."""
 
     private: str
     public: str
@@ -85,7 +92,7 @@ class PairIds:
 
 @attrs.frozen
 class KeyPairReceipt:
-    """Receipts for a key pair and, if there is one, its passphrase."""
+    """Receipts for the parts of a key pair and, if there is one, its passphrase."""
 
     private: StorageReceipt
     public: StorageReceipt
@@ -93,49 +100,52 @@ class KeyPairReceipt:
 
 
 class ISecretStore(Interface):
-    """A place for payloads. Every method but the two questions may return a Deferred.
+    """A place for payloads.
 
-    A store must either keep what it is given or raise; it must not block the reactor; it must never log, or put into
-    an exception, a payload or a key. It may provide :class:`~barbtx.plugin.interface.key_derivation.IKeyDerivation`
-    too. It may raise :class:`barbtx.errors.ServiceUnavailable` when it is briefly out of
-    reach: the client is then told to try again, and an order is tried again later.
+    Methods whose result is ``MaybeAwaitable`` may be coroutines, or return a Deferred or a plain value.
+
+    A store must either keep what it is given or raise an exception. It must not block the reactor. It must never write
+    a payload or a key to the log or into an exception. While it is briefly unreachable it may raise
+    :class:`barbtx.errors.ServiceUnavailable`: clients are then told to retry, and orders are retried later.
     """
 
     def get_plugin_name() -> str:
-        """A friendly name, unique in the deployment."""
+        """Return a friendly name, unique in the deployment."""
 
     def store_secret_supports(key_spec: KeySpec) -> bool:
-        """Whether it can store such a thing; must be true when algorithm and length are None."""
+        """Return whether the store can keep such a secret; must be true when algorithm and length are None."""
 
     def generate_supports(key_spec: KeySpec) -> bool:
-        """Whether it can make such a key."""
+        """Return whether the store can generate such a key."""
 
-    def store_secret(secret: SecretDTO) -> StorageReceipt:
-        """Keep a payload.
+    def store_secret(secret: SecretDTO) -> MaybeAwaitable[StorageReceipt]:
+        """Store a payload.
 
-        It may be called several times for one secret, even concurrently, when clients send payloads for it. Each call
-        keeps a payload of its own and returns a receipt of its own: a later call must not replace what an earlier one
-        kept, and a payload that is deleted by its receipt must not take another with it.
+        The method may be called several times for one secret, even concurrently, when clients send payloads for it.
+        Each call stores a separate payload and returns a separate receipt: a later call must not replace what an
+        earlier one stored, and deleting by one receipt must not delete the payload of another.
         """
 
-    def get_secret(secret_id: str, project_id: str, kept: StorageReceipt, wrapping: Wrapping | None = None) -> bytes:
-        """Give back a payload.
+    def get_secret(
+        secret_id: str, project_id: str, receipt: StorageReceipt, wrapping: Wrapping | None = None
+    ) -> MaybeAwaitable[bytes]:
+        """Return a payload.
 
-        :param wrapping: how to wrap it; only ever given to a store that has a transport key.
-        :raises Exception: it is not there, or is not what was stored for this secret of this project in this domain.
+        :param wrapping: how to wrap the payload; passed only to a store that has a transport key.
+        :raises Exception: the payload is missing, or was not stored for this secret, project and domain.
         """
 
-    def delete_secret(kept: StorageReceipt) -> None:
-        """Forget a payload that the store keeps itself; one that is not there any more is no error."""
+    def delete_secret(receipt: StorageReceipt) -> MaybeAwaitable[None]:
+        """Delete a payload that the store keeps itself; do nothing if it is already gone."""
 
-    def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> StorageReceipt:
-        """Make a key and keep it."""
+    def generate_symmetric_key(secret_id: str, project_id: str, key_spec: KeySpec) -> MaybeAwaitable[StorageReceipt]:
+        """Generate a symmetric key and store it."""
 
-    def generate_asymmetric_key(ids: PairIds, project_id: str, key_spec: KeySpec) -> KeyPairReceipt:
-        """Make a key pair and keep it, the private part encrypted with the passphrase if there is one."""
+    def generate_asymmetric_key(ids: PairIds, project_id: str, key_spec: KeySpec) -> MaybeAwaitable[KeyPairReceipt]:
+        """Generate a key pair and store its parts; the passphrase, if there is one, encrypts the private part."""
 
-    def get_transport_key() -> str | None:
-        """A certificate, base64 of X.509, for which clients may wrap payloads; None if the store cannot unwrap any.
+    def get_transport_key() -> MaybeAwaitable[str | None]:
+        """Return the certificate (base64 of X.509) for which clients may wrap payloads; None if there is none.
 
-        A store that changes its key keeps unwrapping what was wrapped for an older one.
+        A store that changes its key must still unwrap payloads that were wrapped for an earlier one.
         """

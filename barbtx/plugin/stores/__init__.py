@@ -1,1 +1,1 @@
-"""Secret stores that come with barbtx."""
+"""The secret stores that barbtx ships."""

@@ -1,5 +1,6 @@
-"""RabbitMQ through txAMQP, with what txAMQP 0.8.2 lacks or gets wrong mended in subclasses.
+"""The RabbitMQ transport, built on txAMQP. Subclasses add what txAMQP 0.8.2 lacks and correct its defects.
 
-``codec`` and ``frames`` read and write the wire, ``protocol`` is a connection, ``topology`` what is declared at the
-broker, ``publisher`` and ``consumer`` the two services that stand on it.
+:mod:`codec <barbtx.queue.amqp.codec>` and :mod:`frames <barbtx.queue.amqp.frames>` read and write the wire format;
+``channel`` and ``protocol`` are a connection; ``topology`` declares the queues; ``publisher`` and ``consumer`` are the
+services; ``dead_letters`` shows and requeues dead letters.
 """

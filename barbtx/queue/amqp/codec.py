@@ -1,4 +1,4 @@
-"""Values on the wire: txAMQP's codec, with byte-exact texts and every type of field that RabbitMQ uses in tables.
+"""The encoding of AMQP values: txAMQP's codec with byte-exact strings and all field types that RabbitMQ uses in tables.
 
 Source: AMQP 0-9-1, section 4.2, and RabbitMQ's errata for the types of table fields.
 """
@@ -26,41 +26,56 @@ _FIXED = {
     b"T": "!Q",
 }
 
-
-# Tables and arrays in each other; the interpreter's own limit depends on who calls.
-_DEEPEST = 64
+# Maximum nesting of tables and arrays. Python's recursion limit would depend on the depth of the caller.
+_MAX_DEPTH = 64
 
 
 class Codec(TxCodec):
-    """Texts are counted in bytes, not in characters; ``longstr`` stays bytes; short reads are errors.
+    """Encodes and decodes AMQP values.
 
-    A short text that is not UTF-8 comes back byte for byte: what cannot be decoded becomes lone surrogates, and those
-    become bytes again.
+    Unlike in txAMQP, lengths of strings are counted in bytes, a ``longstr`` is bytes, and a short read is an error.
+    A ``shortstr`` that is not UTF-8 round-trips: bytes that cannot be decoded become lone surrogates.
     """
 
     _depth = 0
 
     def read(self, n: int) -> bytes:
-        data = self.stream.read(n)
+        """Read ``n`` bytes.
+
+        :raises EOF: fewer bytes are left.
+        """
+        data: bytes = self.stream.read(n)
         if len(data) != n:
             raise EOF("the frame ends in the middle of a value")
         self.nread += n
-        # Bits share an octet with their neighbours only; whatever else is read ends the run.
+        # Only adjacent bits share an octet: any other value ends the run.
         self.incoming_bits.clear()
         return data
 
     def enc_str(self, fmt: str, s: str | bytes) -> None:
+        """Write a string after its length in bytes, for which ``fmt`` is the struct format."""
         data = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else s
         self.pack(fmt, len(data))
         self.write(data)
 
     def decode_shortstr(self) -> str:
-        return self.dec_bytes("!B").decode("utf-8", "surrogateescape")
+        """Read a string of at most 255 bytes."""
+        return self._counted_bytes("!B").decode("utf-8", "surrogateescape")
 
     def decode_longstr(self) -> bytes:
-        return self.dec_bytes("!L")
+        """Read bytes with a length of 32 bits."""
+        return self._counted_bytes("!L")
+
+    def _counted_bytes(self, fmt: str) -> bytes:
+        data: bytes = self.dec_bytes(fmt)
+        return data
 
     def encode_table(self, tbl: Mapping[str, object]) -> None:
+        """Write a table.
+
+        :raises TypeError: AMQP has no type for a value.
+        :raises ValueError: tables are nested too deeply.
+        """
         inner = self._nested()
         for key, value in tbl.items():
             inner.encode_shortstr(key)
@@ -68,6 +83,10 @@ class Codec(TxCodec):
         self._encode_nested(inner)
 
     def decode_table(self) -> dict[str, object]:
+        """Read a table.
+
+        :raises ValueError: a field has an unknown type, or tables are nested too deeply.
+        """
         inner = self._nested(self.decode_longstr())
         result = {}
         while inner._left():
@@ -76,10 +95,13 @@ class Codec(TxCodec):
         return result
 
     def _nested(self, data: bytes = b"") -> Codec:
-        """:raises ValueError: it would be nested too deeply."""
+        """Make a codec for a table or array in this one.
+
+        :raises ValueError: they are nested too deeply.
+        """
         inner = type(self)(BytesIO(data))
         inner._depth = self._depth + 1
-        if inner._depth > _DEEPEST:
+        if inner._depth > _MAX_DEPTH:
             raise ValueError("nested too deeply")
         return inner
 
@@ -88,7 +110,7 @@ class Codec(TxCodec):
         self.encode_longstr(inner.stream.getvalue())
 
     def _left(self) -> int:
-        return len(self.stream.getbuffer()) - self.stream.tell()
+        return len(self.stream.getbuffer()) - int(self.stream.tell())
 
     def _encode_field(self, value: object) -> None:
         if isinstance(value, bool):

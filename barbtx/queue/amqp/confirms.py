@@ -1,4 +1,4 @@
-"""Publishing so that the broker answers for each message."""
+"""Publisher confirms: the broker acknowledges each published message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from txamqp.client import Closed
 from txamqp.content import Content
 from txamqp.message import Message
 
-from barbtx.queue.amqp.protocol import Channel
+from barbtx.queue.amqp.channel import Channel
 from barbtx.queue.transport import PublishRefused
 
 log = Logger()
@@ -19,38 +19,40 @@ log = Logger()
 
 @attrs.define(eq=False)
 class Confirms:
-    """Publisher confirms on one channel, and what became of each message.
+    """Publishes on one channel and matches the broker's confirms to the messages. Its length is the unconfirmed ones.
 
-    :ivar on_unroutable: called when a message found no queue.
+    :ivar on_unroutable: called when the broker returns a message because its queue does not exist.
     """
 
     channel: Channel
     on_unroutable: Callable[[], None] = lambda: None
     _next_tag: int = attrs.field(default=1, init=False)
-    _waiting: dict[int, Deferred[None]] = attrs.field(factory=dict, init=False)
+    _unconfirmed: dict[int, Deferred[None]] = attrs.field(factory=dict, init=False)
     _lost: bool = attrs.field(default=False, init=False)
 
     @classmethod
-    async def on(cls, channel: Channel, on_unroutable: Callable[[], None] = lambda: None) -> Confirms:
-        """Ask for confirms on a channel.
+    async def enable(cls, channel: Channel, on_unroutable: Callable[[], None] = lambda: None) -> Confirms:
+        """Enable publisher confirms on a channel.
 
-        :raises Closed: it is closed.
+        :raises Closed: the channel is closed.
         """
         await channel.confirm_select()
         confirms = cls(channel, on_unroutable)
         channel.on_confirm = confirms._confirm
-        channel.on_return = confirms._returned
+        channel.on_return = confirms._return
         return confirms
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._unconfirmed)
 
     def publish(self, queue: str, content: Content) -> Deferred[None]:
-        """Send a message to a queue; fires when the broker has it safe.
+        """Publish a message to a queue.
 
-        Its message-id is set here: by it a message that comes back is known.
+        The message's ``message-id`` is set, by which a returned message is recognized.
 
-        :raises Refused: (asynchronously) the broker did not take it, or there is no such queue.
+        :return: fires when the broker has confirmed the message.
+        :raises PublishRefused: (asynchronously) the broker rejected the message, the queue does not exist, or the
+            connection was lost.
         """
         if self._lost:
             return fail(PublishRefused("the connection is lost"))
@@ -59,33 +61,34 @@ class Confirms:
         self.channel.basic_publish(routing_key=queue, mandatory=True, content=content).addErrback(
             lambda failure: failure.trap(Closed)
         )
-        # Only what was sent is counted by the broker.
+        # The broker numbers the messages that it receives: a tag is used up only if the message was sent.
         self._next_tag += 1
         confirmed: Deferred[None] = Deferred()
-        self._waiting[tag] = confirmed
+        self._unconfirmed[tag] = confirmed
         return confirmed
 
-    def lost(self) -> None:
-        """The channel is gone, and with it the answers."""
+    def lose(self) -> None:
+        """Fail all unconfirmed messages, because the channel is closed."""
         self._lost = True
-        waiting, self._waiting = self._waiting, {}
-        for confirmed in waiting.values():
-            confirmed.errback(PublishRefused("the connection was lost before the broker answered"))
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        for confirmed in unconfirmed.values():
+            confirmed.errback(PublishRefused("the connection was lost before the broker confirmed the message"))
 
-    def _confirm(self, tag: int, multiple: bool, taken: bool) -> None:
-        for known in [known for known in self._waiting if known <= tag] if multiple else [tag]:
-            confirmed = self._waiting.pop(known, None)
+    def _confirm(self, tag: int, multiple: bool, acknowledged: bool) -> None:
+        tags = [known for known in self._unconfirmed if known <= tag] if multiple else [tag]
+        for each in tags:
+            confirmed = self._unconfirmed.pop(each, None)
             if confirmed is None:
                 continue
-            if taken:
+            if acknowledged:
                 confirmed.callback(None)
             else:
                 confirmed.errback(PublishRefused("the broker did not take the message"))
 
-    def _returned(self, message: Message) -> None:
-        # The return precedes the confirm of the same message, which then says no more than that it was dealt with.
-        log.error("no queue {queue} at the broker: {text}", queue=message.routing_key, text=message.reply_text)
-        confirmed = self._waiting.pop(int(message.content["message-id"]), None)
+    def _return(self, message: Message) -> None:
+        # The return precedes a positive confirm of the same message, which then does not mean that it was queued.
+        log.error("the broker has no queue {queue}: {text}", queue=message.routing_key, text=message.reply_text)
+        confirmed = self._unconfirmed.pop(int(message.content["message-id"]), None)
         self.on_unroutable()
         if confirmed is not None:
             confirmed.errback(PublishRefused("the broker has no queue for the message"))

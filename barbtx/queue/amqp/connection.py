@@ -1,10 +1,10 @@
-"""A connection that comes back: where the brokers are, and a service that keeps a client connected to one of them."""
+"""The addresses of the brokers, and a service that keeps a connection to one of them and reconnects when it is lost."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -12,8 +12,15 @@ from oslo_config import cfg
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txamqp.client import ChannelClosed, Closed
@@ -21,7 +28,9 @@ from txamqp.spec import Spec
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
-from barbtx.queue.amqp.protocol import Client, load_spec, one_line
+from barbtx.queue.amqp.channel import one_line
+from barbtx.queue.amqp.protocol import Client, load_spec
+from barbtx.reactor import IReactor
 from barbtx.tls import client_tls
 
 log = Logger()
@@ -32,7 +41,7 @@ _PRECONDITION_FAILED = "406"
 
 @attrs.frozen
 class Broker:
-    """Where a broker is and how to log in."""
+    """Address and credentials of a broker."""
 
     host: str
     port: int
@@ -42,22 +51,23 @@ class Broker:
 
 @attrs.frozen
 class Brokers:
-    """The members of a cluster, any of which will do.
+    """The members of a RabbitMQ cluster, which are interchangeable.
 
-    :ivar tls: makes the TLS options for a host; None for connections in clear.
+    :ivar tls: makes the TLS settings for a host; None to connect without TLS.
     """
 
     members: tuple[Broker, ...]
     vhost: str
-    tls: Callable[[str], Any] | None = None
+    tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None
 
     @classmethod
-    def from_url(cls, url: str, tls: Callable[[str], Any] | None = None) -> Brokers:
-        """Read a transport URL: ``rabbit://user:password@host:port,user:password@host:port/virtual-host``.
+    def from_url(cls, url: str, tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None) -> Brokers:
+        """Parse a transport URL: ``rabbit://user:password@host:port,user:password@host:port/virtual-host``.
 
-        A member without a user is logged in to as the first one is; the scheme ``amqps`` is the same with TLS.
+        The first member's credentials are used for members without a user. The scheme ``amqps`` selects port 5671.
 
-        :raises ConfigurationError: it is none.
+        :param tls: see :attr:`tls`.
+        :raises ConfigurationError: the URL is invalid.
         """
         scheme, _, rest = url.partition("://")
         hosts, _, path = rest.partition("/")
@@ -80,9 +90,9 @@ class Brokers:
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Brokers:
-        """The brokers of ``transport_url`` and ``[oslo_messaging_rabbit]``.
+        """Read ``transport_url`` and the options of ``[oslo_messaging_rabbit]``.
 
-        :raises ConfigurationError: one of them cannot be used.
+        :raises ConfigurationError: the URL is invalid, or a file for TLS cannot be used.
         """
         options, url = conf.oslo_messaging_rabbit, conf.transport_url
         if not (options.ssl or url.startswith("amqps:")):
@@ -91,55 +101,66 @@ class Brokers:
             url, client_tls("oslo_messaging_rabbit", options.ssl_ca_file, options.ssl_cert_file, options.ssl_key_file)
         )
 
-    def endpoint(self, reactor: Any, broker: Broker, timeout: float) -> IStreamClientEndpoint:
-        """What connects to one of them.
+    def endpoint(self, reactor: IReactor, broker: Broker, timeout: float) -> IStreamClientEndpoint:
+        """Return an endpoint that connects to a member.
 
-        :param timeout: seconds.
+        :param timeout: seconds to wait for the connection.
         """
         endpoint = HostnameEndpoint(reactor, broker.host, broker.port, timeout=timeout)
         return endpoint if self.tls is None else wrapClientTLS(self.tls(broker.host), endpoint)
 
 
-@implementer(IProtocol)
 @attrs.define(eq=False)
-class _ConnectionLostGuard:
-    """Keeps from ClientService that a connection was lost which it has not been given yet.
+class _ConnectionLostGuard(Protocol):
+    """Hides the loss of a connection from ClientService while the connection is being prepared.
 
-    It would take that for an error of its own: the loss is known to it by the failure to prepare the connection.
+    ClientService learns of the loss from the failed preparation; a loss before that would be an error in its state
+    machine.
 
-    :ivar proxy: what ClientService put around the client, to hear of its loss.
+    :ivar proxy: the protocol that ClientService wraps around the client, to be notified when the connection is lost.
     """
 
-    proxy: Any
+    proxy: IProtocol
     client: Client
 
-    def makeConnection(self, transport: Any) -> None:
+    def makeConnection(self, transport: ITransport) -> None:
+        """Connect the proxy, which connects the client."""
         self.proxy.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
+        """Pass data to the client."""
         self.client.dataReceived(data)
 
-    def connectionLost(self, reason: Failure) -> None:
-        (self.proxy if self.client.prepared else self.client).connectionLost(reason)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Notify ClientService if the connection was prepared, and the client in any case."""
+        if self.client.prepared:
+            self.proxy.connectionLost(reason)
+        else:
+            self.client.connectionLost(reason)
 
 
 @attrs.define(eq=False)
 class _ConnectionLostGuardFactory(Factory):
-    factory: Any
+    factory: IProtocolFactory
     clients: _ClientFactory
 
     noisy = False
 
-    def buildProtocol(self, addr: object) -> _ConnectionLostGuard:
-        return _ConnectionLostGuard(self.factory.buildProtocol(addr), self.clients.latest)
+    def buildProtocol(self, addr: IAddress | None) -> _ConnectionLostGuard | None:
+        # Factory allows None, but endpoints pass the address to which they are connected.
+        proxy = self.factory.buildProtocol(cast(IAddress, addr))
+        return None if proxy is None else _ConnectionLostGuard(proxy, self.clients.latest)
 
 
 @implementer(IStreamClientEndpoint)
 @attrs.define(eq=False)
 class _RoundRobinEndpoint:
-    """Connects to another member at each try."""
+    """Connects to the next member of the cluster at each attempt.
 
-    reactor: Any
+    :ivar timeout: seconds to wait for the connection.
+    """
+
+    reactor: IReactor
     clients: _ClientFactory
     timeout: float
     _members: Iterator[Broker] = attrs.field(init=False)
@@ -147,11 +168,11 @@ class _RoundRobinEndpoint:
     def __attrs_post_init__(self) -> None:
         self._members = itertools.cycle(self.clients.brokers.members)
 
-    def connect(self, factory: Factory) -> Deferred[Any]:
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         broker = self.clients.broker = next(self._members)
         endpoint = self.clients.brokers.endpoint(self.reactor, broker, self.timeout)
-        connecting = endpoint.connect(_ConnectionLostGuardFactory(factory, self.clients))
-        return connecting.addCallbacks(lambda gate: gate.proxy, self._failed, errbackArgs=(broker,))
+        connecting = endpoint.connect(_ConnectionLostGuardFactory(protocolFactory, self.clients))
+        return connecting.addCallbacks(lambda guard: guard.proxy, self._failed, errbackArgs=(broker,))
 
     def _failed(self, failure: Failure, broker: Broker) -> Failure:
         if not failure.check(CancelledError):
@@ -168,9 +189,13 @@ class _RoundRobinEndpoint:
 
 @attrs.define(eq=False)
 class _ClientFactory(Factory):
-    """:ivar latest: the client that was made last."""
+    """Makes a client for each connection.
 
-    reactor: Any
+    :ivar broker: the broker to which the next connection is made.
+    :ivar latest: the client that was made last.
+    """
+
+    reactor: IReactor
     brokers: Brokers
     name: str
     heartbeat: float
@@ -180,7 +205,7 @@ class _ClientFactory(Factory):
 
     noisy = False
 
-    def buildProtocol(self, addr: object) -> Client:
+    def buildProtocol(self, addr: IAddress | None) -> Client:
         self.latest = Client(
             self._spec,
             self.reactor,
@@ -194,19 +219,21 @@ class _ClientFactory(Factory):
 
 @attrs.define(eq=False)
 class _Preparation:
-    """What is done on each new connection before it counts as one; see :func:`client_service`."""
+    """Prepares each new connection before ClientService considers it connected; see :func:`client_service`.
 
-    reactor: Any
+    :ivar timeout: seconds after which a connection that is not prepared is aborted.
+    """
+
+    reactor: IReactor
     clients: _ClientFactory
-    name: str
     timeout: float
-    prepare: Callable[[Client], Coroutine[Any, Any, None]]
+    prepare: Callable[[Client], Awaitable[None]]
     refuse: Callable[[str], None] | None
-    _tries: int = attrs.field(default=0, init=False)
+    _attempts: int = attrs.field(default=0, init=False)
 
-    async def __call__(self, proxy: Any) -> None:
-        client = self.clients.latest
-        self._tries += 1
+    async def run(self) -> None:
+        client, broker = self.clients.latest, self.clients.broker
+        self._attempts += 1
         watchdog = self.reactor.callLater(self.timeout, client.transport.abortConnection)
         try:
             await client.open()
@@ -216,13 +243,12 @@ class _Preparation:
             if isinstance(problem, ChannelClosed) and str(problem).startswith(_PRECONDITION_FAILED):
                 self._mismatch(str(problem))
             else:
-                broker, reason = self.clients.broker, one_line(problem.args[0] if problem.args else problem)
                 log.warn(
                     "{name}: the broker at {host}:{port} cannot be used: {reason}",
-                    name=self.name,
+                    name=self.clients.name,
                     host=broker.host,
                     port=broker.port,
-                    reason=reason,
+                    reason=one_line(problem.args[0] if problem.args else problem),
                     log_outage=True,
                 )
             raise
@@ -230,42 +256,47 @@ class _Preparation:
             if watchdog.active():
                 watchdog.cancel()
         client.prepared = True
-        broker = self.clients.broker
-        log.info("{name}: connected to the broker at {host}:{port}", name=self.name, host=broker.host, port=broker.port)
-
-    def _mismatch(self, text: str) -> None:
-        text = (
-            f"what is declared at the broker is not what the configuration says: {text}; change [queue], or delete it "
-            "at the broker once it is empty"
+        log.info(
+            "{name}: connected to the broker at {host}:{port}",
+            name=self.clients.name,
+            host=broker.host,
+            port=broker.port,
         )
-        if self._tries == 1 and self.refuse is not None:
+
+    def _mismatch(self, problem: str) -> None:
+        text = (
+            f"what is declared at the broker is not what the configuration says: {problem}; change [queue], or delete "
+            "it at the broker once it is empty"
+        )
+        if self._attempts == 1 and self.refuse is not None:
             self.refuse(text)
         else:
-            log.error("{name}: {text}", name=self.name, text=text)
+            log.error("{name}: {text}", name=self.clients.name, text=text)
 
 
 def client_service(
-    reactor: Any,
+    reactor: IReactor,
     brokers: Brokers,
     name: str,
     heartbeat: float,
-    prepare: Callable[[Client], Coroutine[Any, Any, None]],
+    prepare: Callable[[Client], Awaitable[None]],
     refuse: Callable[[str], None] | None = None,
 ) -> ClientService:
-    """A service that stays connected, with capped exponential backoff and jitter between the tries.
+    """Make a service that keeps a connection, and reconnects with exponential backoff (10 seconds at most) and jitter.
 
-    :param heartbeat: seconds; also the longest that a handshake may take.
-    :param prepare: run on each new connection, before it counts as one; if it fails, the next try follows.
-    :param refuse: called if, at the very first try, something is at the broker already that is not as it should be;
-        later that is only logged, and tried again.
+    :param name: name of the connection, in the log and at the broker.
+    :param heartbeat: heartbeat interval in seconds, and the timeout of the handshake, which is 5 seconds at least.
+    :param prepare: prepares a new connection before it is used. If it fails, the connection is closed and retried.
+    :param refuse: called with the reason if, at the first attempt, an exchange or queue at the broker has other
+        arguments than those configured. At later attempts that is only logged.
     """
     timeout = max(heartbeat, 5.0)
     clients = _ClientFactory(reactor, brokers, name, heartbeat)
-    preparation = _Preparation(reactor, clients, name, timeout, prepare, refuse)
+    preparation = _Preparation(reactor, clients, timeout, prepare, refuse)
     return ClientService(
         _RoundRobinEndpoint(reactor, clients, timeout),
         clients,
         retryPolicy=backoffPolicy(initialDelay=0.2, maxDelay=10.0),
         clock=reactor,
-        prepareConnection=lambda proxy: Deferred.fromCoroutine(preparation(proxy)),
+        prepareConnection=lambda proxy: Deferred.fromCoroutine(preparation.run()),
     )

@@ -1,9 +1,9 @@
-"""Taking messages from the broker and having them handled."""
+"""The consumer: it receives messages from a queue, has them handled, and acknowledges them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.application.internet import ClientService
@@ -15,23 +15,26 @@ from twisted.python.failure import Failure
 from txamqp.client import Closed
 from txamqp.message import Message
 
+from barbtx.queue.amqp.channel import MAX_BODY, Channel
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers, client_service
-from barbtx.queue.amqp.protocol import MAX_BODY, Channel, Client
+from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.republishing import copy_of, dead_letter
 from barbtx.queue.transport import InvalidMessage, PublishRefused
+from barbtx.reactor import IReactor
 
 log = Logger()
 
 _TAG = "barbtx"
-# Seconds for which a message is kept that can neither be handled nor sent on, so that it does not go round in circles.
-_BEFORE_ANOTHER_TRY = 1.0
+# Seconds before a message that could not be republished is returned to its queue, so that it is not redelivered in a
+# hot loop.
+_REQUEUE_DELAY = 1.0
 
 
 class Requeue(Exception):
-    """The message is to go to the end of a queue, the same one or another.
+    """The message must go to the end of a queue.
 
-    :ivar queue: its name.
+    :ivar queue: name of the queue, which may be the one from which the message came.
     """
 
     def __init__(self, queue: str, reason: str) -> None:
@@ -40,53 +43,60 @@ class Requeue(Exception):
 
 
 class Source(Protocol):
-    """What to take messages from.
+    """A queue to consume from."""
 
-    :ivar name: what is taken, in logs and for the connection's name.
-    :ivar queue: where it is taken from.
-    :ivar dead_queue: where messages go that can never be handled.
-    """
+    @property
+    def name(self) -> str:
+        """What the messages are, in logs and in the connection's name."""
 
-    name: str
-    queue: str
-    dead_queue: str
+    @property
+    def queue(self) -> str:
+        """Name of the queue."""
+
+    @property
+    def dead_queue(self) -> str:
+        """Name of the queue for messages that can never be handled."""
 
     async def declare(self, channel: Channel) -> None:
-        """Make sure that the queues are there."""
+        """Declare the queues.
+
+        :raises ChannelClosed: a queue cannot be declared.
+        """
 
 
 @attrs.define(eq=False)
 class _Session:
-    """A connection, its channel and the confirms on it: what was delivered there can be answered there only."""
+    """A connection, its channel and the confirms on it. Messages can be acknowledged only where they were delivered."""
 
     client: Client
     channel: Channel
     confirms: Confirms
 
-    def lose(self) -> None:
-        """Give up the connection; the broker delivers again what was not answered."""
-        self.confirms.lost()
+    def close(self) -> None:
+        """Close the connection. The broker redelivers the messages that were not acknowledged."""
+        self.confirms.lose()
         if self.client.transport is not None:
             self.client.transport.loseConnection()
 
 
 @attrs.define(eq=False)
 class Consumer(Service):
-    """Has messages handled, so many at a time, and acknowledges each when that has ended.
+    """Handles messages concurrently, and acknowledges each one when it was handled (at-least-once delivery).
 
-    :ivar handle: handles the body of a message; what it raises decides what becomes of the message: a
-        :class:`InvalidMessage` makes it a dead letter, a :class:`Requeue` sends a copy to the end of a queue, anything else
-        sends it back to its own queue.
-    :ivar concurrency: messages in hand at the same time; the broker sends no more than that.
-    :ivar grace: seconds for which a stopping service waits for what it has in hand; the rest goes back to the queue.
-    :ivar refuse: as in :func:`client_service`.
-    :ivar give_back: called when that time is over, to let go of what was in hand.
-    :ivar serve: called when the last message in hand is done and the queue is empty; does something that no message
-        came for, and says whether there was anything.
-    :ivar abandoned: whether what was in hand was not finished in time.
+    :ivar handle: handles the body of a message. If it raises :class:`InvalidMessage`, the message goes to the dead
+        letter queue; :class:`Requeue` sends a copy to the end of a queue; after any other exception the broker
+        redelivers the message.
+    :ivar heartbeat: heartbeat interval in seconds.
+    :ivar concurrency: maximum number of messages in flight, which is the prefetch count.
+    :ivar grace: seconds for which a stopping service waits for messages in flight. The others are redelivered.
+    :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
+    :ivar release: called when messages are still in flight after the grace period, to release what they locked.
+    :ivar process_next: called when the queue is empty and no message is in flight. Processes work for which no message
+        was received, and returns whether there was any.
+    :ivar unfinished: whether messages were still in flight when the grace period ended.
     """
 
-    reactor: Any
+    reactor: IReactor
     brokers: Brokers
     source: Source
     handle: Callable[[bytes], Awaitable[None]]
@@ -94,52 +104,56 @@ class Consumer(Service):
     concurrency: int
     grace: float
     refuse: Callable[[str], None] | None = None
-    release_orders: Callable[[], Awaitable[None]] | None = None
-    serve: Callable[[], Awaitable[bool]] | None = None
-    abandoned: bool = attrs.field(default=False, init=False)
+    release: Callable[[], Awaitable[None]] | None = None
+    process_next: Callable[[], Awaitable[bool]] | None = None
+    unfinished: bool = attrs.field(default=False, init=False)
     _connection: ClientService | None = attrs.field(default=None, init=False)
     _session: _Session | None = attrs.field(default=None, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
-    _in_hand: int = attrs.field(default=0, init=False)
-    _serving: bool = attrs.field(default=False, init=False)
+    _in_flight: int = attrs.field(default=0, init=False)
+    _processing_next: bool = attrs.field(default=False, init=False)
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startService(self) -> None:
-        super().startService()
+        """Start to connect and to consume."""
+        Service.startService(self)
         self._connection = client_service(
             self.reactor, self.brokers, f"barbtx {self.source.name}", self.heartbeat, self._prepare, self.refuse
         )
         self._connection.startService()
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        """Stop consuming, wait for the messages in flight, and disconnect."""
+        Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
-        return {"connected": self._session is not None, "messages in hand": self._in_hand}
+        """Return the state of the consumer, for the status report."""
+        return {"connected": self._session is not None, "messages in hand": self._in_flight}
 
     async def _stop(self) -> None:
         self._stopping = True
         if self._session is not None:
             self._session.channel.basic_cancel(consumer_tag=_TAG, nowait=True)
-        if self._in_hand or self._serving:
+        if self._in_flight or self._processing_next:
             self._idle = Deferred()
-            self.abandoned = await self._idle.addTimeout(self.grace, self.reactor, lambda *_: True) or False
-        if self.abandoned:
-            log.warn("{count} messages were not finished in time and go back to the queue", count=self._in_hand)
-            if self.release_orders is not None:
-                await self.release_orders()
-        await self._connection.stopService()
+            in_time = self._idle.addCallback(lambda _: True).addTimeout(self.grace, self.reactor, lambda *_: False)
+            self.unfinished = not await in_time
+        if self.unfinished:
+            log.warn("{count} messages were not finished in time and go back to the queue", count=self._in_flight)
+            if self.release is not None:
+                await self.release()
+        if self._connection is not None:
+            await self._connection.stopService()
 
     async def _prepare(self, client: Client) -> None:
         channel = await client.new_channel()
         await self.source.declare(channel)
         await channel.basic_qos(prefetch_count=self.concurrency)
-        session = _Session(client, channel, await Confirms.on(channel))
-        channel.on_deliver = lambda message: self._take(session, message)
-        # The broker ends a consumer when its queue goes; a new connection declares the queue again.
-        channel.on_cancel = lambda message: session.lose()
+        session = _Session(client, channel, await Confirms.enable(channel))
+        channel.on_deliver = lambda message: self._deliver(session, message)
+        # The broker cancels a consumer when its queue is deleted. A new connection declares the queue again.
+        channel.on_cancel = lambda message: session.close()
         channel.on_closed = lambda reason: self._lost(session)
         await channel.basic_consume(queue=self.source.queue, consumer_tag=_TAG)
         self._session = session
@@ -148,16 +162,17 @@ class Consumer(Service):
     def _lost(self, session: _Session) -> None:
         if self._session is session:
             self._session = None
-        session.lose()
+        session.close()
 
-    def _take(self, session: _Session, message: Message) -> None:
+    def _deliver(self, session: _Session, message: Message) -> None:
         if self._stopping:
             session.channel.basic_nack(delivery_tag=message.delivery_tag, requeue=True)
             return
-        self._in_hand += 1
-        Deferred.fromCoroutine(self._run(session, message)).addBoth(self._ended, session)
+        self._in_flight += 1
+        Deferred.fromCoroutine(self._process(session, message)).addBoth(self._processed, session)
 
-    async def _run(self, session: _Session, message: Message) -> None:
+    async def _process(self, session: _Session, message: Message) -> None:
+        """Handle a message, and acknowledge it or return it to its queue."""
         channel, tag, content = session.channel, message.delivery_tag, message.content
         try:
             try:
@@ -174,14 +189,14 @@ class Consumer(Service):
                 await session.confirms.publish(
                     self.source.dead_queue, dead_letter(content, str(problem), self.source.queue)
                 )
-            except Requeue as wanted:
+            except Requeue as requeue:
                 log.info(
                     "{name}: a message goes to the end of {queue}: {reason}",
                     name=self.source.name,
-                    queue=wanted.queue,
-                    reason=str(wanted),
+                    queue=requeue.queue,
+                    reason=str(requeue),
                 )
-                await session.confirms.publish(wanted.queue, copy_of(content))
+                await session.confirms.publish(requeue.queue, copy_of(content))
             except Exception:
                 log.failure("{name}: handling a message failed; it goes back to the queue", name=self.source.name)
                 await channel.basic_reject(delivery_tag=tag, requeue=True)
@@ -190,34 +205,41 @@ class Consumer(Service):
         except Closed:
             log.info("the connection was lost before a message was acknowledged; it will be delivered again")
         except PublishRefused as problem:
-            log.warn("a message could not be sent on and goes back to the queue: {reason}", reason=str(problem))
-            await deferLater(self.reactor, _BEFORE_ANOTHER_TRY, lambda: None)
+            log.warn("a message could not be republished and goes back to the queue: {reason}", reason=str(problem))
+            await deferLater(self.reactor, _REQUEUE_DELAY, lambda: None)
             if not channel.closed:
                 await channel.basic_nack(delivery_tag=tag, requeue=True)
 
-    def _ended(self, outcome: object, session: _Session) -> None:
+    def _processed(self, outcome: object, session: _Session) -> None:
         if isinstance(outcome, Failure):
             log.failure(
-                "{name}: a message was lost sight of; the broker has it still", failure=outcome, name=self.source.name
+                "{name}: a message was neither acknowledged nor returned; closing the connection, so that it is "
+                "delivered again",
+                failure=outcome,
+                name=self.source.name,
             )
-            # Only a new connection gets it back.
-            session.lose()
-        self._in_hand -= 1
-        if not self._in_hand and self.serve is not None and not self._serving and not self._stopping:
-            self._serving = True
-            Deferred.fromCoroutine(self._serve()).addBoth(self._served)
-        self._tell_if_idle()
+            session.close()
+        self._in_flight -= 1
+        if not self._in_flight and not self._processing_next and not self._stopping:
+            self._start_processing_next()
+        self._fire_if_idle()
 
-    async def _serve(self) -> None:
-        while not self._stopping and not self._in_hand and await self.serve():
+    def _start_processing_next(self) -> None:
+        if self.process_next is not None:
+            self._processing_next = True
+            Deferred.fromCoroutine(self._process_until_none_left(self.process_next)).addBoth(self._none_left)
+
+    async def _process_until_none_left(self, process_next: Callable[[], Awaitable[bool]]) -> None:
+        """Process work without messages, until there is none or a message is delivered."""
+        while not self._stopping and not self._in_flight and await process_next():
             pass
 
-    def _served(self, outcome: object) -> None:
+    def _none_left(self, outcome: object) -> None:
         if isinstance(outcome, Failure):
-            log.failure("{name}: looking for what no message came for failed", failure=outcome, name=self.source.name)
-        self._serving = False
-        self._tell_if_idle()
+            log.failure("{name}: processing work without a message failed", failure=outcome, name=self.source.name)
+        self._processing_next = False
+        self._fire_if_idle()
 
-    def _tell_if_idle(self) -> None:
-        if self._idle is not None and not (self._in_hand or self._serving or self._idle.called):
+    def _fire_if_idle(self) -> None:
+        if self._idle is not None and not (self._in_flight or self._processing_next or self._idle.called):
             self._idle.callback(None)

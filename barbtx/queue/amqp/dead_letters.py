@@ -1,9 +1,9 @@
-"""Looking at dead letters, and sending them on their way again."""
+"""Showing dead letters, and sending them back to the queues from which they came."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from typing import NoReturn, TypeVar
 
 import attrs
 from oslo_config import cfg
@@ -11,25 +11,31 @@ from twisted.internet.defer import Deferred
 from txamqp.client import ChannelClosed, Closed
 from txamqp.message import Message
 
+from barbtx.queue.amqp.channel import Channel, one_line
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
-from barbtx.queue.amqp.protocol import Channel, Client, one_line
+from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.republishing import ORIGIN, REASON, copy_of, headers_of
 from barbtx.queue.amqp.topology import DeadLetterQueue, Topology, dead_letter_queues
+from barbtx.reactor import IReactor
 
 T = TypeVar("T")
 
 _NOT_FOUND, _PRECONDITION_FAILED = "404", "406"
-# Seconds in which it must be clear whether there is a broker to ask.
-_PATIENCE = 2.0
-_SHOWN = 1000
+# Seconds to wait for a connection, and again for the end of the connection.
+_CONNECT_SECONDS = 2.0
+# Bytes of a body that are shown.
+_MAX_SHOWN = 1000
 
 
 @attrs.frozen
 class DeadLetter:
-    """:ivar queue: where it came from.
-    :ivar body: the beginning of what it says, in one line; it holds ids, never anything secret.
+    """A dead letter, as it is shown to the operator.
+
+    :ivar reason: why it could not be processed.
+    :ivar queue: the queue from which it came.
+    :ivar body: the beginning of the body in one line, which contains IDs and nothing secret.
     """
 
     reason: str
@@ -39,20 +45,24 @@ class DeadLetter:
 
 @attrs.frozen
 class DeadLetters:
-    """The dead letters of a deployment: of its tasks and of Keystone's notifications.
+    """The dead letters of a deployment: tasks and notifications of Keystone that could not be processed.
 
-    :ivar patience: seconds for which a broker that has answered may be silent.
+    :ivar queues: the dead letter queues.
+    :ivar timeout: seconds to wait for each reply of the broker, 2 at least.
     """
 
-    reactor: Any
+    reactor: IReactor
     brokers: Brokers
     topology: Topology
     queues: tuple[DeadLetterQueue, ...]
     timeout: float
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts) -> DeadLetters:
-        """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
+    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> DeadLetters:
+        """Read the configuration.
+
+        :raises ConfigurationError: the transport URL is invalid, or a file for TLS cannot be used.
+        """
         return cls(
             reactor,
             Brokers.from_config(conf),
@@ -62,29 +72,32 @@ class DeadLetters:
         )
 
     async def peek(self, limit: int) -> Sequence[DeadLetter]:
-        """The oldest dead letters of each queue, so many in all at most, which stay where they are.
+        """Return the oldest dead letters of each queue and leave them there.
 
-        :raises Unusable: the broker cannot be asked.
+        :param limit: maximum number of dead letters, of all queues together.
+        :raises NoUsableBroker: no broker can be used, or the connection fails.
         """
-        return await self._each(limit, False)
+        return await self._read_all(limit, requeue=False)
 
     async def requeue(self, limit: int) -> Sequence[DeadLetter]:
-        """Send the oldest dead letters to the queues that they came from; those that were sent.
+        """Send the oldest dead letters back to the queues from which they came.
 
-        Each leaves the dead letters only when the broker has it safe in its queue. One that is not whole stays.
+        A dead letter is removed when the broker has confirmed its copy. One whose body was truncated is not sent.
 
-        :raises Unusable: the broker cannot be asked.
-        :raises Refused: a queue did not take one; it stays, with those after it.
+        :param limit: maximum number of dead letters, of all queues together.
+        :return: the dead letters that were sent.
+        :raises NoUsableBroker: no broker can be used, or the connection fails.
+        :raises PublishRefused: a queue did not accept a message. This dead letter and the following ones stay.
         """
-        return await self._each(limit, True)
+        return await self._read_all(limit, requeue=True)
 
-    async def _each(self, limit: int, again: bool) -> Sequence[DeadLetter]:
-        client = await connect_one_shot(self.reactor, self.brokers, "barbtx-manage", _PATIENCE)
+    async def _read_all(self, limit: int, *, requeue: bool) -> Sequence[DeadLetter]:
+        client = await connect_one_shot(self.reactor, self.brokers, "barbtx-manage", _CONNECT_SECONDS)
         try:
-            await self._ask(self._declare(client))
+            await self._reply(self._declare(client))
             letters: list[DeadLetter] = []
             for queue in self.queues:
-                letters += await self._of(client, queue, limit - len(letters), again)
+                letters += await self._read_queue(client, queue, limit - len(letters), requeue=requeue)
             return letters
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
@@ -99,8 +112,8 @@ class DeadLetters:
             ) from None
         finally:
             client.transport.loseConnection()
-            # A silent broker does not end a connection with TLS.
-            abort = self.reactor.callLater(_PATIENCE, client.transport.abortConnection)
+            # With TLS, a connection to a silent broker is closed only when it is aborted.
+            abort = self.reactor.callLater(_CONNECT_SECONDS, client.transport.abortConnection)
             await client.disconnected.wait()
             if abort.active():
                 abort.cancel()
@@ -108,49 +121,57 @@ class DeadLetters:
     async def _declare(self, client: Client) -> None:
         await self.topology.declare(await client.new_channel())
 
-    async def _ask(self, call: Awaitable[T]) -> T:
-        """Wait for an answer, for so long that a slow broker can give it."""
+    async def _reply(self, request: Awaitable[T]) -> T:
+        """Wait for the reply to a request.
 
-        async def answer() -> T:
-            return await call
+        :raises NoUsableBroker: the broker does not reply in time.
+        """
 
-        def too_late(*_: object) -> None:
+        async def reply() -> T:
+            return await request
+
+        def timed_out(*_: object) -> NoReturn:
             raise NoUsableBroker("the broker does not answer any more")
 
-        return await Deferred.fromCoroutine(answer()).addTimeout(max(self.timeout, _PATIENCE), self.reactor, too_late)
+        return await Deferred.fromCoroutine(reply()).addTimeout(
+            max(self.timeout, _CONNECT_SECONDS), self.reactor, timed_out
+        )
 
-    async def _of(self, client: Client, queue: DeadLetterQueue, limit: int, again: bool) -> Sequence[DeadLetter]:
-        channel = await self._ask(client.new_channel())
+    async def _read_queue(
+        self, client: Client, queue: DeadLetterQueue, limit: int, *, requeue: bool
+    ) -> Sequence[DeadLetter]:
+        channel = await self._reply(client.new_channel())
         try:
-            there = (await self._ask(channel.queue_declare(queue=queue.name, passive=True))).message_count
+            count = (await self._reply(channel.queue_declare(queue=queue.name, passive=True))).message_count
         except ChannelClosed as problem:
             if queue.required or not str(problem).startswith(_NOT_FOUND):
                 raise
             return ()
-        confirms = await self._ask(Confirms.on(channel))
-        channel.on_closed = lambda reason: confirms.lost()
-        letters, held = [], []
-        for _ in range(min(limit, there)):
-            message = await self._ask(channel.basic_get(queue=queue.name))
+        confirms = await self._reply(Confirms.enable(channel))
+        channel.on_closed = lambda reason: confirms.lose()
+        letters, kept = [], []
+        for _ in range(min(limit, count)):
+            message = await self._reply(channel.basic_get(queue=queue.name))
             if message.method.name != "get-ok":
                 break
-            letter = _read(message)
-            if again and not message.content.missing:
+            letter, truncated = _read(message), message.content.missing
+            if requeue and not truncated:
                 target = letter.queue if letter.queue in queue.origins else queue.origins[0]
-                await self._ask(confirms.publish(target, copy_of(message.content)))
+                await self._reply(confirms.publish(target, copy_of(message.content)))
                 await channel.basic_ack(delivery_tag=message.delivery_tag)
             else:
-                held.append(message.delivery_tag)
-            if not again or not message.content.missing:
+                kept.append(message.delivery_tag)
+            if not requeue or not truncated:
                 letters.append(letter)
-        await self._ask(_put_back(channel, queue, held))
+        await self._reply(_return_messages(channel, queue, kept))
         return letters
 
 
-async def _put_back(channel: Channel, queue: DeadLetterQueue, tags: Sequence[int]) -> None:
+async def _return_messages(channel: Channel, queue: DeadLetterQueue, tags: Sequence[int]) -> None:
+    """Return messages to their queue, and wait until the broker has processed that."""
     for tag in tags:
         await channel.basic_nack(delivery_tag=tag, requeue=True)
-    # A round trip, so that nothing is still under way when the connection ends.
+    # The reply to this request confirms that the broker has processed the preceding ones.
     await channel.queue_declare(queue=queue.name, passive=True)
 
 
@@ -158,16 +179,16 @@ def _read(message: Message) -> DeadLetter:
     headers = headers_of(message.content)
     reason, queue = headers.get(REASON), headers.get(ORIGIN)
     if reason is None:
-        # The broker's own: it gave up delivering the message.
+        # The broker itself made it a dead letter, and describes that in another header.
         deaths = headers.get("x-death")
         death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
         reason, queue = death.get("reason", "unknown"), death.get("queue", "unknown")
-    body = message.content.body[:_SHOWN].decode("utf-8", "backslashreplace")
+    body = message.content.body[:_MAX_SHOWN].decode("utf-8", "backslashreplace")
     return DeadLetter(_in_one_line(str(reason)), _in_one_line(str(queue)), _in_one_line(body))
 
 
 def _in_one_line(text: str) -> str:
-    """A text from outside, with all that would break a line or a terminal written as escapes."""
+    """Escape line breaks and control characters in a text from outside."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

@@ -1,4 +1,4 @@
-"""Frames, packed and unpacked with our codec: txAMQP's frame objects would use their own.
+"""Encoding and decoding of frames with barbtx's codec, where txAMQP's frame objects use its own.
 
 Source: AMQP 0-9-1, section 4.2.3 to 4.2.6.
 """
@@ -18,17 +18,19 @@ from barbtx.queue.amqp.codec import Codec
 _METHOD, _HEADER, _BODY, _HEARTBEAT, _END = 1, 2, 3, 8, 206
 _UNREADABLE = (KeyError, ValueError, EOF, struct.error)
 _PREFIX = struct.Struct("!BHL")
+#: Bytes of a frame beside its payload.
 OVERHEAD = _PREFIX.size + 1
 
 
 class FrameError(Exception):
-    """What came in is no frame that we can read; the connection cannot go on."""
+    """The received data is not a valid frame, so that the connection cannot be used any longer."""
 
 
 class FrameBuffer:
-    """Takes bytes as they come in and gives out whole frames.
+    """Assembles frames from received bytes.
 
-    :ivar max_size: longest frame taken, in bytes, overhead included; refused as soon as its length is seen.
+    :ivar max_size: maximum size of a frame in bytes, including :data:`OVERHEAD`. A longer one is rejected when its
+        length was read.
     """
 
     def __init__(self, spec: Spec, max_size: int) -> None:
@@ -37,21 +39,21 @@ class FrameBuffer:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are complete with these bytes.
+        """Add bytes and yield the frames that they complete.
 
-        :raises FrameError: a frame is too long or cannot be read.
+        :raises FrameError: a frame is too long or cannot be decoded.
         """
         self._data += data
         while len(self._data) >= _PREFIX.size:
             kind, channel, size = _PREFIX.unpack_from(self._data)
             if size + OVERHEAD > self.max_size:
-                raise FrameError("a frame is longer than was agreed")
+                raise FrameError("a frame is longer than the negotiated maximum")
             end = size + OVERHEAD
             if len(self._data) < end:
                 return
             payload = bytes(self._data[_PREFIX.size : end - 1])
             if self._data[end - 1] != _END:
-                raise FrameError("a frame does not end where it should")
+                raise FrameError("a frame has no end marker")
             del self._data[:end]
             yield Frame(channel, self._decode(kind, payload))
 
@@ -64,16 +66,19 @@ class FrameBuffer:
             if kind == _HEADER:
                 return _decode_header(self._spec, codec)
         except _UNREADABLE as problem:
-            raise FrameError(f"a frame cannot be read: {type(problem).__name__}") from None
+            raise FrameError(f"a frame cannot be decoded: {type(problem).__name__}") from None
         if kind == _BODY:
             return Body(payload)
         if kind == _HEARTBEAT:
             return Heartbeat()
-        raise FrameError(f"a frame of unknown type {kind}")
+        raise FrameError(f"a frame has the unknown type {kind}")
 
 
 def pack(frame: Frame) -> bytes:
-    """A frame as it goes over the wire."""
+    """Encode a frame.
+
+    :raises ValueError: a header has an unknown property, or a table is nested too deeply.
+    """
     payload = frame.payload
     if isinstance(payload, Method):
         kind, data = _METHOD, _encode_method(payload)
@@ -87,17 +92,19 @@ def pack(frame: Frame) -> bytes:
 
 
 def _encode_method(payload: Method) -> bytes:
-    codec = Codec(BytesIO())
+    stream = BytesIO()
+    codec = Codec(stream)
     codec.encode_short(payload.method.klass.id)
     codec.encode_short(payload.method.id)
-    for field, value in zip(payload.method.fields, payload.args):
+    for field, value in zip(payload.method.fields, payload.args, strict=True):
         codec.encode(field.type, value)
     codec.flush()
-    return codec.stream.getvalue()
+    return stream.getvalue()
 
 
 def _encode_header(header: Header) -> bytes:
-    codec = Codec(BytesIO())
+    stream = BytesIO()
+    codec = Codec(stream)
     codec.encode_short(header.klass.id)
     codec.encode_short(0)
     codec.encode_longlong(header.size)
@@ -111,11 +118,11 @@ def _encode_header(header: Header) -> bytes:
         if field.name in header.properties:
             codec.encode(field.type, header.properties[field.name])
     codec.flush()
-    return codec.stream.getvalue()
+    return stream.getvalue()
 
 
 def _decode_header(spec: Spec, codec: Codec) -> Header:
-    """A content header, with those of its properties that can be read: they are whatever the publisher has sent."""
+    """Decode a content header. Properties from the first invalid one on are dropped, because publishers set them."""
     klass = spec.classes.byid[codec.decode_short()]
     weight, size, flags = codec.decode_short(), codec.decode_longlong(), codec.decode_short()
     properties = {}
@@ -124,6 +131,6 @@ def _decode_header(spec: Spec, codec: Codec) -> Header:
             try:
                 properties[field.name] = codec.decode(field.type)
             except _UNREADABLE:
-                # Where the next one begins is not known. The body is there all the same, and the frame's end is known.
+                # The position of the next property is unknown. The frame's end is known, so that the body can be read.
                 break
     return Header(klass, weight, size, **properties)

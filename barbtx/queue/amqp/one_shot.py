@@ -1,14 +1,13 @@
-"""One connection for one command: each broker is tried once, and if none can be used it is said why."""
+"""A connection for one command: each broker is tried once, and a failure is described to the operator."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import attrs
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet import defer, error
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from txamqp.client import Closed
@@ -16,13 +15,14 @@ from txamqp.message import Message
 
 from barbtx.queue.amqp.connection import Broker, Brokers
 from barbtx.queue.amqp.protocol import Client, load_spec
+from barbtx.reactor import IReactor
 
 _ACCESS_REFUSED, _NOT_ALLOWED = "403", "530"
 _HEARTBEAT = 10.0
 
 
 class NoUsableBroker(Exception):
-    """No broker can be used; the text is one clear line for the operator."""
+    """No broker can be used. The text is one line for the operator."""
 
 
 @attrs.define(eq=False)
@@ -31,30 +31,32 @@ class _Factory(Factory):
 
     noisy = False
 
-    def buildProtocol(self, addr: object) -> Client:
+    def buildProtocol(self, addr: IAddress | None) -> Client:
         return self.client
 
 
-async def connect_one_shot(reactor: Any, brokers: Brokers, name: str, timeout: float) -> Client:
-    """Connect to the first broker that can be used, without trying any of them again.
+async def connect_one_shot(reactor: IReactor, brokers: Brokers, name: str, max_seconds: float) -> Client:
+    """Connect to the first broker that can be used. Each broker is tried once.
 
-    :param patience: seconds for all of them together.
-    :raises Unusable: none can be used.
+    :param name: name of the connection at the broker.
+    :param max_seconds: timeout for all brokers together.
+    :raises NoUsableBroker: no broker can be used.
     """
     reasons = []
-    timeout = timeout / len(brokers.members)
+    attempt_seconds = max_seconds / len(brokers.members)
     for broker in brokers.members:
         client = Client(load_spec(), reactor, brokers.vhost, (broker.user, broker.password), name, _HEARTBEAT)
+        opening = Deferred.fromCoroutine(_open(reactor, brokers, broker, client, attempt_seconds))
         try:
-            await Deferred.fromCoroutine(_open(reactor, brokers, broker, client, timeout)).addTimeout(timeout, reactor)
+            await opening.addTimeout(attempt_seconds, reactor)
             return client
         except Exception as problem:
-            reasons.append(_why(problem, broker, brokers, timeout))
+            reasons.append(_reason(problem, broker, brokers, attempt_seconds))
     raise NoUsableBroker("; ".join(dict.fromkeys(reasons)))
 
 
-async def _open(reactor: Any, brokers: Brokers, broker: Broker, client: Client, timeout: float) -> None:
-    await brokers.endpoint(reactor, broker, timeout).connect(_Factory(client))
+async def _open(reactor: IReactor, brokers: Brokers, broker: Broker, client: Client, max_seconds: float) -> None:
+    await brokers.endpoint(reactor, broker, max_seconds).connect(_Factory(client))
     try:
         await client.open()
     except Closed:
@@ -68,8 +70,11 @@ async def _open(reactor: Any, brokers: Brokers, broker: Broker, client: Client, 
         raise
 
 
-def _why(problem: Exception, broker: Broker, brokers: Brokers, timeout: float) -> str:
-    """Why a broker cannot be used."""
+def _reason(problem: Exception, broker: Broker, brokers: Brokers, seconds: float) -> str:
+    """Describe why a broker cannot be used.
+
+    :param seconds: the timeout of the attempt.
+    """
     place = f"{broker.host}:{broker.port}"
     if isinstance(problem, Closed):
         said = problem.args[0]
@@ -88,7 +93,7 @@ def _why(problem: Exception, broker: Broker, brokers: Brokers, timeout: float) -
     if isinstance(problem, VerificationError):
         return f"TLS with the broker at {place} fails: its certificate is for another name"
     if isinstance(problem, (defer.TimeoutError, error.TimeoutError)):
-        return f"no broker answers at {place} within {timeout:.1f} seconds"
+        return f"no broker answers at {place} within {seconds:.1f} seconds"
     if isinstance(problem, error.ConnectionRefusedError):
         return f"no broker answers at {place}: nothing listens there"
     if isinstance(problem, error.DNSLookupError):

@@ -1,38 +1,33 @@
-"""One connection to RabbitMQ: txAMQP's client, channel and delegate, made fit for use.
+"""A connection to RabbitMQ, built on txAMQP's client and delegate.
 
-What differs from txAMQP 0.8.2: frames are read in linear time and bounded; bodies are bytes; replies are matched to the
-calls they answer; frame size and heartbeat are negotiated, and a silent broker is given up; acknowledgements of
-publishes, returns, cancellations and blocking reach whoever asked for them; whatever cannot be understood ends the
-connection instead of hanging it.
+In contrast to txAMQP 0.8.2, frames are read in linear time and have a bounded size; frame size and heartbeat are
+negotiated, and a silent broker ends the connection; returned messages, confirms, cancelled consumers and blocked
+connections are reported; data that cannot be decoded ends the connection, which would otherwise hang.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from importlib.resources import as_file, files
-from typing import Any
+from typing import cast
 
-from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txamqp.client import ChannelClosed, Closed, ConnectionClosed, TwistedDelegate
-from txamqp.connection import Body, Frame, Header, Heartbeat, Method
-from txamqp.content import Content
+from txamqp.client import TwistedDelegate
+from txamqp.connection import Frame, Heartbeat
 from txamqp.message import Message
-from txamqp.protocol import AMQChannel, AMQClient
+from txamqp.protocol import AMQClient
 from txamqp.spec import Spec, load
 
 from barbtx import __version__
-from barbtx.queue.amqp.frames import OVERHEAD, FrameBuffer, FrameError, pack
+from barbtx.queue.amqp.channel import Channel, one_line
+from barbtx.queue.amqp.frames import FrameBuffer, pack
 
 log = Logger()
 
+#: Maximum size of a frame in bytes, unless the broker proposes a smaller one.
 FRAME_MAX = 131072
-#: Bytes of a message's body that are kept.
-MAX_BODY = 1 << 20
 _CAPABILITIES = {
     "publisher_confirms": True,
     "consumer_cancel_notify": True,
@@ -43,143 +38,18 @@ _CAPABILITIES = {
 
 
 def load_spec() -> Spec:
-    """AMQP 0-9-1 with RabbitMQ's extensions; txAMQP's own default is not part of its package."""
+    """Load the specification of AMQP 0-9-1 with RabbitMQ's extensions, which txAMQP does not include."""
     with as_file(files(__package__) / "amqp0-9-1.xml") as path:
         return load(str(path))
 
 
-class Received(Content):
-    """The content of a message from the broker.
-
-    :ivar missing: how many bytes of the body were left out, because it is longer than :data:`MAX_BODY`.
-    """
-
-    missing = 0
-
-
-class Channel(AMQChannel):
-    """A channel. Its handlers are for whoever opened it to set.
-
-    :ivar on_deliver: called with each delivered message.
-    :ivar on_return: called with each message that the broker could not route.
-    :ivar on_confirm: called with delivery tag, whether all up to it are meant, and whether the broker took them.
-    :ivar on_cancel: called when the broker ends a consumer.
-    :ivar on_closed: called with the reason when the channel, or its connection, is closed.
-    """
-
-    def __init__(self, id: int, outgoing: Any, client: Client) -> None:
-        super().__init__(id, outgoing, client)
-        self._replies: deque[tuple[Any, Deferred[Message]]] = deque()
-        self._partial: list[Any] | None = None
-        self.on_deliver: Callable[[Message], None] = self._ignore
-        self.on_return: Callable[[Message], None] = self._ignore
-        self.on_confirm: Callable[[int, bool, bool], None] = self._ignore
-        self.on_cancel: Callable[[Message], None] = self._ignore
-        self.on_closed: Callable[[object], None] = self._ignore
-
-    def _ignore(self, *_: object) -> None:
-        pass
-
-    def invoke(self, method: Any, args: tuple, content: Content | None = None) -> Deferred[Message | None]:
-        """Send a method; fires with the reply, or at once if none is due.
-
-        :raises Closed: (asynchronously) the channel is, or becomes, closed.
-        """
-        if self.closed:
-            return fail(self._error())
-        frames = [Method(method, *args)]
-        if method.content:
-            frames += self._content_frames(method.klass, content or Content(b""))
-        # All are packed before any is sent: half a message would cost the connection.
-        self.client.transport.write(b"".join([pack(Frame(self.id, payload)) for payload in frames]))
-        nowait = any(field.name == "nowait" and value for field, value in zip(method.fields, args))
-        if nowait or not method.responses:
-            return succeed(None)
-        reply: Deferred[Message] = Deferred()
-        self._replies.append((method, reply))
-        return reply
-
-    def _content_frames(self, klass: Any, content: Content) -> list[Header | Body]:
-        body, chunk = content.body, self.client.frame_max - OVERHEAD
-        return [
-            Header(klass, 0, len(body), **content.properties),
-            *(Body(body[start : start + chunk]) for start in range(0, len(body), chunk)),
-        ]
-
-    def frame_received(self, payload: Method | Header | Body) -> None:
-        """Take a frame; handle the message that it completes, if it does.
-
-        :raises FrameError: it is out of place.
-        """
-        if isinstance(payload, Method):
-            if self._partial is not None:
-                raise FrameError("a method came where content was due")
-            if payload.method.content:
-                self._partial = [payload, None, bytearray(), 0]
-            else:
-                self._handle(Message(payload.method, list(payload.args)))
-            return
-        if self._partial is None or isinstance(payload, Header) == (self._partial[1] is not None):
-            raise FrameError("content came where none was due")
-        if isinstance(payload, Header):
-            self._partial[1] = payload
-        else:
-            self._partial[2] += payload.content[: MAX_BODY - len(self._partial[2])]
-            self._partial[3] += len(payload.content)
-        method, header, body, arrived = self._partial
-        if arrived > header.size:
-            raise FrameError("a message is longer than it said")
-        if arrived == header.size:
-            self._partial = None
-            content = Received(bytes(body), properties=header.properties)
-            content.missing = arrived - len(body)
-            self._handle(Message(method.method, list(method.args), content))
-
-    def _handle(self, message: Message) -> None:
-        if not message.method.response:
-            self.client.delegate.dispatch(self, message)
-            return
-        if not self._replies:
-            raise FrameError("a reply came where none was due")
-        method, reply = self._replies.popleft()
-        if message.method not in method.responses:
-            reply.errback(Closed("the reply is not to this call"))
-            raise FrameError("a reply came that is not to the call")
-        reply.callback(message)
-
-    def do_close(self, reason: object) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        self.reason = reason
-        waiting, self._replies = self._replies, deque()
-        for _, reply in waiting:
-            reply.errback(self._error())
-        self.on_closed(reason)
-
-    def _error(self) -> Closed:
-        if isinstance(self.reason, Message):
-            kind = ChannelClosed if self.reason.method.klass.name == "channel" else ConnectionClosed
-            return kind(f"{self.reason.reply_code} {self.reason.reply_text}")
-        return Closed(one_line(self.reason) if self.reason else "connection lost")
-
-
-def one_line(reason: object) -> str:
-    """Why a connection failed or was lost, in one short line.
-
-    :param reason: a Failure, the broker's last message, or whatever else txAMQP took for one.
-    """
-    if isinstance(reason, Failure):
-        reason = reason.getErrorMessage()
-    elif isinstance(reason, Message):
-        reason = f"{reason.reply_code} {reason.reply_text}"
-    return " ".join(str(reason).split())[:300]
-
-
 class Delegate(TwistedDelegate):
-    """What the broker may say of its own accord."""
+    """Handles the methods that the broker sends without a request. txAMQP calls the method of the same name."""
+
+    client: Client
 
     def connection_start(self, channel: Channel, message: Message) -> None:
+        """Log in."""
         client = self.client
         user, password = client.credentials
         channel.connection_start_ok(
@@ -195,9 +65,11 @@ class Delegate(TwistedDelegate):
         )
 
     def connection_tune(self, channel: Channel, message: Message) -> None:
+        """Negotiate limits."""
         self.client.tune(message.channel_max, message.frame_max, message.heartbeat)
 
     def connection_blocked(self, channel: Channel, message: Message) -> None:
+        """Stop publishing, because the broker is low on memory or disk space."""
         log.warn(
             "{name}: the broker takes no messages: {reason}",
             name=self.client.name,
@@ -207,15 +79,18 @@ class Delegate(TwistedDelegate):
         self.client.blocked = True
 
     def connection_unblocked(self, channel: Channel, message: Message) -> None:
+        """Publish again."""
         log.info("{name}: the broker takes messages again", name=self.client.name)
         self.client.blocked = False
 
     def channel_flow(self, channel: Channel, message: Message) -> None:
+        """Stop or resume publishing."""
         self.client.blocked = not message.active
         channel.channel_flow_ok(active=message.active)
 
     def channel_close(self, channel: Channel, message: Message) -> None:
-        # While a connection is prepared, whoever prepares it says so.
+        """Close the channel, for the reason that the message gives."""
+        # While a connection is being prepared, the code that prepares it logs this.
         if self.client.prepared:
             log.warn(
                 "{name}: channel closed by the broker: {reason}",
@@ -228,6 +103,7 @@ class Delegate(TwistedDelegate):
         channel.do_close(message)
 
     def connection_close(self, channel: Channel, message: Message) -> None:
+        """Close the connection, for the reason that the message gives."""
         if self.client.prepared:
             log.warn(
                 "{name}: connection closed by the broker: {reason}",
@@ -238,31 +114,39 @@ class Delegate(TwistedDelegate):
         super().connection_close(channel, message)
 
     def basic_deliver(self, channel: Channel, message: Message) -> None:
+        """Pass a delivered message to the channel's handler."""
         channel.on_deliver(message)
 
     def basic_return_(self, channel: Channel, message: Message) -> None:
+        """Pass an unroutable message to the channel's handler."""
         channel.on_return(message)
 
     def basic_cancel(self, channel: Channel, message: Message) -> None:
+        """Pass the end of a consumer to the channel's handler."""
         channel.on_cancel(message)
 
     def basic_ack(self, channel: Channel, message: Message) -> None:
+        """Pass a positive confirm to the channel's handler."""
         channel.on_confirm(message.delivery_tag, message.multiple, True)
 
     def basic_nack(self, channel: Channel, message: Message) -> None:
+        """Pass a negative confirm to the channel's handler."""
         channel.on_confirm(message.delivery_tag, message.multiple, False)
 
 
 class Client(AMQClient):
     """A connection.
 
-    :ivar prepared: whether it may be used; set by whoever prepared it.
-    :ivar blocked: whether the broker has asked not to be sent messages.
+    :ivar prepared: whether the connection may be used; set by the code that prepares it.
+    :ivar blocked: whether the broker accepts no messages at the moment.
     :ivar credentials: user name and password.
-    :ivar name: what the connection is called in the broker's management and in our log.
+    :ivar name: name of the connection in the log and in RabbitMQ's management interface.
+    :ivar frame_max: maximum size of a frame in bytes.
     """
 
     channelClass = Channel
+    channels: dict[int, Channel]
+    clock: IReactorTime
 
     def __init__(
         self, spec: Spec, clock: IReactorTime, vhost: str, credentials: tuple[str, str], name: str, heartbeat: float
@@ -280,34 +164,45 @@ class Client(AMQClient):
         self._last_channel = 0
 
     def send_init_string(self) -> None:
+        """Send the protocol header of AMQP 0-9-1."""
         self.transport.write(b"AMQP\x00\x00\x09\x01")
 
     def connectionMade(self) -> None:
+        """Open channel 0, on which the handshake takes place."""
         self._silent_since = self.clock.seconds()
         self._open_channel(0)
         super().connectionMade()
 
     async def open(self) -> None:
-        """Wait for the handshake and enter the virtual host.
+        """Wait for the end of the handshake and open the virtual host.
 
-        :raises Closed: the broker refuses, or the connection is lost.
+        :raises Closed: the broker refuses it, or the connection is lost.
         """
         await self.started.wait()
         await self.channels[0].connection_open(virtual_host=self.vhost)
 
     async def new_channel(self) -> Channel:
-        """Open a channel, under an id that was not used before on this connection."""
+        """Open a channel, with an ID that was not used before on this connection.
+
+        :raises Closed: the broker refuses it, or the connection is lost.
+        """
         self._last_channel += 1
         channel = self._open_channel(self._last_channel)
         await channel.channel_open()
         return channel
 
-    def _open_channel(self, id: int) -> Channel:
-        channel = self.channels[id] = self.channelFactory(id, self.outgoing, self)
+    def _open_channel(self, channel_id: int) -> Channel:
+        channel = cast(Channel, self.channelFactory(channel_id, self.outgoing, self))
+        self.channels[channel_id] = channel
         return channel
 
     def tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
-        """Agree on limits: the smaller of the broker's and ours (0 means none)."""
+        """Accept the smaller of the broker's and barbtx's limits, and start the heartbeat.
+
+        :param channel_max: the broker's maximum number of channels.
+        :param frame_max: the broker's maximum frame size in bytes; 0 means no limit.
+        :param heartbeat: the broker's heartbeat interval in seconds; 0 means none.
+        """
         self.frame_max = self._frames.max_size = min(frame_max or FRAME_MAX, FRAME_MAX)
         seconds = max(1, round(min(heartbeat or self._wanted_heartbeat, self._wanted_heartbeat)))
         self.channels[0].connection_tune_ok(channel_max=channel_max, frame_max=self.frame_max, heartbeat=seconds)
@@ -324,9 +219,11 @@ class Client(AMQClient):
             self.send_frame(Frame(0, Heartbeat()))
 
     def send_frame(self, frame: Frame) -> None:
+        """Send a frame. txAMQP would encode it with its own codec."""
         self.transport.write(pack(frame))
 
     def dataReceived(self, data: bytes) -> None:
+        """Pass complete frames to their channels. Invalid data ends the connection."""
         self._silent_since = self.clock.seconds()
         try:
             for frame in self._frames.feed(data):
@@ -338,7 +235,8 @@ class Client(AMQClient):
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:
-        # Whoever closes it has said why.
+        """Log the loss of a connection that was in use, and fail its requests."""
+        # If this side closed the connection, the reason is already logged.
         if self.prepared and not getattr(self.transport, "disconnecting", False):
             peer = self.transport.getPeer()
             log.warn(

@@ -1,9 +1,8 @@
-"""Sending tasks to the broker."""
+"""The transport that publishes tasks to RabbitMQ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 from oslo_config import cfg
@@ -19,6 +18,7 @@ from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.amqp.protocol import Client
 from barbtx.queue.amqp.topology import Topology
 from barbtx.queue.transport import ITransport, PublishRefused, TaskMessage, encode
+from barbtx.reactor import IReactor
 
 log = Logger()
 
@@ -26,13 +26,16 @@ log = Logger()
 @implementer(ITransport)
 @attrs.define(eq=False)
 class AMQPTransport(Service):
-    """Publishes persistent messages with confirms, on a connection of its own.
+    """Publishes persistent messages with publisher confirms, on its own connection.
 
-    :ivar max_unconfirmed: messages that may wait for the broker's word; further ones are refused.
-    :ivar refuse: as in :func:`client_service`.
+    :ivar namespace: namespace in the messages.
+    :ivar version: version in the messages, ``major.minor``.
+    :ivar heartbeat: heartbeat interval in seconds.
+    :ivar max_unconfirmed: maximum number of unconfirmed messages; further ones are refused.
+    :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
     """
 
-    reactor: Any
+    reactor: IReactor
     brokers: Brokers
     topology: Topology
     namespace: str
@@ -45,8 +48,11 @@ class AMQPTransport(Service):
     _confirms: Confirms | None = attrs.field(default=None, init=False)
 
     @classmethod
-    def from_config(cls, reactor: Any, conf: cfg.ConfigOpts, refuse: Callable[[str], None]) -> AMQPTransport:
-        """:raises ConfigurationError: the brokers' addresses are none, or a file for TLS cannot be used."""
+    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts, refuse: Callable[[str], None]) -> AMQPTransport:
+        """Make the transport with the options of ``[queue]``.
+
+        :raises ConfigurationError: the transport URL is invalid, or a file for TLS cannot be used.
+        """
         queue = conf.queue
         return cls(
             reactor,
@@ -60,24 +66,38 @@ class AMQPTransport(Service):
         )
 
     def startService(self) -> None:
-        super().startService()
+        """Start to connect."""
+        Service.startService(self)
         self._connection = client_service(
             self.reactor, self.brokers, "barbtx publisher", self.heartbeat, self._prepare, self.refuse
         )
         self._connection.startService()
 
     def stopService(self) -> Deferred[None] | None:
-        super().stopService()
-        return self._connection.stopService()
+        """Disconnect. Unconfirmed messages fail."""
+        Service.stopService(self)
+        return None if self._connection is None else self._connection.stopService()
 
     @property
     def ready(self) -> bool:
-        return self._confirms is not None and not self._client.blocked and len(self._confirms) < self.max_unconfirmed
+        """Whether the transport is connected, the broker is not blocking it, and a further message may be sent."""
+        return self._usable_confirms() is not None
+
+    def _usable_confirms(self) -> Confirms | None:
+        confirms, client = self._confirms, self._client
+        if confirms is None or client is None or client.blocked or len(confirms) >= self.max_unconfirmed:
+            return None
+        return confirms
 
     def send(self, message: TaskMessage) -> Deferred[None]:
-        if not self.ready:
-            return fail(PublishRefused("the broker is out of reach, or takes no messages now"))
-        return self._confirms.publish(
+        """Publish a message; fires when the broker has confirmed it.
+
+        :raises PublishRefused: (asynchronously) the transport is not ready, or the broker did not confirm the message.
+        """
+        confirms = self._usable_confirms()
+        if confirms is None:
+            return fail(PublishRefused("the broker is unavailable or does not accept messages now"))
+        return confirms.publish(
             self.topology.queue_of(message.lane),
             Content(
                 encode(message, self.namespace, self.version),
@@ -86,21 +106,21 @@ class AMQPTransport(Service):
         )
 
     def gauges(self) -> dict[str, object]:
-        """What is going on, for the report to an operator."""
+        """Return the state of the connection, for the status report."""
         return {"connected": self._confirms is not None, "unconfirmed": len(self._confirms or ())}
 
     async def _prepare(self, client: Client) -> None:
         channel = await client.new_channel()
         await self.topology.declare(channel)
-        # A queue that is missing is declared by the next connection.
-        self._confirms = await Confirms.on(channel, lambda: self._lost(client))
+        # If a queue was deleted, the next connection declares it again.
+        self._confirms = await Confirms.enable(channel, lambda: self._lost(client))
         channel.on_closed = lambda reason: self._lost(client)
         self._client = client
 
     def _lost(self, client: Client) -> None:
         confirms, self._confirms = self._confirms, None
         if confirms is not None:
-            confirms.lost()
-        # A channel closed by the broker leaves the connection open; without its channel it is of no use.
+            confirms.lose()
+        # If the broker closed only the channel, the connection is still open.
         if client.transport is not None:
             client.transport.loseConnection()

@@ -1,7 +1,7 @@
-"""Copies of messages that were delivered, for another place in a queue or for the dead letters.
+"""Copies of delivered messages, to requeue them or to send them to a dead letter queue.
 
-A message may come from anybody and carry anything. Its copy has the same body; of the properties and headers it keeps
-what can be sent again, and leaves out what would be refused or is about the delivery, not about the message.
+Any client of the broker may publish a message, with any properties. Its copy has the same body and those properties and
+headers that can be published again; those that the broker would reject, or that describe the delivery, are left out.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from txamqp.content import Content
 
 from barbtx.queue.amqp.codec import Codec
 
-#: Headers of a dead letter: why it is one, and where it came from.
+#: Headers of a dead letter: the reason, and the queue from which it was consumed.
 REASON, ORIGIN = "x-barbtx-reason", "x-barbtx-queue"
 
-# The message-id is set anew by whoever publishes; the others are about the delivery, or refused from anybody else.
+# The publisher sets another message-id; the others describe the delivery, or are rejected from other users.
 _NOT_COPIED = ("message-id", "expiration", "user-id", "cluster-id", "headers", "delivery-mode")
-# Properties and headers travel in one frame, which the broker bounds.
-_LONGEST_HEADERS = 65536
+# Bytes. Properties and headers must fit into one frame, whose size the broker limits.
+_MAX_HEADERS_SIZE = 65536
 
 
 def headers_of(content: Content) -> Mapping[str, Any]:
-    """The headers of a message."""
+    """Return the headers of a message, which may be of any AMQP type."""
     return content.properties.get("headers") or {}
 
 
 def copy_of(content: Content, **headers: str) -> Content:
-    """A persistent copy of a message.
+    """Return a persistent copy of a message.
 
-    :param headers: further headers.
+    :param headers: additional headers.
     """
     kept = {
         name: value
@@ -48,24 +48,26 @@ def copy_of(content: Content, **headers: str) -> Content:
 
 
 def dead_letter(content: Content, reason: str, queue: str) -> Content:
-    """A copy for the dead letters.
+    """Return a copy for the dead letter queue.
 
-    :param reason: why it is one.
-    :param queue: where it came from.
+    :param reason: why the message cannot be processed.
+    :param queue: the queue from which it was consumed.
     """
     return copy_of(content, **{REASON: reason, ORIGIN: queue})
 
 
 def _sendable(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that can be encoded, up to a total of :data:`_MAX_HEADERS_SIZE` bytes."""
     kept, size = {}, 0
     for name, value in headers.items():
-        codec = Codec(BytesIO())
+        stream = BytesIO()
+        codec = Codec(stream)
         try:
             codec.encode_table({name: value})
         except Exception:
-            # A value that can be read and not written, such as an unsigned integer of 64 bits.
+            # A value that can be decoded but not encoded, such as an unsigned integer of 64 bits.
             continue
-        size += len(codec.stream.getvalue())
-        if size <= _LONGEST_HEADERS:
+        size += len(stream.getvalue())
+        if size <= _MAX_HEADERS_SIZE:
             kept[name] = value
     return kept

@@ -1,4 +1,4 @@
-"""What barbtx declares at the broker, always the same, by whichever side comes first."""
+"""The exchanges and queues that publishers and consumers declare at the broker, with the same arguments."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import attrs
 from oslo_config import cfg
 
 from barbtx.model.records import ASYMMETRIC
-from barbtx.queue.amqp.protocol import Channel
+from barbtx.queue.amqp.channel import Channel
 
 
 def task_queue_arguments(
     delivery_limit: int, max_length: int, dead_exchange: str, dead_queue: str
 ) -> dict[str, object]:
-    """Arguments of a queue whose messages are not lost, not even those that cannot be got rid of."""
+    """Return the arguments of a quorum queue that never drops a message.
+
+    :param delivery_limit: number of deliveries after which a message becomes a dead letter.
+    :param max_length: maximum number of messages; further ones are rejected.
+    :param dead_exchange: exchange for dead letters; empty for the broker's default exchange.
+    :param dead_queue: routing key for dead letters.
+    """
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": delivery_limit,
         "x-max-length": max_length,
-        # Dead letters are confirmed by their queue before they leave this one, which RabbitMQ grants only to queues
-        # that refuse messages when they are full.
+        # A dead letter leaves this queue when the dead letter queue has confirmed it. RabbitMQ supports that only for
+        # queues that reject messages when they are full.
         "x-overflow": "reject-publish",
         "x-dead-letter-strategy": "at-least-once",
         "x-dead-letter-exchange": dead_exchange,
@@ -28,10 +34,11 @@ def task_queue_arguments(
 
 @attrs.frozen
 class Topology:
-    """A durable quorum queue for tasks, one for those of the lane of key pairs, and one for the messages that they
-    could not get rid of.
+    """Three durable quorum queues: for tasks, for tasks that generate key pairs, and for the dead letters of both.
 
-    :ivar dead_exchange: through which those go; empty for the broker's default exchange.
+    :ivar dead_exchange: exchange for dead letters; empty for the broker's default exchange.
+    :ivar delivery_limit: number of deliveries after which a message becomes a dead letter.
+    :ivar max_length: maximum number of messages in each queue.
     """
 
     queue: str
@@ -44,6 +51,7 @@ class Topology:
 
     @classmethod
     def from_config(cls, conf: cfg.ConfigOpts) -> Topology:
+        """Read the options of ``[queue]``."""
         queue = conf.queue
         return cls(
             queue.topic,
@@ -55,16 +63,17 @@ class Topology:
 
     @property
     def asymmetric_queue(self) -> str:
+        """Queue of the lane for key pairs."""
         return f"{self.queue}.asymmetric"
 
     def queue_of(self, lane: str) -> str:
-        """The queue of a lane."""
+        """Return the queue of a lane."""
         return self.asymmetric_queue if lane == ASYMMETRIC else self.queue
 
     async def declare(self, channel: Channel) -> None:
-        """Declare everything; what is there already stays as it is.
+        """Declare the exchange and the queues.
 
-        :raises ChannelClosed: something is there, but with other arguments.
+        :raises ChannelClosed: one of them exists with other arguments.
         """
         await channel.queue_declare(
             queue=self.dead_queue,
@@ -89,35 +98,38 @@ class Topology:
 
 @attrs.frozen
 class LaneSource:
-    """The queue of one lane, to take messages from."""
+    """The queue of one lane, as a source of messages."""
 
     topology: Topology
     lane: str
 
     @property
     def name(self) -> str:
+        """Name of the source, in logs and in the connection's name."""
         return f"{self.lane} tasks" if self.lane == ASYMMETRIC else self.topology.name
 
     @property
     def queue(self) -> str:
+        """Queue to consume from."""
         return self.topology.queue_of(self.lane)
 
     @property
     def dead_queue(self) -> str:
+        """Queue for dead letters."""
         return self.topology.dead_queue
 
     async def declare(self, channel: Channel) -> None:
-        """As :meth:`Topology.declare` does."""
+        """Declare the queues of all lanes; see :meth:`Topology.declare`."""
         await self.topology.declare(channel)
 
 
 @attrs.frozen
 class DeadLetterQueue:
-    """A queue of dead letters.
+    """A dead letter queue.
 
-    :ivar name: the queue.
-    :ivar origins: the queues that its messages may have come from, the one of those that name none first.
-    :ivar required: whether it must be there.
+    :ivar name: name of the queue.
+    :ivar origins: queues from which its messages may have come. The first one is used for a message that names none.
+    :ivar required: whether it is an error if the queue does not exist.
     """
 
     name: str
@@ -126,15 +138,15 @@ class DeadLetterQueue:
 
 
 def notifications_dead_queue(pool: str | None) -> str:
-    """The queue of the notifications that could not be processed.
+    """Return the dead letter queue of Keystone's notifications.
 
-    :param pool: as ``[keystone_notifications] pool_name``.
+    :param pool: the value of ``[keystone_notifications] pool_name``.
     """
     return f"{pool or 'barbtx.notifications'}.dead"
 
 
 def dead_letter_queues(conf: cfg.ConfigOpts) -> tuple[DeadLetterQueue, ...]:
-    """Every queue of dead letters that a configuration has."""
+    """Return all dead letter queues of a configuration."""
     topology, notifications = Topology.from_config(conf), conf.keystone_notifications
     origin = notifications.pool_name or f"{notifications.topic}.info"
     return (

@@ -1,4 +1,4 @@
-"""The first tables: projects, secrets, keys, orders
+"""Create the tables of projects, secrets, project keys and orders
 
 Revision ID: 0001
 Revises:

@@ -1,4 +1,4 @@
-"""Containers, consumers, ACLs, user metadata, quotas, transport keys
+"""Create the tables of containers, consumers, ACLs, user metadata, quotas, secret stores and transport keys
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""First answers of repeated requests; what finished lately, and what a clock that was set back would hide
+"""Add idempotency keys, and indexes for recently finished orders and the creation times of tasks
 
 Revision ID: 0003
 Revises: 0002

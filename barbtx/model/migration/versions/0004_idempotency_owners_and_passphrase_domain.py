@@ -1,11 +1,11 @@
-"""Idempotency keys of users instead of projects; the passphrases of orders marked as such
+"""Store idempotency keys per user instead of per project; mark the passphrases of orders
 
-The rows of ``idempotency_keys`` are dropped. They do not say which user had sent the key, and their fingerprints let
-the bodies of requests be guessed. At the default ``[idempotency] life_seconds`` they would have been forgotten within a
-day. A request that is repeated across the upgrade creates a second object.
+The rows of ``idempotency_keys`` are dropped. They do not contain the user who sent the key, and their fingerprints
+allow guesses at request bodies. With the default ``[idempotency] life_seconds`` they would have expired within a day. A
+request that is retried across the upgrade creates a second object.
 
-Passphrases of orders that are not done yet stay as they are encrypted, but for the first byte of the envelope, which
-tells them from payloads; see ``barbtx/plugin/crypto/envelope.py``.
+The passphrases of pending orders are not encrypted again. Only the first byte of their envelope changes, which
+distinguishes them from payloads; see ``barbtx/plugin/crypto/envelope.py``.
 
 Revision ID: 0004
 Revises: 0003
@@ -57,7 +57,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """What was encrypted since the upgrade cannot be read by the earlier release."""
+    """Undo the upgrade. The earlier release cannot decrypt passphrases that were encrypted since then."""
     _mark_passphrases(_PASSPHRASE_VERSION_1, _VERSION_1)
     op.drop_table("idempotency_keys")
     op.create_table(
@@ -75,7 +75,7 @@ def downgrade() -> None:
 
 
 def _mark_passphrases(old: bytes, new: bytes) -> None:
-    """Replace the version byte of the envelopes in ``order_passphrases``; there is a row for each order in progress."""
+    """Replace the version byte of the envelopes in ``order_passphrases``, which has a row for each pending order."""
     connection = op.get_bind()
     rows = connection.execute(
         sa.select(_PASSPHRASES.c.order_id, _PASSPHRASES.c.cypher_text)

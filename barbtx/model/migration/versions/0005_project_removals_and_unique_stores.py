@@ -1,4 +1,4 @@
-"""Projects to be removed; one row for each secret store and each transport key that stores give out
+"""Removals of projects; unique rows for secret stores and for the transport keys that stores publish
 
 Revision ID: 0005
 Revises: 0004
@@ -59,7 +59,7 @@ def upgrade() -> None:
 
 
 def _merge_secret_stores() -> None:
-    """Of rows for the same backend keep the one that most projects prefer, of several the oldest."""
+    """Keep one row for each backend: the one that most projects prefer, or the oldest of several such rows."""
     connection = op.get_bind()
     preferred = dict(
         connection.execute(
@@ -70,7 +70,7 @@ def _merge_secret_stores() -> None:
     for row in connection.execute(sa.select(_STORES).order_by(_STORES.c.created_at, _STORES.c.id)):
         same.setdefault((row.store_plugin, row.crypto_plugin or ""), []).append(row.id)
     for ids in same.values():
-        kept, *others = sorted(ids, key=lambda id: -preferred.get(id, 0))
+        kept, *others = sorted(ids, key=lambda store_id: -preferred.get(store_id, 0))
         if others:
             connection.execute(
                 sa.update(_PREFERENCES).where(_PREFERENCES.c.secret_store_id.in_(others)).values(secret_store_id=kept)
@@ -80,15 +80,15 @@ def _merge_secret_stores() -> None:
 
 
 def _digest_transport_keys() -> None:
-    """Of several rows with the same key the oldest is given out from now on; clients may know the others' ids."""
+    """Set the digest of the oldest row of each key. Other rows are kept, because clients may have their ids."""
     connection = op.get_bind()
     done: set[str] = set()
     keys = sa.select(_KEYS.c.id, _KEYS.c.plugin_name, _KEYS.c.transport_key)
-    for id, plugin_name, transport_key in connection.execute(keys.order_by(_KEYS.c.created_at, _KEYS.c.id)).all():
+    for key_id, plugin_name, transport_key in connection.execute(keys.order_by(_KEYS.c.created_at, _KEYS.c.id)).all():
         digest = hashlib.sha256(json.dumps([plugin_name, transport_key]).encode()).hexdigest()
         if digest not in done:
             done.add(digest)
-            connection.execute(sa.update(_KEYS).where(_KEYS.c.id == id).values(digest=digest))
+            connection.execute(sa.update(_KEYS).where(_KEYS.c.id == key_id).values(digest=digest))
 
 
 def downgrade() -> None:

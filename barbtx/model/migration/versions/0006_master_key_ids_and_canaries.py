@@ -1,4 +1,4 @@
-"""The master key that wraps each project key, and a canary for each crypto plugin
+"""Add the id of the master key that wraps each project key, and a canary for each crypto plugin
 
 Revision ID: 0006
 Revises: 0005
@@ -20,10 +20,10 @@ _TEXT = sa.String(255)
 _TIME = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 _SIMPLE_CRYPTO = "barbtx.plugin.crypto.simple_crypto.SimpleCrypto"
-# The envelope of a wrapped key begins with a version (1 byte) and the id of the master key (16 bytes). These are the
-# base64 characters that depend on nothing else; of the id they hold all but the last 4 bits.
+# The envelope of a wrapped key begins with a version (1 byte) and the id of the master key (16 bytes). This many base64
+# characters depend on nothing else; they contain all of the id but its last 4 bits.
 _PREFIX = 22
-# Both have that form; databases at 0004 and 0005 have keys of the second.
+# Versions of the envelope that begin like this; databases at 0004 and 0005 have keys of version 2.
 _VERSIONS = (1, 2)
 
 
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def _name_master_keys(connection: sa.Connection) -> None:
-    """Fill in the new column: one statement for each master key, however many project keys there are."""
+    """Fill the new column with one statement for each master key, however many project keys there are."""
     table = sa.table("kek_data", sa.column("plugin_name"), sa.column("plugin_meta"), sa.column("master_key_id"))
     prefix = sa.func.substr(table.c.plugin_meta, 1, _PREFIX)
     ours = table.c.plugin_name == _SIMPLE_CRYPTO

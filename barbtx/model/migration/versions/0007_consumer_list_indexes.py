@@ -1,4 +1,4 @@
-"""Indexes for the oldest consumers of an object, and for those that a project registered there
+"""Add indexes for the oldest consumers of an object, and for those that one project registered
 
 Revision ID: 0007
 Revises: 0006
@@ -17,7 +17,7 @@ _TABLES = ("secret_consumer_metadata", "container_consumer_metadata")
 def upgrade() -> None:
     for table in _TABLES:
         op.create_index(f"ix_{table}_object_id_created_at_id", table, ["object_id", "created_at", "id"])
-        # MariaDB needs an index that starts with the column of a foreign key at any time.
+        # MariaDB always requires an index that starts with the column of a foreign key, so the old one is dropped last.
         op.create_index(f"ix_{table}_project_id_object_id", table, ["project_id", "object_id"])
         op.drop_index(f"ix_{table}_project_id", table)
 

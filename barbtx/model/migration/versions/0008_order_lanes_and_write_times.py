@@ -1,4 +1,4 @@
-"""Where a task waits for its turn, and when its row was written
+"""Add the lane in which a task waits, the project of its order, and the time at which its row was written
 
 Revision ID: 0008
 Revises: 0007
@@ -17,7 +17,7 @@ _TIME = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 
 
 def upgrade() -> None:
-    # They may be NULL: a process of the release before, still running, writes rows without them.
+    # They may be null, because processes of the previous release that still run insert rows without them.
     op.add_column("order_retry_tasks", sa.Column("project_id", sa.String(36), nullable=True))
     op.add_column("order_retry_tasks", sa.Column("waits_in", sa.String(16), nullable=True))
     op.add_column("order_retry_tasks", sa.Column("written_at", _TIME, nullable=True))

@@ -1,0 +1,173 @@
+"""Everything that barbtx uses of its libraries and that is not part of their public interface.
+
+Each library has a block of its own. The tests in ``tests/unit/test_compat*.py`` fail with a clear text when a release
+of a library no longer has what is used here, and ``setup.py`` gives each of these libraries an upper bound. Before you
+raise a bound, run these tests and read the library's release notes.
+"""
+# ruff: noqa: D102  # Declarations for type checkers repeat methods that the libraries document.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oslo_policy._checks import AndCheck as AndCheck
+from oslo_policy._checks import BaseCheck as BaseCheck
+from oslo_policy._checks import FalseCheck as FalseCheck
+from oslo_policy._checks import GenericCheck as GenericCheck
+from oslo_policy._checks import NotCheck as NotCheck
+from oslo_policy._checks import OrCheck as OrCheck
+from oslo_policy._checks import RoleCheck as RoleCheck
+from oslo_policy._checks import RuleCheck as RuleCheck
+from oslo_policy._checks import TrueCheck as TrueCheck
+from oslo_policy._external import HttpCheck as HttpCheck
+from oslo_policy._external import HttpsCheck as HttpsCheck
+from oslo_policy.policy import Enforcer
+from twisted.internet.interfaces import ITCPTransport
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Request, Site
+from zope.interface import Attribute
+
+if TYPE_CHECKING:
+    from io import BytesIO
+
+    from twisted.python.failure import Failure
+    from twisted.web import http
+
+# twisted.web: the HTTP/1.1 channel, its requests and its site
+
+
+class IConnectionTransport(ITCPTransport):
+    """A client's connection as Twisted's TCP and TLS transports provide it."""
+
+    disconnecting: bool = Attribute("Whether ``loseConnection`` was called. No interface of Twisted names it.")
+
+
+class ChannelBase(HTTPChannel):
+    """twisted.web's HTTP/1.1 channel, with public names for the private state and hooks that barbtx uses.
+
+    :ivar requests: the requests that are not yet answered, oldest first.
+    :ivar length: length of the current request's body in bytes; None if it is chunked.
+    :ivar persistent: whether the connection stays open after the current request.
+    """
+
+    if TYPE_CHECKING:
+        # Types of what twisted.web does not annotate.
+        transport: IConnectionTransport
+        timeOut: float | None  # type: ignore[assignment]  # TimeoutMixin only names int, but takes fractions as well.
+        persistent: bool
+        requests: list[Any]
+        requestFactory: Any
+
+        def __init__(self) -> None: ...
+        def setTimeout(self, period: float | None) -> float | None: ...
+        def forceAbortClient(self) -> None: ...
+        def connectionMade(self) -> None: ...
+        def dataReceived(self, data: bytes) -> None: ...
+        def lineReceived(self, line: bytes) -> None: ...
+        def rawDataReceived(self, data: bytes) -> None: ...
+        def allHeadersReceived(self) -> None: ...
+        def allContentReceived(self) -> None: ...
+        def requestDone(self, request: http.Request) -> None: ...
+        def pauseProducing(self) -> None: ...
+        def resumeProducing(self) -> None: ...
+        def loseConnection(self) -> None: ...
+        def connectionLost(self, reason: Failure = ...) -> None: ...
+
+    @property
+    def handling_request(self) -> bool:
+        """Whether a request has been received completely and is not yet answered."""
+        return self._handlingRequest
+
+    @property
+    def waiting_for_transport(self) -> bool:
+        """Whether the transport's write buffer is full."""
+        return self._waitingForTransport
+
+    @property
+    def has_buffered_input(self) -> bool:
+        """Whether data of further requests has been received already."""
+        return bool(self._buffer) or any(self._dataBuffer)
+
+    def buffer_input(self, data: bytes) -> None:
+        """Keep data of further requests until the current request is answered."""
+        self._dataBuffer.append(data)
+
+    def pause_reading(self) -> None:
+        """Stop reading from the network."""
+        self._networkProducer.pauseProducing()
+
+    def unregister_from_transport(self) -> None:
+        """Stop telling the transport when to pause; it can then be closed."""
+        # The attribute's annotation lacks the second interface of the transport, IConsumer.
+        producer: Any = self._networkProducer
+        producer.unregisterProducer()
+
+    def process_incomplete_request(self) -> None:
+        """Process the current request although its body has not been received completely."""
+        self._handlingRequest = True
+        self.requests[-1].requestReceived(self._command, self._path, self._version)
+
+    def send_continue(self) -> None:
+        """Send ``100 Continue``, which the client has requested before it sends the body."""
+        HTTPChannel._send100Continue(self)
+
+    def malformed_request_received(self, *, head_too_large: bool) -> None:
+        """Respond to data that is not a valid HTTP request, and close the connection.
+
+        :param head_too_large: whether the request line and headers exceed twisted.web's limits.
+        """
+        HTTPChannel._respondToBadRequestAndDisconnect(self)
+
+    def _send100Continue(self) -> None:
+        self.send_continue()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        too_large = self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders
+        self.malformed_request_received(head_too_large=too_large)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        try:
+            accepted: bool = HTTPChannel._maybeChooseTransferDecoder(self, header, data)
+        except ValueError:
+            # Content-Length has more digits than Python converts to an integer; twisted.web does not catch the error.
+            return self._failChooseTransferDecoder()
+        return accepted
+
+
+class RequestBase(Request):
+    """twisted.web's request, with types for what twisted.web does not annotate."""
+
+    if TYPE_CHECKING:
+        content: BytesIO
+        path: bytes
+        prepath: list[bytes]
+        postpath: list[bytes]
+
+        def __init__(self, channel: HTTPChannel, *arguments: Any, **options: Any) -> None: ...
+        def gotLength(self, length: int | None) -> None: ...
+        def handleContentChunk(self, data: bytes) -> None: ...
+        def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None: ...
+        def process(self) -> None: ...
+        def processingFailed(self, reason: Failure) -> None: ...
+        def write(self, data: bytes) -> None: ...
+        def finish(self) -> None: ...
+        def isSecure(self) -> bool: ...
+        def setHeader(self, name: bytes, value: bytes) -> None: ...
+
+
+class SiteBase(Site):
+    """twisted.web's site, with types for what twisted.web does not annotate."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, resource: Any, *, timeout: float, reactor: Any, parsePOSTFormSubmission: bool = True
+        ) -> None: ...
+
+
+# oslo.policy: the classes of the check trees that it parses rules into (imported above), and its own check of rules
+
+
+def disable_rule_check(enforcer: Enforcer) -> None:
+    """Keep oslo.policy from checking the rules for undefined and cyclic references when it loads them."""
+    enforcer._need_check_rule = False

@@ -1,0 +1,57 @@
+"""Secrets: metadata, ciphertext and user metadata."""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from barbtx.model.models.base import TABLE_OPTIONS, Base, Bytes, FreeText, Id, Time
+
+
+class Secret(Base):
+    """A secret's metadata. ``content_type`` and the two columns after it are null until the secret has a payload."""
+
+    __tablename__ = "secrets"
+    __table_args__ = (
+        Index("ix_secrets_project_id_created_at_id", "project_id", "created_at", "id"),
+        TABLE_OPTIONS,
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str | None] = mapped_column(FreeText)
+    secret_type: Mapped[str] = mapped_column(String(36))
+    expiration: Mapped[datetime.datetime | None] = mapped_column(Time)
+    algorithm: Mapped[str | None] = mapped_column(FreeText)
+    bit_length: Mapped[int | None] = mapped_column(Integer)
+    mode: Mapped[str | None] = mapped_column(FreeText)
+    creator_id: Mapped[str | None] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(20))
+    content_type: Mapped[str | None] = mapped_column(String(255))
+    store_plugin: Mapped[str | None] = mapped_column(String(255))
+    store_metadata: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time)
+    updated_at: Mapped[datetime.datetime] = mapped_column(Time)
+
+
+class EncryptedDatum(Base):
+    """The ciphertext of a secret whose store keeps it in this database."""
+
+    __tablename__ = "encrypted_data"
+
+    secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True)
+    kek_id: Mapped[str] = mapped_column(ForeignKey("kek_data.id"), index=True)
+    cypher_text: Mapped[bytes] = mapped_column(Bytes)
+    kek_meta_extended: Mapped[str | None] = mapped_column(Text)
+
+
+class SecretUserMetadatum(Base):
+    """One key and value of a secret's user metadata."""
+
+    __tablename__ = "secret_user_metadata"
+
+    secret_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str] = mapped_column(FreeText)

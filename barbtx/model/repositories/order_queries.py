@@ -1,0 +1,59 @@
+"""Reading and deleting orders, for the repositories that do so. Functions of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from barbtx.model import models
+from barbtx.model.records import Order
+from barbtx.model.repositories.idempotency import forget_keys
+from barbtx.model.repositories.rows import AnySelect, fields
+
+_O = models.Order
+#: The columns of an order, labelled with the fields of its record.
+ORDER_COLUMNS = (
+    _O.id,
+    models.Project.external_id.label("project_id"),
+    _O.type,
+    _O.meta,
+    _O.creator_id,
+    _O.status,
+    _O.created_at.label("created"),
+    _O.updated_at.label("updated"),
+    _O.sub_status,
+    _O.sub_status_message,
+    _O.error_status_code,
+    _O.error_reason,
+    _O.secret_id,
+    _O.container_id,
+)
+
+
+def find_order(session: Session, order_id: str, project_id: str) -> Order | None:
+    """An order of a project, or None.
+
+    :param project_id: external id.
+    """
+    query = _select().where(_O.id == order_id, models.Project.external_id == project_id)
+    row = session.execute(query).first()
+    return Order(**fields(row, ORDER_COLUMNS)) if row else None
+
+
+def read_order(session: Session, order_id: str) -> Order:
+    """An order that exists, of any project."""
+    return Order(**fields(session.execute(_select().where(_O.id == order_id)).one(), ORDER_COLUMNS))
+
+
+def delete_orders(session: Session, ids: Sequence[str]) -> None:
+    """Delete orders with their pending tasks and passphrases. The objects that they generated remain."""
+    forget_keys(session, ids)
+    session.execute(delete(models.OrderRetryTask).where(models.OrderRetryTask.order_id.in_(ids)))
+    session.execute(delete(models.OrderPassphrase).where(models.OrderPassphrase.order_id.in_(ids)))
+    session.execute(delete(_O).where(_O.id.in_(ids)))
+
+
+def _select() -> AnySelect:
+    return select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id)

@@ -1,0 +1,32 @@
+"""Reading rows by the names of their columns, and counting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy import CursorResult, Label, Row, Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.dml import UpdateBase
+
+#: A SELECT of any columns.
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+#: A column of a model, or one with a label.
+Column: TypeAlias = InstrumentedAttribute[Any] | Label[Any]
+
+
+def fields(row: Row[*tuple[Any, ...]], columns: Iterable[Column], prefix: str = "") -> dict[str, Any]:
+    """The values of some of a row's columns, by the columns' names or labels.
+
+    Repositories label columns with the field names of a record and pass the result to the record's constructor. A
+    column without a field, or a required field without a column, thus raises :class:`TypeError`.
+
+    :param prefix: removed from the names.
+    """
+    values = row._mapping
+    return {column.key.removeprefix(prefix): values[column.key] for column in columns}
+
+
+def affected_rows(session: Session, statement: UpdateBase) -> int:
+    """Execute an UPDATE or DELETE and return how many rows it matched."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount

@@ -95,6 +95,8 @@ class Forbidden(BarbtxError):
 
 
 class QuotaReached(OperationError):
+    """The project has as many objects as its quota allows: 403."""
+
     status = 403
 
     def __init__(self) -> None:
@@ -251,6 +253,9 @@ def describe(error: BaseException, operation: str) -> ErrorResponse:
     return ErrorResponse(500, f"{operation} failure seen - please contact site administrator.")
 
 
-def one_line(problem: object) -> str:
-    """Return the text of an exception, or of anything else, with every run of white space replaced by one space."""
-    return " ".join(str(problem).split())
+def one_line(problem: object, limit: int | None = None) -> str:
+    """Return the text of an exception, or of anything else, with every run of white space replaced by one space.
+
+    :param limit: longest text to return, in characters.
+    """
+    return " ".join(str(problem).split())[:limit]

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from oslo_config import cfg
 from sqlalchemy.exc import DBAPIError
-from twisted.application.service import MultiService, Service
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -30,31 +30,34 @@ OPTIONS = {
             "start_check_seconds",
             default=30.0,
             min=1,
-            help="Timeout of the startup check of database and master keys, in seconds. The check is retried until it "
-            "succeeds; until then requests get 503.",
+            help="Timeout of one startup check of the database and the master keys, in seconds. The check is "
+            "retried until it succeeds; until then requests get 503.",
         ),
         cfg.FloatOpt(
             "thread_shutdown_seconds",
             default=5.0,
             min=0,
-            help="How long a stopping process waits for threads that are still at work, for instance on a database "
-            "that does not answer; then it ends without them.",
+            help="How long a shutdown waits for busy threads after all services have stopped, in seconds; then the "
+            "process exits without them. Threads are busy, for instance, while the database does not respond. With 0 "
+            "the shutdown does not wait for them.",
         ),
         cfg.FloatOpt(
             "graceful_shutdown_timeout",
             default=60.0,
             min=1,
-            help="Longest time that a stop may take in all; then the process ends, whatever is under way.",
+            help="Timeout of the whole shutdown, in seconds; then the process exits with work still in flight. Make it "
+            "longer than [queue] shutdown_seconds, and shorter than the time after which the service manager kills "
+            "the process, such as TimeoutStopSec of systemd.",
         ),
     ],
 }
 
 log = Logger()
 
-_CHECK_AGAIN_SECONDS = 2.0
-# The same reason for which a start is held up is logged this often.
-_SAY_AGAIN_SECONDS = 60.0
-# What may be different at the next try. Twisted's connection errors are no OSError.
+_RETRY_SECONDS = 2.0
+# The interval at which the same reason for an incomplete check is logged again.
+_LOG_AGAIN_SECONDS = 60.0
+# Errors that a retry may not meet again. Twisted's connection errors are not subclasses of OSError.
 _TRANSIENT = (ServiceUnavailable, OSError, DeferredTimeout, error.ConnectError, error.ConnectionClosed, CancelledError)
 
 
@@ -75,7 +78,7 @@ class ProcessExit(Service):
         self._threads = threads
         self._end = end
         self._status = 0
-        self._abandoned: list[Callable[[], bool]] = []
+        self._released: list[Callable[[], bool]] = []
 
     @classmethod
     def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> ProcessExit:
@@ -96,24 +99,24 @@ class ProcessExit(Service):
     def stopService(self) -> None:
         """Wait for busy threads, up to the limit; not at all if work was released to other processes."""
         super().stopService()
-        if any(abandoned() for abandoned in self._abandoned):
+        if any(released() for released in self._released):
             log.info("exiting without waiting for work that was released to other processes")
             self._now()
         else:
             self._limit(self._threads, "threads are still busy; exiting without them")
 
-    def without_waiting_if(self, abandoned: Callable[[], bool]) -> None:
+    def without_waiting_if(self, released: Callable[[], bool]) -> None:
         """Register a condition: if it holds once all services have stopped, the process exits without its threads."""
-        self._abandoned.append(abandoned)
+        self._released.append(released)
 
     def refuse(self, reason: str) -> None:
         """Log the reason why the process cannot run and shut it down, with exit status 1."""
         log.critical("barbtx: {reason}", reason=reason)
         if self._status == 0:
             self._status = 1
-            # At the very end, so that twistd can remove its pid file.
+            # Exit last of all, so that twistd can remove its pid file.
             atexit.register(self._now)
-            # A start can be refused before the reactor runs.
+            # The startup can be refused before the reactor runs.
             self._reactor.callWhenRunning(stop_reactor, self._reactor)
 
     def _limit(self, seconds: float, text: str) -> None:
@@ -185,6 +188,14 @@ class DatabaseService(Service):
 class Stack(MultiService):
     """A stack of services: at shutdown each one stops completely before the one below it, which it uses, is stopped."""
 
+    @classmethod
+    def of(cls, *services: IService) -> Stack:
+        """Make a stack that starts the services in this order and stops them in reverse order."""
+        stack = cls()
+        for service in services:
+            service.setServiceParent(stack)
+        return stack
+
     def stopService(self) -> Deferred[None]:
         """Stop the services, the last one first."""
         Service.stopService(self)
@@ -215,7 +226,7 @@ class CheckedStart(Service):
         self._refuse = refuse
         self._seconds = seconds
         self._checking: Deferred[None] | None = None
-        self._said: tuple[str, float] | None = None
+        self._logged: tuple[str, float] | None = None
 
     def startService(self) -> None:
         """Begin the check."""
@@ -249,9 +260,9 @@ class CheckedStart(Service):
             except _TRANSIENT as problem:
                 if not self.running:
                     raise
-                self._say(reactor.seconds(), _reason(problem))
+                self._log_once(reactor.seconds(), _reason(problem))
                 self._start()
-                await deferLater(reactor, _CHECK_AGAIN_SECONDS, lambda: None)
+                await deferLater(reactor, _RETRY_SECONDS, lambda: None)
         database.gate.open()
         self._start()
 
@@ -259,9 +270,9 @@ class CheckedStart(Service):
         if not self._service.running:
             self._service.startService()
 
-    def _say(self, now: float, reason: str) -> None:
-        if self._said is None or self._said[0] != reason or now - self._said[1] >= _SAY_AGAIN_SECONDS:
-            self._said = reason, now
+    def _log_once(self, now: float, reason: str) -> None:
+        if self._logged is None or self._logged[0] != reason or now - self._logged[1] >= _LOG_AGAIN_SECONDS:
+            self._logged = reason, now
             log.warn(
                 "the startup check cannot be completed yet, and requests get 503 until then: {reason}", reason=reason
             )
@@ -274,5 +285,5 @@ def _reason(problem: BaseException | None) -> str:
     if isinstance(problem, ServiceUnavailable):
         return problem.description or "a dependency is unavailable"
     source = problem.orig if isinstance(problem, DBAPIError) else problem
-    text = one_line(source)[:300]
+    text = one_line(source, 300)
     return f"{type(source).__name__}: {text}" if text else type(source).__name__

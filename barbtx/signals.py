@@ -17,7 +17,7 @@ _OTHERS = (signal.SIGHUP, signal.SIGUSR1)
 
 
 def before_start() -> None:
-    """Install the handlers for the time before the reactor runs: SIGTERM and SIGINT exit with status 0, others do nothing.
+    """Install handlers for the time before the reactor runs: SIGTERM and SIGINT exit with status 0; others do nothing.
 
     By default SIGHUP and SIGUSR1 would terminate the process, and twistd would rotate its log file on SIGUSR1.
     """
@@ -58,5 +58,6 @@ class Signals(Service):
         self._reactor.callFromThread(action)
 
     def _reload_if_running(self) -> None:
-        if self.running:
+        # The parent stops its services one after the other, this one among the last.
+        if self.parent is not None and self.parent.running:
             self._reload()

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+
 import attrs
 from oslo_config import cfg
 from twisted.internet.interfaces import IReactorFDSet

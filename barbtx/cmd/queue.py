@@ -1,4 +1,4 @@
-"""``barbtx-manage queue``: the dead letters."""
+"""``barbtx-manage queue``: commands for dead letters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from zope.interface import implementer
 
 from barbtx.config import load, require
 from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
+from barbtx.reactor import global_reactor
 
 
 def add_commands(categories: Any) -> None:
-    """Add the commands of this category to a parser's categories."""
+    """Add the commands of the category ``queue``."""
     queue = categories.add_parser("queue", help="the task queue").add_subparsers(required=True, metavar="action")
     for name, run, summary in (
-        ("dead-letters", _list, "show messages that could not be processed, oldest first"),
-        ("requeue", _requeue, "send them to the queues that they came from"),
+        ("dead-letters", _list, "show dead letters, oldest first"),
+        ("requeue", _requeue, "send dead letters back to the queues that they came from, oldest first"),
     ):
         action = queue.add_parser(name, help=summary)
-        action.add_argument("--limit", type=int, default=100, help="how many, at most (default: 100)")
+        action.add_argument("--limit", type=int, default=100, help="maximum number of dead letters (default: 100)")
         action.set_defaults(run=run)
 
 
@@ -52,14 +53,13 @@ def _with_dead_letters(
     """Run the reactor until a coroutine has ended, and return its result.
 
     :raises ConfigurationError: the configuration cannot be used.
-    :raises Unusable: no broker can be used.
-    :raises Refused: a queue does not take a message.
+    :raises NoUsableBroker: no broker can be used.
+    :raises PublishRefused: a queue does not take a message.
     """
-    from twisted.internet import reactor
-
+    reactor = global_reactor()
     conf = load(options.config_file, options.set)
     if not options.config_file:
-        # Without a configuration the default broker may be somebody else's, and "0 dead letters" an error.
+        # Without a configuration the default broker may be another program's, and "0 dead letters" be misleading.
         require(conf, (), "DEFAULT", "transport_url")
     letters = DeadLetters.from_config(reactor, conf)
     # The caller reports the error; the log would repeat it.

@@ -63,7 +63,7 @@ def test_what_is_started_and_fails_refuses_the_start(outcomes: tuple) -> None:
     runtime = Runtime(*outcomes)
     reasons = start(runtime, Failing())
     runtime.reactor.pump([1] * 15)
-    assert reasons == ["the start failed: ValueError: no way to start"]
+    assert reasons == ["startup failed: ValueError: no way to start"]
 
 
 def test_only_the_check_is_admitted_until_it_has_passed() -> None:

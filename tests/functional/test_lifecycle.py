@@ -40,6 +40,7 @@ class Store(store_crypto.StoreCrypto):
 
     async def check(self):
         wanted = BEHAVIOUR.read_text().strip()
+        BEHAVIOUR.with_name("checking").touch()
         if wanted == "hang":
             await Deferred()
         elif wanted == "thread":
@@ -259,6 +260,7 @@ def test_a_stop_during_a_check_that_hangs_ends_with_status_0(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.process.wait(0.2)
         assert process.process.poll() is None
+    wait_until((behaving.plugins / "checking").exists, SECONDS, "the check did not begin")
     assert process.stop(SECONDS) == 0
     assert said in process.read_log()
 

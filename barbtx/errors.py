@@ -56,14 +56,14 @@ class InvalidQuery(BadRequest):
 
 
 class SchemaMismatch(BadRequest):
-    """A body that is JSON, but not of the right shape."""
+    """The body is JSON, but does not match the schema."""
 
     def __init__(self, schema: str, reason: str, prop: str) -> None:
         super().__init__(f"Provided object does not match schema '{schema}': {reason}. Invalid property: '{prop}'")
 
 
 class SecretInUse(BadRequest):
-    """A secret that has consumers is not to be deleted unless that is forced."""
+    """The secret has consumers and the deletion is not forced: 400."""
 
     def __init__(self) -> None:
         # python-barbicanclient knows the case by the first sentence.
@@ -71,13 +71,13 @@ class SecretInUse(BadRequest):
 
 
 class OperationError(BarbtxError):
-    """Base of the errors whose description is only the reason, to be framed with the operation's name."""
+    """Base class of errors whose description is a reason; the response adds the name of the operation."""
 
     is_reason = True
 
 
 class NotSupported(OperationError):
-    """No plugin can do what was asked, or it was asked for in a form that no plugin takes."""
+    """No plugin supports the request, or the form in which its data was sent: 400."""
 
     status = 400
 
@@ -89,7 +89,7 @@ class Unauthorized(BarbtxError):
 
 
 class Forbidden(BarbtxError):
-    """Policy says no. The description is made from the operation."""
+    """The policy denies the request: 403. Without a description, the response names the operation."""
 
     status = 403
 
@@ -104,9 +104,9 @@ class QuotaReached(OperationError):
 
 
 class LimitReached(OperationError):
-    """An object has as much below it as it may have.
+    """An object has as many subordinate objects as its limit allows: 403.
 
-    :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
+    :param what: the limited objects, in the plural and with their place: ``consumers of one object``.
     """
 
     status = 403
@@ -146,13 +146,13 @@ class Conflict(BarbtxError):
 
 
 class MisdirectedRequest(BarbtxError):
-    """The request is for another server."""
+    """The request is for another host: 421."""
 
     status = 421
 
 
 class ProjectClosed(Conflict):
-    """The project was deleted in Keystone; it takes nothing new."""
+    """The project was deleted in Keystone and cannot get new objects: 409."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -189,9 +189,9 @@ class UnsupportedMediaType(BarbtxError):
 
 
 class ServiceUnavailable(BarbtxError):
-    """Something that barbtx depends on is down or has no room; nothing was changed or lost.
+    """A dependency of the service is down or overloaded, or a limit is reached: 503. Nothing was changed or lost.
 
-    :param retry_after: seconds after which to try again.
+    :param retry_after: seconds after which the client should retry.
     """
 
     status = 503
@@ -201,18 +201,16 @@ class ServiceUnavailable(BarbtxError):
 
 
 class NotAvailableHere(ServiceUnavailable):
-    """This process has not been given something that is in use; nothing is wrong with what is stored, and another
-    process may well have it.
-    """
+    """This process lacks a key or plugin that stored data needs: 503. The data is intact, and another process may have it."""
 
     def __init__(self, description: str, **debug: object) -> None:
         super().__init__(description, retry_after=10, **debug)
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used.
+    """The configuration is not valid.
 
-    :param problems: all that is wrong, one clear line for the operator each; never a secret.
+    :param problems: one line for the operator about each problem, without secrets.
     """
 
     def __init__(self, *problems: str) -> None:

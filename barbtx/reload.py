@@ -22,7 +22,7 @@ Step = Callable[[cfg.ConfigOpts], Coroutine[Deferred[Any], Any, None]]
 class Reload:
     """Reads the configuration again and applies each part that can change.
 
-    The parts are independent. If a new value is refused, the old one stays in force and the error is logged. Signals
+    The parts are independent. If a new value is refused, the old one stays in effect and the error is logged. Signals
     that arrive during a reload cause one further reload.
 
     :ivar conf: the configuration at startup.

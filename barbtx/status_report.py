@@ -61,20 +61,20 @@ class StatusReport:
             except Exception:
                 log.failure("report: {part} is not available", part=part)
                 continue
-            _say(part, found)
+            _log_part(part, found)
         for section, options in _options(self.conf).items():
-            _say(f"options [{section}]", options)
+            _log_part(f"options [{section}]", options)
 
     def _reactor_gauges(self) -> Mapping[str, object]:
         pool = self.reactor.getThreadPool()
         return {
             "threads": f"{len(pool.working)} of {pool.workers} busy, at most {pool.max}",
             "sockets": len(self.reactor.getReaders()) if IReactorFDSet.providedBy(self.reactor) else "unknown",
-            "delayed calls": len(self.reactor.getDelayedCalls()),
+            "calls due later": len(self.reactor.getDelayedCalls()),
         }
 
 
-def _say(part: str, values: Mapping[str, object]) -> None:
+def _log_part(part: str, values: Mapping[str, object]) -> None:
     log.info(
         "report: {part}: {values}", part=part, values=", ".join(f"{name} = {value}" for name, value in values.items())
     )
@@ -102,17 +102,22 @@ def _threads() -> Mapping[str, object]:
     return found
 
 
+@attrs.frozen
+class _Collector:
+    """Collects lines that are logged with the interface of :class:`logging.Logger`."""
+
+    lines: list[str] = attrs.field(factory=list)
+
+    def log(self, level: int, msg: object, *args: object) -> None:
+        self.lines.append(str(msg) % args if args else str(msg))
+
+
 def _options(conf: cfg.ConfigOpts) -> Mapping[str, Mapping[str, object]]:
     """Return the options of each section in the form that oslo.config logs, which masks secret values."""
-    lines: list[str] = []
-
-    class Collector:
-        def log(self, level: int, msg: object, *args: object) -> None:
-            lines.append(str(msg) % args if args else str(msg))
-
-    conf.log_opt_values(Collector(), 0)
+    collector = _Collector()
+    conf.log_opt_values(collector, 0)
     sections: dict[str, dict[str, object]] = {}
-    for line in lines:
+    for line in collector.lines:
         name, equals, value = line.partition(" = ")
         if equals:
             section, _, option = name.strip().rpartition(".")

@@ -201,7 +201,7 @@ class ServiceUnavailable(BarbtxError):
 
 
 class NotAvailableHere(ServiceUnavailable):
-    """This process lacks a key or plugin that the stored data needs: 503. The data is intact; other processes may have it."""
+    """This process lacks a key or plugin that the stored data needs: 503. Other processes may have it."""
 
     def __init__(self, description: str, **debug: object) -> None:
         super().__init__(description, retry_after=10, **debug)

@@ -9,7 +9,7 @@ export VAR PORT
 # Paths are relative to VAR, where the commands run, so that none needs to be quoted in a URL or an option.
 SETTINGS = --set database.connection=sqlite:///barbtx.sqlite --set simple_crypto_plugin.kek_file=mkek
 
-.PHONY: run test clean
+.PHONY: run test docs clean
 
 run: $(VENV)/barbtx
 	@umask 077; root=$$PWD; mkdir -p -- "$$VAR" && cd -- "$$VAR" || exit 1; \
@@ -27,6 +27,9 @@ run: $(VENV)/barbtx
 test: $(VENV)/tox
 	$(PYTHON) tests/support/programs.py
 	$(VENV)/bin/tox
+
+docs: $(VENV)/tox
+	$(VENV)/bin/tox -e docs
 
 clean:
 	rm -rf $(VENV) .tox build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

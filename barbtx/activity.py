@@ -1,7 +1,7 @@
-"""On whose behalf the code at hand runs: which request, which order, which project.
+"""The activity that the running code is part of: its request, order and project.
 
-It is kept in a context variable, which coroutines carry with them. Threads and plain callbacks do not, and get it by
-:func:`bind`. The log adds it to every line, and the database shares its connections by it.
+The activity is a context variable. Coroutines inherit it; threads and plain callbacks do not, unless they are wrapped
+by :func:`bind`. The log adds the activity to every line, and the database shares its threads fairly among projects.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ R = TypeVar("R")
 
 @attrs.define
 class Activity:
-    """:ivar request_id: of the API request that it is, or that it goes back to.
-    :ivar project_id: external id.
+    """Identifies what the running code works on.
+
+    :ivar request_id: the id of the API request that is processed, or that caused what is processed.
+    :ivar order_id: the id of the order that is processed.
+    :ivar project_id: external id of the project.
     """
 
     request_id: str | None = None
@@ -31,24 +34,24 @@ _current: contextvars.ContextVar[Activity | None] = contextvars.ContextVar("barb
 
 
 def current() -> Activity:
-    """The activity at hand; an empty one if the code runs for nobody."""
+    """Return the current activity, or an empty one if there is none."""
     return _current.get() or Activity()
 
 
 def begin(activity: Activity) -> None:
-    """Let the coroutine at hand be part of an activity from here on, and what awaits it, unless through a Deferred."""
+    """Set the activity of the current context: of this coroutine, and of those that await it without a Deferred."""
     _current.set(activity)
 
 
 def run(activity: Activity, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-    """Call a function, and whatever coroutines it starts, as part of an activity."""
+    """Call a function as part of an activity, which the coroutines that it starts inherit."""
     context = contextvars.copy_context()
     context.run(begin, activity)
     return context.run(function, *arguments, **options)
 
 
 def note(**fields: str | None) -> None:
-    """Add to the activity at hand what became known of it, for all that is part of it."""
+    """Set fields of the current activity; everything that is part of it sees them. Without an activity, do nothing."""
     activity = _current.get()
     if activity is not None:
         for name, value in fields.items():
@@ -56,7 +59,7 @@ def note(**fields: str | None) -> None:
 
 
 def bind(function: Callable[P, R]) -> Callable[P, R]:
-    """The function as part of the activity at hand, wherever it will be called: in a thread, by a timer."""
+    """Wrap a function so that it runs as part of the current activity when a thread or a timer calls it."""
     context = contextvars.copy_context()
-    # A context can be entered once at a time; its copy can be entered while it is.
+    # A context cannot be entered twice at the same time, but its copy can be.
     return lambda *arguments, **options: context.copy().run(function, *arguments, **options)

@@ -1,4 +1,4 @@
-"""Reading the configuration: oslo.config files, environment and ``--set``, checked whole before anything starts."""
+"""Reads the configuration from files, environment and ``--set``, and checks all of it before the process starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from barbtx.config_sources import (
     refers,
     setting_problem,
 )
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.options import list_opts
 from barbtx.plugin.manager import BACKEND_OPTIONS
 
@@ -33,11 +33,11 @@ _PROJECT = "barbtx"
 
 @attrs.frozen
 class ConfigReading:
-    """A configuration as it was read.
+    """A configuration and the problems with it.
 
-    :ivar conf: every option that has a problem has its default.
-    :ivar problems: all that is wrong, one line each.
-    :ivar complete: whether all files could be read, so that what depends on their options can be judged.
+    :ivar conf: the options; those that have a problem have their default.
+    :ivar problems: all problems, one line each.
+    :ivar complete: whether all files could be read.
     """
 
     conf: cfg.ConfigOpts
@@ -48,11 +48,12 @@ class ConfigReading:
 def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.ConfigOpts:
     """Read configuration files and overrides.
 
-    The environment counts as oslo.config reads it: ``OS_<SECTION>__<OPTION>``.
+    Environment variables of the form ``OS_<SECTION>__<OPTION>`` override files.
 
     :param files: paths; later files win.
-    :param overrides: ``section.option=value`` texts (``option=value`` for section DEFAULT); they win over files.
-    :raises ConfigurationError: a file cannot be read, or an option or a value is not known; all problems are named.
+    :param overrides: ``section.option=value`` (``option=value`` for the section DEFAULT); they win over all others.
+    :raises ConfigurationError: a file cannot be read, an option is unknown or a value is not valid. The error lists all
+        problems.
     """
     reading = read(files, overrides)
     if reading.problems:
@@ -61,13 +62,13 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.Config
 
 
 def locate(files: Sequence[str] = (), directories: Sequence[str] = ()) -> list[str]:
-    """The configuration files to use: those that were named, otherwise those in the usual places.
+    """Return the configuration files to read: the given ones, or else those in the default places.
 
-    These are ``barbtx.conf`` and ``barbtx.conf.d`` in ``~/.barbtx``, ``~``, ``/etc/barbtx`` and ``/etc``, of each the
-    first that is there.
+    The defaults are the first ``barbtx.conf`` and the first ``barbtx.conf.d`` that exist in ``~/.barbtx``, ``~``,
+    ``/etc/barbtx`` and ``/etc``.
 
-    :param directories: of which all files named ``*.conf`` count, in the order of their names.
-    :return: the files; later ones win. One that cannot be read, or a directory, is among them, to be complained of.
+    :param directories: directories whose ``*.conf`` files are read after ``files``, in alphabetical order.
+    :return: the files; later ones win. Unreadable files and directories are included, and :func:`read` reports them.
     """
     if not files and not directories:
         files, directories = cfg.find_config_files(_PROJECT, _PROJECT), cfg.find_config_dirs(_PROJECT, _PROJECT)
@@ -75,10 +76,10 @@ def locate(files: Sequence[str] = (), directories: Sequence[str] = ()) -> list[s
 
 
 def require(conf: cfg.ConfigOpts, files: Sequence[str], section: str, option: str) -> None:
-    """Make sure that somebody set an option, where its default could lead to a database or broker that nobody meant.
+    """Check that an option is set whose default could refer to the database or broker of another service.
 
-    :param files: the configuration files that were read.
-    :raises ConfigurationError: nobody did; the text says how to.
+    :param files: the configuration files that were read, for the message.
+    :raises ConfigurationError: the option is not set.
     """
     if is_set(conf, option, _group(section)):
         return
@@ -91,7 +92,7 @@ def require(conf: cfg.ConfigOpts, files: Sequence[str], section: str, option: st
 
 
 def read(files: Iterable[str], overrides: Iterable[str]) -> ConfigReading:
-    """Like :func:`load`, but with the problems beside what could be read."""
+    """Read a configuration like :func:`load`, but return the problems instead of raising an exception."""
     sources = [ConfigFile.read(path) for path in files]
     usable = [source.path for source in sources if not source.problems]
     complete = len(usable) == len(sources)
@@ -103,7 +104,7 @@ def read(files: Iterable[str], overrides: Iterable[str]) -> ConfigReading:
     try:
         conf(args=[], project=_PROJECT, prog=_PROJECT, default_config_files=usable, default_config_dirs=[])
     except cfg.Error:
-        # A file that went, or changed, after it was looked at.
+        # A file was deleted or changed after ConfigFile read it.
         problems.append("the configuration files cannot be read: they changed meanwhile")
         conf(args=[], project=_PROJECT, prog=_PROJECT, default_config_files=[], default_config_dirs=[])
         complete = False
@@ -115,9 +116,9 @@ def read(files: Iterable[str], overrides: Iterable[str]) -> ConfigReading:
 
 @attrs.frozen
 class _Sources:
-    """Puts what was read into effect.
+    """Applies the sources of a configuration to its options.
 
-    :ivar files: those that could be read.
+    :ivar files: the files that could be read.
     """
 
     conf: cfg.ConfigOpts
@@ -125,9 +126,9 @@ class _Sources:
     settings: list[Setting]
 
     def apply(self) -> list[str]:
-        """Have settings and environment override files; what is wrong with any of them."""
+        """Apply settings and environment, check all options, and return the problems."""
         known: Known = {section: {opt.dest: opt for opt in opts} for section, opts in list_opts()}
-        # What the further sections are called must be known before anything in them can be.
+        # These options determine the names of further sections.
         problems = self._override(known, lambda setting: setting.section == "secretstore")
         problems += self._check({"secretstore": known["secretstore"]})
         for suffix in self.conf.secretstore.stores_lookup_suffix:
@@ -141,7 +142,7 @@ class _Sources:
         return problems + self._check({name: opts for name, opts in known.items() if name != "secretstore"})
 
     def _take_lists_from_environment(self, known: Known) -> None:
-        """oslo.config takes the text of a variable for the list of its characters."""
+        """Set multi-valued options from the environment; oslo.config would split a variable into its characters."""
         for section, opts in known.items():
             for option, opt in opts.items():
                 value = os.environ.get(environment_name(section, option))
@@ -174,13 +175,13 @@ class _Sources:
                     several.get((setting.section, setting.option), setting.value),
                     group=_group(setting.section),
                 )
-            except ValueError as problem:
+            except ValueError as error:
                 name = f"{setting.label}: [{setting.section}] {setting.option}"
-                problems.append(f"{name}: {_reason(opt, [setting.value], problem)}")
+                problems.append(f"{name}: {_reason(opt, [setting.value], error)}")
         return problems
 
     def _check(self, known: Known) -> list[str]:
-        problems = []
+        problems: list[str] = []
         for section, opts in known.items():
             group = self.conf if section == "DEFAULT" else self.conf[section]
             for option, opt in opts.items():
@@ -198,7 +199,7 @@ class _Sources:
         return problems
 
     def _source(self, section: str, option: str) -> tuple[str, list[str]]:
-        """Where an option is set, and its values as they are written there."""
+        """Return where an option is set, and its values as written there."""
         given = [setting for setting in self.settings if (setting.section, setting.option) == (section, option)]
         if given:
             return given[-1].label, [setting.value for setting in given]
@@ -216,12 +217,12 @@ _DOLLAR = "a '$' stands for another option's value; write $$ for the character i
 
 
 def _reason(opt: cfg.Opt, values: Iterable[str], problem: Exception) -> str:
-    """Why a value is refused, without the value if it may be a secret, or refers to one."""
+    """Return why a value is not valid, without the value if it may be a secret or refers to another option."""
     if any(map(refers, values)):
         return _DOLLAR
     if opt.secret or not isinstance(problem, ValueError):
         return "the value is not valid"
-    return " ".join(str(problem).rpartition(" is not valid: ")[2].split())
+    return one_line(str(problem).rpartition(" is not valid: ")[2])
 
 
 def _group(section: str) -> str | None:

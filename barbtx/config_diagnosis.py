@@ -1,26 +1,35 @@
-"""Everything that keeps a configuration from being used, at once: a start stops at the first."""
+"""Finds all problems of a configuration at once, where a startup would stop at the first one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from oslo_config import cfg
+from sqlalchemy import create_engine
+from twisted.python.threadpool import ThreadPool
 
 from barbtx.errors import ConfigurationError
+from barbtx.model.admission import Admission
 from barbtx.model.database import Database
+from barbtx.model.repositories.registry import Repositories
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.amqp.connection import Brokers
+from barbtx.reactor import IReactor
+from barbtx.times import WallClock
 
-#: Makes something from the configuration, to see whether it can be made.
-Part = Callable[[Any, cfg.ConfigOpts], object]
-
-
-def _make_stores(reactor: Any, conf: cfg.ConfigOpts) -> None:
-    StoreManager.from_config(PluginContext(conf, reactor, None, lambda work, *arguments: work(*arguments)), None)
+#: Makes a part of a process from the configuration, and raises :exc:`ConfigurationError` if it cannot be made.
+Part = Callable[[IReactor, cfg.ConfigOpts], object]
 
 
-def _make_brokers(reactor: Any, conf: cfg.ConfigOpts) -> None:
+def _make_stores(reactor: IReactor, conf: cfg.ConfigOpts) -> None:
+    # The repositories are never used; a database without threads stands in for one whose options may be invalid.
+    database = Database(reactor, create_engine("sqlite://"), ThreadPool(0, 1), Admission(1, 1), 1.0, 0)
+    repositories = Repositories.from_config(database, WallClock(), conf)
+    context = PluginContext(conf, reactor, repositories.keks, lambda work, *arguments: work(*arguments))
+    StoreManager.from_config(context, repositories.secret_stores)
+
+
+def _make_brokers(reactor: IReactor, conf: cfg.ConfigOpts) -> None:
     if conf.queue.enable or conf.keystone_notifications.enable:
         Brokers.from_config(conf)
 
@@ -28,10 +37,10 @@ def _make_brokers(reactor: Any, conf: cfg.ConfigOpts) -> None:
 _PARTS: tuple[Part, ...] = (Database.from_config, _make_stores, _make_brokers)
 
 
-def find_problems(reactor: Any, conf: cfg.ConfigOpts, parts: Iterable[Part] = ()) -> list[str]:
-    """Make each part on its own; a line for everything that is wrong with one.
+def find_problems(reactor: IReactor, conf: cfg.ConfigOpts, parts: Iterable[Part] = ()) -> list[str]:
+    """Make each part independently of the others, and return one line for each problem.
 
-    :param parts: those that only some processes have.
+    :param parts: parts that only some processes have.
     """
     problems: list[str] = []
     for make in (*_PARTS, *parts):
@@ -40,6 +49,6 @@ def find_problems(reactor: Any, conf: cfg.ConfigOpts, parts: Iterable[Part] = ()
         except ConfigurationError as problem:
             problems += problem.problems
         except Exception:
-            # An error of the program, or what follows from another problem: the start itself shows the former.
+            # A programming error, which the startup itself reports, or a consequence of another problem.
             continue
     return problems

@@ -1,6 +1,6 @@
-"""What a configuration is read from: what is wrong with files, settings and the environment, without their values.
+"""The sources of a configuration: files, settings of the command line and the environment, and their problems.
 
-A value may be a secret, and so may a text that stands where a name should. Neither is ever part of a message.
+A value may be a secret, and so may text that is found in the place of a name. Messages contain neither.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REFERENCE = re.compile(r"\$(?:[_a-z]|\{)", re.IGNORECASE)
 
 
 class _Parser(cfg.ConfigParser):
-    """Notes every line that cannot be parsed, and where each option stands, instead of stopping at the first error."""
+    """Records every line that cannot be parsed and the line of each option, and does not stop at the first error."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, {})
@@ -41,25 +41,26 @@ class _Parser(cfg.ConfigParser):
             self.errors.append(f"{self.filename}, line {self.lineno}: {reason}")
 
     def _split_key_value(self, line: str) -> tuple[str, list[str]]:
-        # An assignment is complete only when the next line, or none, has been read.
+        # The assignment is complete once the next line or the end of the file has been read.
         self._begun = self.lineno
         return super()._split_key_value(line)
 
-    def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:
+    # The base class raises where these methods record the problem and return, so that parsing continues.
+    def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:  # type: ignore[override]
         self._note("this is neither a section nor an assignment; write option = value")
         return "", []
 
-    def error_empty_key(self, line: str) -> None:
+    def error_empty_key(self, line: str) -> None:  # type: ignore[override]
         self._note("there is no option before the '='")
 
-    def error_unexpected_continuation(self, line: str) -> None:
+    def error_unexpected_continuation(self, line: str) -> None:  # type: ignore[override]
         self._note("an indented line goes on with the value before it, and there is none")
 
-    def error_no_section_end_bracket(self, line: str) -> None:
+    def error_no_section_end_bracket(self, line: str) -> None:  # type: ignore[override]
         self._note("the name of a section must end with ]")
         self.section = ""
 
-    def error_no_section_name(self, line: str) -> None:
+    def error_no_section_name(self, line: str) -> None:  # type: ignore[override]
         self._note("this section has no name")
         self.section = ""
 
@@ -76,7 +77,8 @@ class ConfigFile:
     """A configuration file.
 
     :ivar sections: the values of each option, by section and name.
-    :ivar problems: what is wrong with it as a file; if there is any, its options may be incomplete.
+    :ivar lines: the line number of each option, by section and name.
+    :ivar problems: why the file cannot be read or parsed; if there are any, ``sections`` may be incomplete.
     """
 
     path: str
@@ -86,6 +88,7 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: str) -> ConfigFile:
+        """Read and parse a file; every problem with it is collected, and none is raised."""
         parser = _Parser(path)
         try:
             parser.parse()
@@ -99,7 +102,7 @@ class ConfigFile:
         return cls(path, parser.sections, parser.lines, tuple(problems))
 
     def find_problems(self, known: Known) -> list[str]:
-        """Names that are not known, and secrets that others may read."""
+        """Return the problems with unknown sections and options, and with secrets that other users can read."""
         problems = []
         for section, options in self.sections.items():
             if section not in known:
@@ -123,7 +126,7 @@ class ConfigFile:
 
 
 def files_in(directory: str) -> list[str]:
-    """The configuration files of a directory, in the order in which they count; itself if it cannot be read."""
+    """Return the configuration files of a directory in reading order, or the directory itself if it is unreadable."""
     path = os.path.expanduser(directory)
     if not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
         return [path]
@@ -131,9 +134,9 @@ def files_in(directory: str) -> list[str]:
 
 
 def environment_problems(known: Known, environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like an option's, ``OS_<SECTION>__<OPTION>``, and are none's.
+    """Return the problems with variables of the form ``OS_<SECTION>__<OPTION>`` that belong to no option.
 
-    Those of OpenStack's clients, such as ``OS_AUTH_URL``, have no double underscore and do not matter.
+    Variables of OpenStack's clients, such as ``OS_AUTH_URL``, have no double underscore and are ignored.
     """
     names = {
         environment_name(section, option): (section, option) for section, options in known.items() for option in options
@@ -146,15 +149,15 @@ def environment_problems(known: Known, environment: Mapping[str, str]) -> list[s
 
 
 def environment_name(section: str, option: str) -> str:
-    """The variable that sets an option."""
+    """Return the name of the environment variable that sets an option."""
     return f"OS_{section.upper()}__{option.upper()}"
 
 
 @attrs.frozen
 class Setting:
-    """A ``--set section.option=value``.
+    """A setting of the command line: ``--set section.option=value``.
 
-    :ivar label: how messages name it.
+    :ivar label: the name of the setting in messages.
     """
 
     label: str
@@ -164,7 +167,7 @@ class Setting:
 
 
 def read_settings(texts: Iterable[str]) -> tuple[list[Setting], list[str]]:
-    """Take settings apart; and what is wrong with their form."""
+    """Parse settings; return them, and the problems with those that have the wrong form."""
     settings, problems = [], []
     for number, text in enumerate(texts, 1):
         name, equals, value = text.partition("=")
@@ -177,7 +180,7 @@ def read_settings(texts: Iterable[str]) -> tuple[list[Setting], list[str]]:
 
 
 def setting_problem(setting: Setting, known: Known) -> str | None:
-    """That its option is not known."""
+    """Return the problem if the section or the option of a setting is unknown."""
     if setting.section not in known:
         shown = f"[{setting.section}]" if _NAME.fullmatch(setting.section) else "the section"
         return f"{setting.label}: {shown} is unknown{hint(setting.section, known)}"
@@ -194,13 +197,13 @@ def _unknown(option: str, section: str, known: Known) -> str:
 
 
 def hint(name: str, names: Iterable[str]) -> str:
-    """A question after the name that was probably meant; empty if none is close."""
+    """Return a suffix of a message, with the known name that is closest to an unknown one; empty if none is close."""
     close = difflib.get_close_matches(name, list(names), 1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def is_set(conf: cfg.ConfigOpts, option: str, section: str | None) -> bool:
-    """Whether an option has another source than its default.
+    """Whether an option is set by a file, the environment or the command line.
 
     :param section: None for DEFAULT.
     """
@@ -209,12 +212,17 @@ def is_set(conf: cfg.ConfigOpts, option: str, section: str | None) -> bool:
 
 
 def holds_secret(opt: cfg.Opt, value: str) -> bool:
-    """Whether a value of an option is to be kept from others. A URL is, if there is a password in it."""
+    """Whether a value of an option is secret. A URL is secret if it contains a password."""
     if not opt.secret or not value:
         return False
-    return "://" not in value or _PASSWORD_IN_URL.search(value) is not None
+    return "://" not in value or has_password(value)
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL contains a password."""
+    return _PASSWORD_IN_URL.search(url) is not None
 
 
 def refers(value: str) -> bool:
-    """Whether oslo.config would put another option's value in the place of a part of this one."""
+    """Whether oslo.config would replace a part of the value by the value of another option."""
     return _REFERENCE.search(value.replace(r"\$", "").replace("$$", "")) is not None

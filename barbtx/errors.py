@@ -1,7 +1,7 @@
-"""Every failure that a client may be told of, and the one place that puts it into words.
+"""The errors that clients can receive, and the function that turns an exception into an error response.
 
-An error is data: an HTTP status, a title and a description that is safe to show. Whatever else helps the operator goes
-into ``debug`` and from there into the log, never into an answer. The shape of the answer and the texts that clients
+An error has an HTTP status, a title and a description that is safe to show. Anything else that helps the operator goes
+into ``debug`` and from there into the log, never into a response. The shape of the response and the texts that clients
 match on are those of the Key Manager API v1, section 1.7 of the contract.
 """
 
@@ -17,13 +17,13 @@ TITLES = {int(status): status.phrase for status in HTTPStatus} | {413: "Request 
 class BarbtxError(Exception):
     """A failure with an HTTP status.
 
-    :param description: what is wrong and how to mend it; shown to the client.
-    :param headers: response headers that go with it.
-    :param debug: for the log only; never a payload, key, token or password.
+    :param description: what is wrong and how to correct it; shown to the client.
+    :param headers: additional response headers.
+    :param debug: fields for the log only; never a payload, key, token or password.
     """
 
     status = 500
-    #: Whether what was to be changed may have been changed nevertheless. Otherwise it was not.
+    #: Whether the change may have been made despite the error. If false, nothing was changed.
     outcome_unknown = False
     #: Whether the description is a reason to be embedded in "<Operation> issue seen - <reason>."
     is_reason = False
@@ -36,28 +36,34 @@ class BarbtxError(Exception):
 
 
 class BadRequest(BarbtxError):
+    """The request is invalid: 400."""
+
     status = 400
 
 
 class MalformedJSON(BadRequest):
+    """The body is not JSON."""
+
     def __init__(self, hint: str = "") -> None:
         super().__init__("Malformed JSON" + (f": {hint}" if hint else ""))
 
 
 class InvalidQuery(BadRequest):
+    """A query parameter is invalid."""
+
     def __init__(self) -> None:
         super().__init__("URI provided invalid query string parameters.")
 
 
 class SchemaMismatch(BadRequest):
-    """A body that is JSON, but not of the right shape."""
+    """The body is JSON, but does not match the schema."""
 
     def __init__(self, schema: str, reason: str, prop: str) -> None:
         super().__init__(f"Provided object does not match schema '{schema}': {reason}. Invalid property: '{prop}'")
 
 
 class SecretInUse(BadRequest):
-    """A secret that has consumers is not to be deleted unless that is forced."""
+    """The secret has consumers and the deletion is not forced: 400."""
 
     def __init__(self) -> None:
         # python-barbicanclient knows the case by the first sentence.
@@ -65,28 +71,32 @@ class SecretInUse(BadRequest):
 
 
 class OperationError(BarbtxError):
-    """Base of the errors whose description is only the reason, to be framed with the operation's name."""
+    """Base class of errors whose description is a reason; the response adds the name of the operation."""
 
     is_reason = True
 
 
 class NotSupported(OperationError):
-    """No plugin can do what was asked, or it was asked for in a form that no plugin takes."""
+    """No plugin supports the request, or the form in which its data was sent: 400."""
 
     status = 400
 
 
 class Unauthorized(BarbtxError):
+    """The request is not authenticated: 401."""
+
     status = 401
 
 
 class Forbidden(BarbtxError):
-    """Policy says no. The description is made from the operation."""
+    """The policy denies the request: 403. Without a description, the response names the operation."""
 
     status = 403
 
 
 class QuotaReached(OperationError):
+    """The project has as many objects as its quota allows: 403."""
+
     status = 403
 
     def __init__(self) -> None:
@@ -94,9 +104,9 @@ class QuotaReached(OperationError):
 
 
 class LimitReached(OperationError):
-    """An object has as much below it as it may have.
+    """An object has as many subordinate objects as its limit allows: 403.
 
-    :param what: what there is too much of, in the plural and with where it is: ``consumers of one object``.
+    :param what: the limited objects, in the plural and with their place: ``consumers of one object``.
     """
 
     status = 403
@@ -106,10 +116,14 @@ class LimitReached(OperationError):
 
 
 class NotFound(BarbtxError):
+    """The object does not exist, or is not visible to the caller: 404."""
+
     status = 404
 
 
 class MethodNotAllowed(BarbtxError):
+    """The resource does not support the method: 405."""
+
     status = 405
 
     def __init__(self, allow: tuple[str, ...] = ()) -> None:
@@ -120,21 +134,25 @@ class MethodNotAllowed(BarbtxError):
 
 
 class NotAcceptable(BarbtxError):
+    """No representation that the client accepts is available: 406."""
+
     status = 406
 
 
 class Conflict(BarbtxError):
+    """The request conflicts with the state of the object: 409."""
+
     status = 409
 
 
 class MisdirectedRequest(BarbtxError):
-    """The request is for another server."""
+    """The request is for another host: 421."""
 
     status = 421
 
 
 class ProjectClosed(Conflict):
-    """The project was deleted in Keystone; it takes nothing new."""
+    """The project was deleted in Keystone and cannot get new objects: 409."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -144,18 +162,26 @@ class ProjectClosed(Conflict):
 
 
 class UnprocessableContent(BarbtxError):
+    """The body is well-formed but its content cannot be used: 422."""
+
     status = 422
 
 
 class TooManyRequests(BarbtxError):
+    """The caller exceeds a rate limit: 429."""
+
     status = 429
 
 
 class TooLarge(BarbtxError):
+    """The body, or a payload in it, exceeds the size limit: 413."""
+
     status = 413
 
 
 class UnsupportedMediaType(BarbtxError):
+    """The body has a media type that the resource does not take: 415."""
+
     status = 415
 
     def __init__(self, expected: tuple[str, ...]) -> None:
@@ -163,9 +189,9 @@ class UnsupportedMediaType(BarbtxError):
 
 
 class ServiceUnavailable(BarbtxError):
-    """Something that barbtx depends on is down or has no room; nothing was changed or lost.
+    """A dependency of the service is down or overloaded, or a limit is reached: 503. Nothing was changed or lost.
 
-    :param retry_after: seconds after which to try again.
+    :param retry_after: seconds after which the client should retry.
     """
 
     status = 503
@@ -175,18 +201,16 @@ class ServiceUnavailable(BarbtxError):
 
 
 class NotAvailableHere(ServiceUnavailable):
-    """This process has not been given something that is in use; nothing is wrong with what is stored, and another
-    process may well have it.
-    """
+    """This process lacks a key or plugin that the stored data needs: 503. Other processes may have it."""
 
     def __init__(self, description: str, **debug: object) -> None:
         super().__init__(description, retry_after=10, **debug)
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used.
+    """The configuration is not valid.
 
-    :param problems: all that is wrong, one clear line for the operator each; never a secret.
+    :param problems: one line for the operator about each problem, without secrets.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -196,9 +220,10 @@ class ConfigurationError(Exception):
 
 @attrs.frozen
 class ErrorResponse:
-    """What a client is told of a failure.
+    """The error that a client receives.
 
-    :ivar debug: of the error; for the log only.
+    :ivar headers: additional response headers.
+    :ivar debug: fields for the log only.
     """
 
     status: int
@@ -208,11 +233,12 @@ class ErrorResponse:
 
     @property
     def title(self) -> str:
+        """The reason phrase of the status."""
         return TITLES[self.status]
 
 
 def describe(error: BaseException, operation: str) -> ErrorResponse:
-    """Put a failure of an operation into words that are safe to show.
+    """Turn an exception into a response that is safe to show; anything unexpected becomes a 500 without details.
 
     :param operation: the operation's name in client-facing texts, such as ``Secret creation``.
     """
@@ -220,6 +246,14 @@ def describe(error: BaseException, operation: str) -> ErrorResponse:
         text = error.description or (f"{operation} attempt not allowed - please review your user/project privileges")
         return ErrorResponse(403, text, debug=error.debug)
     if (isinstance(error, BarbtxError) and error.status < 500) or isinstance(error, ServiceUnavailable):
-        text = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
-        return ErrorResponse(error.status, text, dict(error.headers), error.debug)
+        description = f"{operation} issue seen - {error.description}." if error.is_reason else error.description
+        return ErrorResponse(error.status, description, dict(error.headers), error.debug)
     return ErrorResponse(500, f"{operation} failure seen - please contact site administrator.")
+
+
+def one_line(problem: object, limit: int | None = None) -> str:
+    """Return the text of an exception, or of anything else, with every run of white space replaced by one space.
+
+    :param limit: longest text to return, in characters.
+    """
+    return " ".join(str(problem).split())[:limit]

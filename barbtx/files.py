@@ -1,7 +1,8 @@
-"""Files that decide who gets what, and files with secrets: who else may write or read them.
+"""Checks of the permissions of files that contain secrets or control access.
 
-A mode is judged by who could use it. The group of a file counts as others, unless it is the private group of the file's
-owner or of this process's user (the group of the same name, without further members), or root's.
+A file is unsafe if users other than its owner and this process's user can write it, or can read it although it contains
+secrets. The group of a file counts as other users, unless it is root's group or the private group of the owner or of
+this process's user: the group of the same name, without further members.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ OPTIONS = {
         cfg.BoolOpt(
             "allow_group_readable_keys",
             default=False,
-            help="Whether the group of a master key file may read it, as Kubernetes has it with fsGroup. By "
-            "default only the owner may.",
+            help="Whether the group of a master key file may have read permission, as with fsGroup in Kubernetes. By "
+            "default only the owner may. With true, every member of the group can read the master keys.",
         ),
     ],
 }
 
 
 def write_problems(path: str | os.PathLike[str]) -> list[str]:
-    """What lets others change a file, or put another one in its place.
+    """Return the permissions that let other users change a file or replace it, one line each.
 
-    Links are followed; the directories of the link and of the file both count. That another user owns the file is only
-    logged: giving it to somebody takes root, and is no accident of a umask.
+    Symbolic links are followed; the directories of the link and of its target are checked. A file that belongs to
+    another user only causes a warning in the log, because only root can give a file away, and a umask cannot.
 
-    :raises OSError: the file cannot be looked at.
+    :raises OSError: the file or its directory does not exist or is not accessible.
     """
     problems = []
     status = os.stat(path)
@@ -45,7 +46,7 @@ def write_problems(path: str | os.PathLike[str]) -> list[str]:
         problems.append(f"{path}: {who} may write it; chmod go-w it")
     if status.st_uid not in (0, os.geteuid()):
         log.warn(
-            "{path} belongs to the user {owner}, who may change it; chown it to root or to this process's user",
+            "{path} belongs to the user {owner}, who can change it; chown it to root or to this process's user",
             path=str(path),
             owner=_user_name(status.st_uid),
         )
@@ -90,18 +91,19 @@ def _group_name(gid: int) -> str:
 
 
 def others_may_read(path: str | os.PathLike[str]) -> bool:
-    """Whether every user of this machine may.
+    """Whether every user of this machine has read permission.
 
-    :raises OSError: the file cannot be looked at.
+    :raises OSError: the file does not exist or is not accessible.
     """
     return bool(os.stat(path).st_mode & stat.S_IROTH)
 
 
 def read_key_file(path: str, *, group_may_read: bool) -> str:
-    """The text of a file with keys, one or more in ASCII.
+    """Read a file with keys.
 
-    :raises ConfigurationError: others may read or write it, or it is not text.
-    :raises OSError: it cannot be read.
+    :param group_may_read: whether the group may have read permission.
+    :raises ConfigurationError: other users have read or write permission, or the file is not text.
+    :raises OSError: the file cannot be read.
     """
     with open(path, encoding="utf-8") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
@@ -112,8 +114,8 @@ def read_key_file(path: str, *, group_may_read: bool) -> str:
                 else ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it"
             )
             raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
-        # No more than a warning: whoever replaces keys that are in use keeps processes from starting, and no more, and
-        # tools that put keys into a directory of a container leave it open.
+        # These are only warnings: replaced keys prevent the startup but reveal nothing, and tools that mount keys into
+        # a container leave the directory writable.
         for problem in write_problems(path):
             log.warn("{problem}", problem=problem)
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import attrs
 from oslo_config import cfg
 
-_QUOTA = "A project's {} if it has no quota of its own; negative is unlimited."
+_QUOTA = (
+    "Maximum number of {} per project, unless a quota of the project is set through the API. A negative value means no "
+    "limit, 0 that none can be created."
+)
 
 OPTIONS = {
     "quotas": [
@@ -14,50 +17,59 @@ OPTIONS = {
     ],
     "DEFAULT": [
         cfg.IntOpt(
-            "max_allowed_secret_in_bytes", default=20000, min=1, help="Longest payload of a secret, in bytes as sent."
+            "max_allowed_secret_in_bytes",
+            default=20000,
+            min=1,
+            help="Maximum size of a secret's payload, in bytes as received. max_allowed_request_size_in_bytes must "
+            "leave room for its encoding.",
         ),
         cfg.IntOpt(
             "max_allowed_request_size_in_bytes",
             default=25000,
             min=1,
-            help="Longest request body that is read, in bytes.",
+            help="Maximum size of a request body, in bytes. Larger requests are refused with 413.",
         ),
-        cfg.IntOpt("max_limit_paging", default=100, min=1, help="Most items on one page of a list."),
-        cfg.IntOpt("default_limit_paging", default=10, min=1, help="Items on a page if the client does not say."),
+        cfg.IntOpt("max_limit_paging", default=100, min=1, help="Maximum number of items on one page of a list."),
+        cfg.IntOpt(
+            "default_limit_paging",
+            default=10,
+            min=1,
+            help="Number of items on one page of a list if the request has no limit parameter.",
+        ),
     ],
     "api": [
         cfg.IntOpt(
             "max_embedded_consumers",
             default=100,
             min=1,
-            help="Consumers that are shown with a secret or container, the oldest first; the list below the "
-            "object, .../consumers, has all of them in pages.",
+            help="Maximum number of consumers, oldest first, in the representation of a secret or container. The "
+            "list .../consumers contains all of them in pages.",
         ),
         cfg.IntOpt(
             "max_consumers_per_object",
             default=10000,
             min=1,
-            help="Consumers that a secret or container may have; further ones are refused (403).",
+            help="Maximum number of consumers of one secret or container. Further ones are refused with 403.",
         ),
         cfg.IntOpt(
             "max_consumers_per_registrant",
             default=5000,
             min=1,
-            help="Consumers of one secret or container that one project may register, so that a project that "
-            "may read the object cannot use up max_consumers_per_object alone; further ones are refused "
-            "(403).",
+            help="Maximum number of consumers that one project may register on a secret or container, so that "
+            "another project that may read the object cannot use up max_consumers_per_object. Further ones are "
+            "refused with 403.",
         ),
         cfg.IntOpt(
             "max_metadata_per_secret",
             default=1000,
             min=1,
-            help="Keys that the user metadata of a secret may have; further ones are refused (403).",
+            help="Maximum number of user metadata keys of one secret. Further ones are refused with 403.",
         ),
         cfg.IntOpt(
             "max_secrets_per_container",
             default=500,
             min=1,
-            help="Secrets that a container may hold; further ones are refused (403).",
+            help="Maximum number of secrets in one container. Further ones are refused with 403.",
         ),
     ],
 }

@@ -1,12 +1,13 @@
-"""The log: one line for each event, as text or as JSON, with the request and the order that it belongs to.
+"""The log: one line for each event, as text or as JSON, with the ids of its request and order.
 
-``[DEFAULT] log_format`` and ``log_level`` say what is written; twistd's own options say where to: ``--logfile``,
-``--syslog``, otherwise standard output. ``twistd --logger barbtx.log.json_lines …`` does without the two options.
+``[DEFAULT] log_format`` and ``log_level`` set the format and the level. Options of twistd set the destination:
+``--logfile``, ``--syslog``, or else standard output. ``twistd --logger barbtx.log.json_lines`` overrides all of them.
 """
 
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import math
 import sys
@@ -37,16 +38,22 @@ OPTIONS = {
             "log_level",
             default="info",
             choices=["debug", "info", "warn", "error"],
-            help="The least level of the lines that are logged.",
+            help="Minimum level of the log lines. With debug, events of Twisted's connections and requests for the "
+            "health check are logged as well.",
         ),
-        cfg.StrOpt("log_format", default="text", choices=["text", "json"], help="How lines are written."),
+        cfg.StrOpt(
+            "log_format",
+            default="text",
+            choices=["text", "json"],
+            help="Format of the log lines: text, or json with one JSON object per line.",
+        ),
     ],
 }
 
-# What twisted.logger and the old log module put into events for themselves.
+# Fields that twisted.logger and twisted.python.log use internally.
 _INTERNAL = frozenset({"message", "time", "format", "isError", "system", "failure", "why", "text"})
 _PLAIN = (str, int, float, bool)
-# Of an outage that goes on the same line is written once in so many seconds.
+# The interval at which equal events of an outage are logged.
 _OUTAGE_SECONDS = 30.0
 _REMEMBERED_OUTAGES = 1000
 
@@ -70,10 +77,10 @@ Event = Mapping[str, Any]
 
 
 def json_lines(stream: TextIO | None = None) -> ILogObserver:
-    """An observer that writes each event as one line of JSON.
+    """Make an observer that writes each event as one line of JSON.
 
-    Beside ``time``, ``level``, ``logger`` and ``message`` a line has the event's own plain fields, such as
-    ``request_id``, and the ``traceback`` of a failure. Local variables are never part of it.
+    A line has ``time``, ``level``, ``logger`` and ``message``, the scalar fields of the event, such as ``request_id``,
+    and the ``traceback`` of a failure, without local variables.
 
     :param stream: standard output if not given.
     """
@@ -81,10 +88,9 @@ def json_lines(stream: TextIO | None = None) -> ILogObserver:
 
 
 def text_lines(stream: TextIO | None = None) -> ILogObserver:
-    """An observer that writes each event as one line of text, with its fields at the end of the line.
+    """Make an observer that writes each event as one line of text, with its fields at the end of the line.
 
-    Control characters are escaped, so that what a client sends cannot look like a line of its own. The lines of a
-    traceback are indented.
+    Control characters are escaped, so that a client cannot forge log lines. The lines of a traceback are indented.
 
     :param stream: standard output if not given.
     """
@@ -92,7 +98,7 @@ def text_lines(stream: TextIO | None = None) -> ILogObserver:
 
 
 class LoggingService(MultiService):
-    """Has a service's application log as the configuration says, to where twistd was told to.
+    """Makes the application log in the configured format and level, to the destination that twistd's options name.
 
     :param twistd: twistd's options.
     """
@@ -103,6 +109,7 @@ class LoggingService(MultiService):
         self._twistd = twistd
 
     def setServiceParent(self, parent: Any) -> None:
+        """Install the log observer in the application, unless twistd's options leave logging to twistd."""
         form = {"text": as_text, "json": as_json}[self._conf.log_format]
         write = _destination(self._twistd)
         if write is not None:
@@ -113,7 +120,7 @@ class LoggingService(MultiService):
 def _observer(form: Callable[[Event], str], write: Callable[[str, Event], object], level: str) -> ILogObserver:
     levels = LogLevelFilterPredicate(LogLevel.levelWithName(level))
     if level != "debug":
-        # How Twisted's own factories and connections come and go is of no use to operators.
+        # Twisted logs the start and stop of every factory and connection.
         for namespace in _NOISY:
             levels.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(_Outages(_Lines(form, write)), [levels])
@@ -128,18 +135,22 @@ def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
 
 
 def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
-    """Where twistd would log to itself; None if it refuses. A file that cannot be opened ends the process."""
+    """Return a function that writes to the destination that twistd's options name, or None if twistd rejects them.
+
+    A log file that cannot be opened ends the process.
+    """
     path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
     if twistd.get("syslog"):
         syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
-        # A message to syslog is one line.
+        # syslog takes one line per message.
         return lambda line, event: syslog.syslog(
             _SYSLOG.get(event.get("log_level"), syslog.LOG_INFO), line.rstrip("\n").replace("\n", "\\n")
         )
     if path == "-" and not foreground:
         return None
     if path == "-" or (foreground and not path):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         return _to_stream(sys.stdout)
     path = path or "twistd.log"
     try:
@@ -161,7 +172,7 @@ class _Lines:
 @implementer(ILogObserver)
 @attrs.define
 class _Outages:
-    """Passes on events, but of those with a true ``log_outage`` equal ones only once in a while, with their number."""
+    """Forwards events. Of equal events with ``log_outage``, one is forwarded every 30 seconds, with their number."""
 
     observer: Callable[[Event], object]
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -169,7 +180,7 @@ class _Outages:
 
     def __call__(self, event: Event) -> None:
         if event.get("log_outage"):
-            key, now = (event.get("log_namespace"), formatEvent(event)), event["log_time"]
+            key, now = (event.get("log_namespace"), formatEvent(dict(event))), event["log_time"]
             with self._lock:
                 since, repeated = self._seen.get(key, (-math.inf, 0))
                 if abs(now - since) < _OUTAGE_SECONDS:
@@ -185,13 +196,13 @@ class _Outages:
 
 
 def as_json(event: Event) -> str:
-    """An event as a line of JSON."""
+    """Format an event as a line of JSON."""
     moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.UTC)
     document: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else None,
         "logger": event.get("log_namespace"),
-        "message": formatEvent(event),
+        "message": formatEvent(dict(event)),
     }
     document |= {
         name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
@@ -204,9 +215,9 @@ def as_json(event: Event) -> str:
 
 
 def as_text(event: Event) -> str:
-    """An event as a line of text, and the lines of its traceback."""
+    """Format an event as a line of text, followed by the lines of its traceback."""
     level = event["log_level"].name if event.get("log_level") else "-"
-    # The message shows some of the fields already; what lines are searched for is always at the same place.
+    # Fields in the message are not repeated, except the ids that operators search for.
     shown = (event.get("log_format") or "").replace("{request_id}", "").replace("{order_id}", "")
     extra = " ".join(
         f"{name}={_quoted(value)}"
@@ -214,7 +225,7 @@ def as_text(event: Event) -> str:
         if value is not None and value is not False and f"{{{name}" not in shown
     )
     source = f"{event.get('log_namespace') or '-'}#{level}"
-    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(event))}" + (
+    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(dict(event)))}" + (
         f" [{extra}]" if extra else ""
     )
     failure = event.get("log_failure")
@@ -224,7 +235,7 @@ def as_text(event: Event) -> str:
 
 
 def _fields(event: Event) -> Iterator[tuple[str, Any]]:
-    """An event's plain fields, and those of the activity at hand that it does not name itself."""
+    """Yield the scalar fields of an event, and those of the current activity that the event does not have."""
     for name, value in attrs.asdict(activity.current()).items():
         if value is not None and event.get(name) is None:
             yield name, value

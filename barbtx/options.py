@@ -1,4 +1,4 @@
-"""The one list of every option that barbtx has; each is declared in the module that uses it."""
+"""The list of all options. Each is declared in the module that uses it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MODULES = (
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """All options by section, in the form that ``oslo-config-generator`` expects."""
+    """Return the options of each section, in the form that ``oslo-config-generator`` expects."""
     sections: dict[str, list[cfg.Opt]] = {}
     for module in _MODULES:
         for section, opts in module.OPTIONS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.interfaces import IReactorCore, IReactorTCP, IReactorThreads, IReactorTime
 
 
@@ -11,3 +13,11 @@ class IReactor(IReactorCore, IReactorTime, IReactorThreads, IReactorTCP):
     Code that only needs timers takes an :class:`~twisted.internet.interfaces.IReactorTime`, so that a
     :class:`twisted.internet.task.Clock` serves in tests. Its ``seconds()`` is monotonic; see :mod:`barbtx.twistd`.
     """
+
+
+def global_reactor() -> IReactor:
+    """Return Twisted's reactor. The first call in a process installs it."""
+    from twisted.internet import reactor
+
+    # Twisted's own annotation names fewer interfaces than every reactor provides.
+    return cast(IReactor, reactor)

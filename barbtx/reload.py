@@ -1,8 +1,9 @@
-"""Reading again, on SIGHUP, what may change while a process runs."""
+"""Reloading on SIGHUP: the parts of the configuration that can change while a process runs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,21 +15,21 @@ from barbtx.errors import ConfigurationError, ServiceUnavailable
 
 log = Logger()
 
-Step = Callable[[cfg.ConfigOpts], Awaitable[Any]]
+Step = Callable[[cfg.ConfigOpts], Coroutine[Deferred[Any], Any, None]]
 
 
 @attrs.define(eq=False)
 class Reload:
-    """Reads the configuration again and has each part that can be changed take over what it needs.
+    """Reads the configuration again and applies each part that can change.
 
-    The parts are independent. One that is refused stays as it is, with an error in the log. Signals that come while one
-    is being handled count as one more.
+    The parts are independent. If a new value is refused, the old one stays in effect and the error is logged. Signals
+    that arrive during a reload cause one further reload.
 
-    :ivar conf: the configuration as it was at the start.
-    :ivar read: reads the configuration; called in a thread.
-    :ivar steps: what takes over a part, by the part's name.
-    :ivar reloadable: sections whose changes need no restart, since a step takes care of them.
-    :ivar others: what reloads itself and logs the outcome.
+    :ivar conf: the configuration at startup.
+    :ivar read: reads the configuration, in a thread.
+    :ivar steps: for each reloadable part, a function that applies the new configuration.
+    :ivar reloadable: sections whose options need no restart, since a step applies them.
+    :ivar others: functions that reload further parts and log the outcome themselves.
     """
 
     conf: cfg.ConfigOpts
@@ -40,7 +41,7 @@ class Reload:
     _again: bool = attrs.field(default=False, init=False)
 
     def __call__(self) -> Deferred[None]:
-        """Reload; fires when it is done, one way or the other."""
+        """Reload; the Deferred fires when it is done, whether or not it succeeded."""
         return Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
@@ -58,34 +59,40 @@ class Reload:
     async def _once(self) -> None:
         log.info("reloading")
         for other in self.others:
-            await self._attempt("a part", lambda: maybeDeferred(other))
+            await self._attempt("a part", partial(maybeDeferred, other))
         conf = await self._attempt("the configuration", self.read)
         if conf is None:
             return
         changed = self._changed(conf)
         if changed:
-            log.warn("changed, but not in force before a restart: {options}", options=", ".join(changed))
+            log.warn("changed, but not in effect until a restart: {options}", options=", ".join(changed))
         for name, step in self.steps.items():
-            if await self._attempt(name, lambda: Deferred.fromCoroutine(step(conf)).addCallback(lambda _: True)):
-                log.info("{part} was read again and is in force", part=name)
+            if await self._attempt(name, partial(self._apply, step, conf)):
+                log.info("{part} was reloaded and is in effect", part=name)
+
+    async def _apply(self, step: Step, conf: cfg.ConfigOpts) -> bool:
+        await step(conf)
+        return True
 
     async def _attempt(self, part: str, work: Callable[[], Awaitable[Any]]) -> Any:
         try:
             return await work()
         except ConfigurationError as problem:
-            log.error("{part} was refused, and the one before stays in force: {reason}", part=part, reason=str(problem))
+            log.error(
+                "{part} was refused, and the previous one stays in effect: {reason}", part=part, reason=str(problem)
+            )
         except ServiceUnavailable as problem:
             log.error(
-                "{part} cannot be checked now, and the one before stays in force: {reason}",
+                "{part} cannot be checked now, and the previous one stays in effect: {reason}",
                 part=part,
                 reason=problem.description,
             )
         except Exception:
-            log.failure("{part} could not be read again, and the one before stays in force", part=part)
+            log.failure("{part} could not be reloaded, and the previous one stays in effect", part=part)
         return None
 
     def _changed(self, conf: cfg.ConfigOpts) -> list[str]:
-        """The names, never the values, of options that are not as they were and that nobody takes over."""
+        """Return the names, never the values, of options that have changed and that no step applies."""
         before, now = _values(self.conf), _values(conf)
         return [
             name

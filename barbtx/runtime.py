@@ -1,4 +1,4 @@
-"""What every process of barbtx stands on: database, repositories, secret stores; and the checks before it serves."""
+"""The objects that every process needs: database, repositories, secret stores, and the startup check."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from barbtx.plugin.interface.optional import IReloadable, IStartupCheck, IStatus
 from barbtx.plugin.interface.results import resolve
 from barbtx.plugin.manager import PluginContext, StoreManager
 from barbtx.queue.server import Tasks
+from barbtx.reactor import IReactor
 from barbtx.reload import Reload
 from barbtx.tasks.leases import Leases
 from barbtx.tasks.outage_retry import OutageRetry
@@ -28,18 +29,21 @@ from barbtx.tasks.project_removal import AdvanceRemoval, RemoveProject
 from barbtx.tasks.type_order import BeginTypeOrder
 from barbtx.times import Clock, WallClock
 
-# As many threads as a reactor has by itself.
+# The default size of the reactor's thread pool.
 _OTHER_THREADS = 10
 
 
 @attrs.frozen
 class Runtime:
-    """:ivar reactor: by whose monotonic time everything waits.
-    :ivar clock: the time of day, for what is written down.
+    """The objects that API processes and workers share.
+
+    :ivar reactor: provides the monotonic clock for timers, and threads.
+    :ivar clock: the wall clock, for times that are stored.
+    :ivar read: reads the configuration again, for a reload. It blocks.
     """
 
     conf: cfg.ConfigOpts
-    reactor: Any
+    reactor: IReactor
     clock: Clock
     database: Database
     repositories: Repositories
@@ -49,16 +53,18 @@ class Runtime:
     @classmethod
     def from_config(
         cls,
-        reactor: Any,
+        reactor: IReactor,
         conf: cfg.ConfigOpts,
-        clock: Clock = WallClock(),
+        clock: Clock | None = None,
         read: Callable[[], cfg.ConfigOpts] | None = None,
     ) -> Runtime:
-        """Make everything; nothing is connected yet.
+        """Make all objects, without connecting to anything.
 
-        :param read: reads the configuration again, for a reload; if not given, it stays as it is.
-        :raises ConfigurationError: something is not as it should be.
+        :param clock: the wall clock of the machine if None.
+        :param read: reads the configuration again, for a reload; by default it does not change.
+        :raises ConfigurationError: the configuration is not valid.
         """
+        clock = clock or WallClock()
         database = Database.from_config(reactor, conf)
         repositories = Repositories.from_config(database, clock, conf)
         context = PluginContext(conf, reactor, repositories.keks, partial(_in_thread, reactor))
@@ -66,9 +72,9 @@ class Runtime:
         return cls(conf, reactor, clock, database, repositories, stores, read or (lambda: conf))
 
     def tasks(self) -> Tasks:
-        """The task methods, as the configuration wants them to work."""
+        """Make the task methods with the configured limits, and size the thread pool for them."""
         queue = self.conf.queue
-        # Threads that make key pairs are busy for long; those that everything else uses must not be among them.
+        # Threads that generate key pairs are busy for seconds; everything else needs threads beside them.
         self.reactor.suggestThreadPoolSize(_OTHER_THREADS + queue.asymmetric_workers)
         leases = Leases(self.repositories.orders, self.reactor, queue.lease_seconds)
         outage_retry = OutageRetry(self.reactor, queue.outage_seconds)
@@ -87,12 +93,12 @@ class Runtime:
         )
 
     def advance_removal(self) -> AdvanceRemoval:
-        """The task that removes projects, step by step.
+        """Make the task that removes projects step by step.
 
-        :raises ConfigurationError: Keystone cannot be asked as configured.
+        :raises ConfigurationError: the options for requests to Keystone are not valid.
         """
         options = self.conf.keystone_notifications
-        # As long as an API process may remember a token, and a little longer.
+        # A little longer than API processes may cache a token of the project.
         closed = max(options.closed_seconds, self.conf.keystone_authtoken.token_cache_time + 60)
         remove = RemoveProject(ProjectRemovalRepo(self.database, self.clock, closed), self.stores, options.batch_size)
         directory = ProjectDirectory.from_config(self.reactor, self.clock, self.conf)
@@ -106,10 +112,10 @@ class Runtime:
         )
 
     async def check(self) -> None:
-        """Make sure that database and keys belong to this release and configuration.
+        """Check that the database schema and the master keys match this release and configuration.
 
-        :raises ConfigurationError: they do not; serving would do harm.
-        :raises ServiceUnavailable: the database is down, so that nothing can be said yet.
+        :raises ConfigurationError: they do not match, and serving requests could damage data.
+        :raises ServiceUnavailable: the database is down; the check must be repeated.
         """
         await self.database.interact(check_schema, write=False)
         if self.stores.backends:
@@ -119,10 +125,10 @@ class Runtime:
                 await resolve(store.check())
 
     async def reload_master_keys(self, conf: cfg.ConfigOpts) -> None:
-        """Read the master keys again; all stores get the new ones, or none does.
+        """Reload the master keys of all stores; if one store refuses them, none of the stores changes its keys.
 
-        :raises ConfigurationError: they cannot be read, or one that is in use is missing.
-        :raises ServiceUnavailable: the database is down, so that they cannot be checked.
+        :raises ConfigurationError: the keys cannot be read, or a key that is in use is missing.
+        :raises ServiceUnavailable: the database is down, so the keys cannot be checked.
         """
         prepared = [
             await resolve(store.prepare_reload(conf, partial(_in_thread, self.reactor)))
@@ -133,9 +139,9 @@ class Runtime:
             use()
 
     def reload(self, *others: Callable[[], Any]) -> Reload:
-        """What SIGHUP does in every process.
+        """Make the reload that SIGHUP triggers.
 
-        :param others: further parts, which reload themselves.
+        :param others: functions that reload further parts of a process.
         """
         return Reload(
             self.conf,
@@ -146,7 +152,7 @@ class Runtime:
         )
 
     def gauges(self) -> dict[str, Callable[[], Mapping[str, object]]]:
-        """What goes on in database and stores, for the report."""
+        """Return the functions that report the state of the database and the stores, by the name of the part."""
         found: dict[str, Callable[[], Mapping[str, object]]] = {"database": self.database.gauges}
         for store in self.stores.stores:
             if IStatusSource.providedBy(store):
@@ -154,5 +160,5 @@ class Runtime:
         return found
 
 
-def _in_thread(reactor: Any, work: Callable[..., Any], *arguments: object) -> Deferred[Any]:
+def _in_thread(reactor: IReactor, work: Callable[..., Any], *arguments: object) -> Deferred[Any]:
     return deferToThreadPool(reactor, reactor.getThreadPool(), activity.bind(work), *arguments)

@@ -1,4 +1,4 @@
-"""What signals mean to a process: SIGTERM and SIGINT stop it, SIGHUP has it reload, SIGUSR1 has it log a report."""
+"""Signal handling: SIGTERM and SIGINT stop the process, SIGHUP reloads, SIGUSR1 logs a status report."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from twisted.application.service import Service
 
 from barbtx.lifecycle import stop_reactor
+from barbtx.reactor import IReactor
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _OTHERS = (signal.SIGHUP, signal.SIGUSR1)
 
 
 def before_start() -> None:
-    """Say what signals mean while the process is being set up: a request to stop is no failure, others come too early.
+    """Install handlers for the time before the reactor runs: SIGTERM and SIGINT exit with status 0; others do nothing.
 
-    Left alone, SIGHUP and SIGUSR1 would end it, and twistd would take SIGUSR1 for a wish to rotate its log file.
+    By default SIGHUP and SIGUSR1 would terminate the process, and twistd would rotate its log file on SIGUSR1.
     """
     for number in _STOP:
         signal.signal(number, lambda *_: sys.exit(0))
@@ -28,21 +28,22 @@ def before_start() -> None:
 
 
 class Signals(Service):
-    """Handles signals from the moment when the reactor runs until the process ends.
+    """Handles signals while the reactor runs, one after the other, in the reactor.
 
-    They are handled in the reactor, one after the other. A process that is stopping reloads nothing any more, but still
-    reports. Twisted would end the process by the signal that asked it to stop, with a status that says so.
+    A process that is shutting down no longer reloads, but still logs status reports. Twisted's own handlers would end
+    the process by the signal that stopped it, with an exit status that systemd takes for a failure.
 
-    :param reload: what SIGHUP does.
-    :param report: what SIGUSR1 does.
+    :param reload: called on SIGHUP.
+    :param report: called on SIGUSR1.
     """
 
-    def __init__(self, reactor: Any, reload: Callable[[], object], report: Callable[[], object]) -> None:
+    def __init__(self, reactor: IReactor, reload: Callable[[], object], report: Callable[[], object]) -> None:
         self._reactor = reactor
         self._reload = reload
         self._report = report
 
     def startService(self) -> None:
+        """Install the handlers when the reactor starts."""
         super().startService()
         # Twisted's own handlers are installed when the reactor starts.
         self._reactor.callWhenRunning(self._install)
@@ -57,5 +58,6 @@ class Signals(Service):
         self._reactor.callFromThread(action)
 
     def _reload_if_running(self) -> None:
-        if self.parent.running:
+        # The parent stops its services one after the other, this one among the last.
+        if self.parent is not None and self.parent.running:
             self._reload()

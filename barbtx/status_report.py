@@ -1,4 +1,4 @@
-"""The report that SIGUSR1 asks for: versions, options, threads and what goes on, in some lines of the log."""
+"""The status report that SIGUSR1 requests: versions, options, threads and the state of each part, in the log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import attrs
 from oslo_config import cfg
+from twisted.internet.interfaces import IReactorFDSet
 from twisted.logger import Logger
 
 from barbtx.model.migration import head_revision
+from barbtx.reactor import IReactor
 
 log = Logger()
 
@@ -37,17 +38,17 @@ Gauges = Callable[[], Mapping[str, object]]
 
 @attrs.frozen(eq=False)
 class StatusReport:
-    """Logs what an operator needs to see of a running process. Values of secret options are masked.
+    """Logs the state of a running process. The values of secret options are masked.
 
-    :ivar sources: what goes on, by the part of the process that tells it.
+    :ivar sources: for each part of the process, a function that returns its figures by name.
     """
 
-    reactor: Any
+    reactor: IReactor
     conf: cfg.ConfigOpts
     sources: Mapping[str, Gauges]
 
     def __call__(self) -> None:
-        """Log it, one line for each part."""
+        """Log the report, one line for each part."""
         sources: dict[str, Gauges] = {
             "versions": _versions,
             "threads": _threads,
@@ -58,22 +59,22 @@ class StatusReport:
             try:
                 found = dict(gauges())
             except Exception:
-                log.failure("report: {part} cannot be told", part=part)
+                log.failure("report: {part} is not available", part=part)
                 continue
-            _say(part, found)
+            _log_part(part, found)
         for section, options in _options(self.conf).items():
-            _say(f"options [{section}]", options)
+            _log_part(f"options [{section}]", options)
 
     def _reactor_gauges(self) -> Mapping[str, object]:
         pool = self.reactor.getThreadPool()
         return {
-            "threads": f"{len(pool.working)} of {pool.workers} at work, at most {pool.max}",
-            "sockets": len(self.reactor.getReaders()),
+            "threads": f"{len(pool.working)} of {pool.workers} busy, at most {pool.max}",
+            "sockets": len(self.reactor.getReaders()) if IReactorFDSet.providedBy(self.reactor) else "unknown",
             "calls due later": len(self.reactor.getDelayedCalls()),
         }
 
 
-def _say(part: str, values: Mapping[str, object]) -> None:
+def _log_part(part: str, values: Mapping[str, object]) -> None:
     log.info(
         "report: {part}: {values}", part=part, values=", ".join(f"{name} = {value}" for name, value in values.items())
     )
@@ -90,29 +91,33 @@ def _versions() -> Mapping[str, object]:
 
 
 def _threads() -> Mapping[str, object]:
-    """Where each thread is: file and function only, no variables."""
+    """Return the current position of each thread, as file, line and function, without variables."""
     frames = sys._current_frames()
     found: dict[str, object] = {"count": threading.active_count()}
     for thread in threading.enumerate():
-        frame = frames.get(thread.ident)
+        frame = frames.get(thread.ident or 0)
         if frame is not None:
             code = frame.f_code
             found[thread.name] = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
     return found
 
 
+@attrs.frozen
+class _Collector:
+    """Collects lines that are logged with the interface of :class:`logging.Logger`."""
+
+    lines: list[str] = attrs.field(factory=list)
+
+    def log(self, level: int, msg: object, *args: object) -> None:
+        self.lines.append(str(msg) % args if args else str(msg))
+
+
 def _options(conf: cfg.ConfigOpts) -> Mapping[str, Mapping[str, object]]:
-    """By section, as oslo.config itself shows them: it masks what is secret."""
-    lines: list[str] = []
-
-    class Collector:
-        @staticmethod
-        def log(level: int, text: str, *arguments: object) -> None:
-            lines.append(text % arguments if arguments else text)
-
-    conf.log_opt_values(Collector, 0)
+    """Return the options of each section in the form that oslo.config logs, which masks secret values."""
+    collector = _Collector()
+    conf.log_opt_values(collector, 0)
     sections: dict[str, dict[str, object]] = {}
-    for line in lines:
+    for line in collector.lines:
         name, equals, value = line.partition(" = ")
         if equals:
             section, _, option = name.strip().rpartition(".")

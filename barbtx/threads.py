@@ -1,4 +1,4 @@
-"""Ending threads that may never end."""
+"""Stopping thread pools with a timeout."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from twisted.python.threadpool import ThreadPool
 
 
 def end_pools(pools: Iterable[ThreadPool], seconds: float) -> bool:
-    """Let thread pools finish what they have and end, but wait for all of them together only so long.
+    """Let thread pools finish their work and stop them, with one timeout for all of them.
 
-    ``ThreadPool.stop`` waits without a limit, so that each pool is stopped from a thread of its own.
+    ``ThreadPool.stop`` waits without a limit, so each pool is stopped from a separate thread.
 
-    :return: whether all threads have ended. Those that have not go on, and hold up the interpreter's own end.
+    :param seconds: the timeout.
+    :return: whether all threads have ended. Threads that have not ended go on, and block the exit of the interpreter.
     """
     stopping = [threading.Thread(target=pool.stop, name=f"{pool.name}-stop", daemon=True) for pool in pools]
     for thread in stopping:

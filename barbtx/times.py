@@ -1,4 +1,4 @@
-"""Time, as the database and the API keep it: naive datetimes in UTC."""
+"""Wall clock time in the form that the database and the API use: naive datetimes in UTC."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The time of day. Twisted's ``task.Clock`` is one, for tests."""
+    """A wall clock. Tests use Twisted's ``task.Clock``."""
 
     def seconds(self) -> float:
         """Seconds since the epoch."""
 
 
 class WallClock:
-    """The machine's time of day, which somebody may set."""
+    """The wall clock of this machine. It can be set, so timers use the reactor's monotonic clock instead."""
 
     def seconds(self) -> float:
+        """Seconds since the epoch."""
         return time.time()
 
 
 def utcnow(clock: Clock) -> datetime.datetime:
-    """The clock's time, in UTC, without a zone."""
+    """Return the time of a clock as a naive datetime in UTC."""
     return datetime.datetime.fromtimestamp(clock.seconds(), datetime.UTC).replace(tzinfo=None)
 
 
 def whole_second(moment: datetime.datetime) -> datetime.datetime:
-    """The second that a moment is in, which is as fine as secrets expire."""
+    """Round a time down to a second, which is the resolution of a secret's expiration."""
     return moment.replace(microsecond=0)
 
 
 def parse_time(text: str) -> datetime.datetime:
-    """Read an ISO 8601 time (date alone, basic or extended form, ``T`` or space, zone or none) as naive UTC.
+    """Parse an ISO 8601 time and convert it to naive UTC.
 
-    :raises ValueError: it is none, or it does not fit the calendar once converted to UTC.
+    Basic and extended form, a date alone, ``T`` or a space as separator, and any zone are accepted; a time without a
+    zone is in UTC.
+
+    :raises ValueError: the text is not an ISO 8601 time, or the time in UTC is outside of the calendar.
     """
     moment = datetime.datetime.fromisoformat(text)
     if moment.tzinfo is not None:

@@ -1,12 +1,13 @@
-"""TLS as a client: whom to believe, and what to show for oneself."""
+"""TLS for client connections: trusted authorities and the client certificate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL.crypto import FILETYPE_PEM, X509
 from OpenSSL.crypto import Error as PEMError
-from OpenSSL.SSL import FILETYPE_PEM
 from twisted.internet.ssl import (
     Certificate,
     KeyPair,
@@ -22,17 +23,15 @@ from barbtx.files import others_may_read, write_problems
 
 log = Logger()
 
-_BEGIN = b"-----BEGIN CERTIFICATE-----"
-
 
 def client_tls(section: str, cafile: str | None, certfile: str | None, keyfile: str | None) -> Callable[[str], Any]:
-    """What makes the TLS options for connecting to a host; its name is always checked against its certificate.
+    """Return a function that makes the TLS options for a connection to a host; it always verifies the host name.
 
-    :param section: the configuration section, for error texts.
-    :param cafile: PEM file with the authorities to believe; None for the system's.
-    :param certfile: PEM file with our own certificate, if the other side asks for one.
-    :param keyfile: PEM file with its key; None if that is in ``certfile``.
-    :raises ConfigurationError: a file is missing, can be written by others, or is not what it should be.
+    :param section: the configuration section, for error messages.
+    :param cafile: PEM file with the trusted authorities; None for those of the system.
+    :param certfile: PEM file with the client certificate; None to present no certificate.
+    :param keyfile: PEM file with the private key of the certificate; None if it is in ``certfile``.
+    :raises ConfigurationError: a file is missing, can be written by others, or does not contain what it should.
     """
     trust, own = platformTrust(), None
     if cafile:
@@ -45,10 +44,7 @@ def client_tls(section: str, cafile: str | None, certfile: str | None, keyfile: 
 
 
 def _authorities(pem: bytes) -> list[Certificate]:
-    blocks = pem.split(_BEGIN)[1:]
-    if not blocks:
-        raise ValueError("there is no certificate in it")
-    return [Certificate.loadPEM(_BEGIN + block) for block in blocks]
+    return [Certificate(X509.from_cryptography(certificate)) for certificate in load_pem_x509_certificates(pem)]
 
 
 def _read(section: str, option: str, path: str, parse: Callable[[bytes], Any]) -> Any:
@@ -56,7 +52,7 @@ def _read(section: str, option: str, path: str, parse: Callable[[bytes], Any]) -
         problems = write_problems(path)
         if option == "keyfile" and others_may_read(path):
             log.warn(
-                "[{section}] {option} {path}: others may read the key in it; chmod o-rwx it",
+                "[{section}] {option} {path}: other users can read this private key; run chmod o-rwx on it",
                 section=section,
                 option=option,
                 path=path,
@@ -64,7 +60,7 @@ def _read(section: str, option: str, path: str, parse: Callable[[bytes], Any]) -
         with open(path, "rb") as file:
             parsed = parse(file.read())
     except (OSError, ValueError, PEMError) as problem:
-        reason = getattr(problem, "strerror", None) or "it is not a PEM file of the right kind"
+        reason = getattr(problem, "strerror", None) or "not a PEM file with the expected content"
         raise ConfigurationError(f"[{section}] {option} {path}: {reason}") from None
     if problems:
         raise ConfigurationError(*(f"[{section}] {option} {problem}" for problem in problems))

@@ -1,56 +1,77 @@
-"""What ``twistd barbtx`` and ``twistd barbtx-worker`` understand on the command line."""
+"""The command line of ``twistd barbtx`` and ``twistd barbtx-worker``, and the startup of both processes."""
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from oslo_config import cfg
-from twisted.application.service import Service
+from twisted.application.service import IService
+from twisted.logger import Logger
 from twisted.python import usage
 
+import twisted
+from barbtx import __version__
 from barbtx.config import load, locate, read, require
 from barbtx.config_diagnosis import Part, find_problems
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.log import LoggingService
+from barbtx.reactor import IReactor, global_reactor
 from barbtx.runtime import Runtime
 from barbtx.signals import before_start
 
+log = Logger()
+
 
 class Options(usage.Options):
-    """``--config-file``, ``--config-dir`` and ``--set``, each as often as needed."""
+    """``--config-file``, ``--config-dir`` and ``--set``, which can be given several times, and ``--version``."""
 
     def __init__(self) -> None:
         super().__init__()
         self["config-file"], self["config-dir"], self["set"] = [], [], []
 
     def opt_config_file(self, path: str) -> None:
-        """A configuration file; of several the later one wins. Without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or
-        /etc is used."""
+        """Configuration file; can be given several times, later files win. Default: barbtx.conf in ~/.barbtx, ~,
+        /etc/barbtx or /etc."""
         self["config-file"].append(path)
 
     def opt_config_dir(self, path: str) -> None:
-        """A directory whose *.conf files count after the configuration files, in the order of their names."""
+        """Directory whose *.conf files are read after the configuration files, in alphabetical order."""
         self["config-dir"].append(path)
 
     def opt_set(self, setting: str) -> None:
-        """An option as section.option=value; it wins over the files."""
+        """Option as section.option=value; overrides the configuration files."""
         self["set"].append(setting)
 
+    def opt_version(self) -> None:
+        """Print the version of barbtx and exit."""
+        sys.stdout.write(f"barbtx {__version__}\n")
+        sys.exit(0)
 
-def make_service(options: Options, make: Callable[[Any, Runtime], Service], parts: Iterable[Part] = ()) -> Service:
-    """Read the configuration and make a service, or end the process with a clear line for each problem.
 
-    :param parts: what else is made from the configuration, for the problems to be complete.
+def make_service(
+    options: Options, make: Callable[[IReactor, Runtime], IService], parts: Iterable[Part] = ()
+) -> IService:
+    """Read the configuration and make the services of a process.
+
+    If that fails, the process ends with exit status 1 and one line for each problem on standard error.
+
+    :param make: makes the services.
+    :param parts: parts of this process that :func:`find_problems` checks in addition to those of every process.
     """
-    from twisted.internet import reactor
-
+    reactor = global_reactor()
     before_start()
-    # Twisted waits by the time of day: set back by an hour, it would stand still for one.
-    reactor.seconds = time.monotonic
+    log.info(
+        "barbtx {version} starting (Python {python}, Twisted {twisted})",
+        version=__version__,
+        python=platform.python_version(),
+        twisted=twisted.__version__,
+    )
+    # By default Twisted's timers use the wall clock: if it were set back by an hour, they would all be an hour late.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     files = locate(options["config-file"], options["config-dir"])
 
     def load_again() -> cfg.ConfigOpts:
@@ -60,24 +81,24 @@ def make_service(options: Options, make: Callable[[Any, Runtime], Service], part
         conf = load_again()
         if not files:
             require(conf, files, "database", "connection")
-        logged = LoggingService(conf, options.parent or {})
-        make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(logged)
+        service = LoggingService(conf, options.parent or {})
+        make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
         require(conf, files, "database", "connection")
-        return logged
+        return service
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)
         sys.exit("\n".join(f"barbtx: {line}" for line in problems))
     except Exception as problem:
         traceback.print_exc()
-        sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {' '.join(str(problem).split())}")
+        sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {one_line(problem)}")
 
 
 def _all_problems(
-    first: ConfigurationError, reactor: Any, files: list[str], settings: list[str], parts: Iterable[Part]
+    first: ConfigurationError, reactor: IReactor, files: list[str], settings: Sequence[str], parts: Iterable[Part]
 ) -> tuple[str, ...]:
     reading = read(files, settings)
     if not files or not reading.complete:
-        # What is missing is in a file that could not be read: all else follows from that.
+        # Options that a missing or unreadable file would set lead to further problems, which are not reported.
         return first.problems
     found = find_problems(reactor, reading.conf, parts)
     return tuple(dict.fromkeys([*reading.problems, *first.problems, *found]))

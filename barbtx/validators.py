@@ -10,6 +10,8 @@ from zope.interface.exceptions import Invalid
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
+from barbtx.errors import one_line
+
 
 def provides(interface: InterfaceClass) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """Make an attrs validator that accepts providers of a zope interface.
@@ -26,7 +28,7 @@ def provides(interface: InterfaceClass) -> Callable[[Any, attrs.Attribute[Any], 
             verifyObject(interface, value)
         except Invalid as problem:
             raise TypeError(
-                f"{attribute.name!r} must provide {interface.__identifier__}: {' '.join(str(problem).split())}"
+                f"{attribute.name!r} must provide {interface.__identifier__}: {one_line(problem)}"
             ) from problem
 
     return validate

@@ -47,18 +47,9 @@ def make_worker(reactor: IReactor, runtime: Runtime) -> Service:
         )
         gauges["notifications"] = notifications.gauges
         working += [remover, notifications]
-    return _stack(
+    return Stack.of(
         process_exit,
         Signals(reactor, runtime.reload(), StatusReport(reactor, conf, gauges)),
         DatabaseService(runtime.database, conf.thread_shutdown_seconds),
-        CheckedStart(runtime, _stack(*working), process_exit.refuse, conf.start_check_seconds),
+        CheckedStart(runtime, Stack.of(*working), process_exit.refuse, conf.start_check_seconds),
     )
-
-
-def _stack(*services: Service) -> Stack:
-    """Make a stack, which starts the services in this order and stops them in reverse order."""
-    # Twisted's MultiService has no annotations.
-    stack = Stack()  # type: ignore[no-untyped-call]
-    for service in services:
-        service.setServiceParent(stack)
-    return stack

@@ -69,8 +69,8 @@ def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
         "waiting": watch.gauges,
         **pipeline.gauges,
     }
-    serving = _stack(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
-    return _stack(
+    serving = Stack.of(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
+    return Stack.of(
         process_exit,
         Signals(reactor, runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)),
         DatabaseService(runtime.database, conf.thread_shutdown_seconds),
@@ -94,11 +94,3 @@ def _make_queue(
     process_exit.without_waiting_if(lambda: service.unfinished)
     client = TaskClient(local, conf.queue.local_wait_seconds)
     return service, client, {"leases": tasks.leases.gauges, "queue": local.gauges}
-
-
-def _stack(*services: IService) -> MultiService:
-    """Return a service that starts the given ones in this order, and stops them in reverse order."""
-    stack: MultiService = Stack()  # type: ignore[no-untyped-call]  # MultiService has no annotations.
-    for service in services:
-        service.setServiceParent(stack)
-    return stack

@@ -33,15 +33,30 @@ OPTIONS = {
         cfg.ListOpt(
             "allowed_origin",
             default=[],
-            help="Origins whose pages may use the API, such as https://dashboard.example; * for all.",
+            help="Origins whose pages may use the API, such as https://dashboard.example; * allows all origins. If "
+            "empty, responses have no CORS headers.",
         ),
-        cfg.BoolOpt("allow_credentials", default=True, help="Whether pages may send credentials."),
-        cfg.ListOpt("expose_headers", default=_HEADERS, help="Headers of answers that pages may read."),
-        cfg.ListOpt("allow_headers", default=_HEADERS, help="Headers that pages may send."),
+        cfg.BoolOpt(
+            "allow_credentials",
+            default=True,
+            help="Whether browsers may send credentials with requests from allowed origins.",
+        ),
         cfg.ListOpt(
-            "allow_methods", default=["GET", "PUT", "POST", "DELETE", "PATCH"], help="Methods that pages may use."
+            "expose_headers", default=_HEADERS, help="Response headers that pages of allowed origins may read."
         ),
-        cfg.IntOpt("max_age", default=3600, min=0, help="Seconds for which browsers may remember these permissions."),
+        cfg.ListOpt("allow_headers", default=_HEADERS, help="Request headers that pages of allowed origins may send."),
+        cfg.ListOpt(
+            "allow_methods",
+            default=["GET", "PUT", "POST", "DELETE", "PATCH"],
+            help="Methods that pages of allowed origins may use.",
+        ),
+        cfg.IntOpt(
+            "max_age",
+            default=3600,
+            min=0,
+            help="Time in seconds for which browsers may cache the response to a preflight request. With 0 they do "
+            "not cache it.",
+        ),
     ],
 }
 

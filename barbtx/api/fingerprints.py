@@ -29,10 +29,11 @@ OPTIONS = {
             "fingerprint_key",
             default=[],
             secret=True,
-            help="Keys for the fingerprints by which retries with an Idempotency-Key are compared with the first "
-            "request; each a random text of at least 32 characters. The first key makes fingerprints, all keys verify "
-            "them. Only needed if no enabled secret store or crypto plugin derives such keys from its master keys, "
-            "as simple_crypto does.",
+            help="Keys for the fingerprints by which repeated requests are compared, each a random text of at least "
+            "32 characters. The first key makes fingerprints, all keys verify them; to rotate, put a new key "
+            "first and remove the old one after life_seconds. All processes need the same keys. Not needed if "
+            "an enabled secret store or crypto plugin, such as simple_crypto, derives them from its master "
+            "keys.",
         ),
     ],
 }

@@ -33,13 +33,15 @@ OPTIONS = {
             "life_seconds",
             default=86400.0,
             min=1,
-            help="Seconds for which an Idempotency-Key is stored after its first request.",
+            help="Time in seconds for which an Idempotency-Key is stored. A request that repeats the key later is a "
+            "new request.",
         ),
         cfg.IntOpt(
             "max_keys",
             default=10000,
             min=1,
-            help="Maximum number of stored Idempotency-Keys of one project. Requests with further keys are rejected.",
+            help="Maximum number of stored Idempotency-Keys per project. When it is reached, requests with further "
+            "keys are refused with 429 until stored keys expire.",
         ),
     ],
 }

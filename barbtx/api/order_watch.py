@@ -27,30 +27,35 @@ OPTIONS = {
             "max_wait_seconds",
             default=60,
             min=0,
-            help="How long a request that prefers to wait for an order may wait, at most; 0 for not at all.",
+            help="Maximum time in seconds for which a request that prefers to wait for an order (Prefer: wait) "
+            "waits. With 0 such requests get a response at once.",
         ),
         cfg.IntOpt(
             "max_waiters",
             min=0,
-            help="Requests that may wait for orders at the same time; further ones are answered at once. Each "
-            "has a connection. A quarter of max_connections (at least 10) if not set.",
+            help="Maximum number of requests that wait for orders at the same time, each of which keeps a connection "
+            "open; further ones get a response at once. With 0 no request waits; if unset, the limit is a "
+            "quarter of max_connections, but at least 10.",
         ),
         cfg.IntOpt(
             "max_waiters_per_project",
             min=0,
-            help="Those that may wait for orders of one project. A quarter of max_waiters (at least 10) if not set.",
+            help="Maximum number of requests that wait for orders of one project. With 0 no request waits; if unset, "
+            "the limit is a quarter of max_waiters, but at least 10.",
         ),
         cfg.IntOpt(
             "max_waiters_per_client",
             min=0,
-            help="Those that may wait for one client: an IPv4 address or an IPv6 /64 network, by the word of "
-            "trusted_proxies. A quarter of max_waiters (at least 10) if not set.",
+            help="Maximum number of waiting requests of one client, which is an IPv4 address or an IPv6 /64 network; "
+            "trusted_proxies tell the address. With 0 no request waits; if unset, the limit is a quarter of "
+            "max_waiters, but at least 10.",
         ),
         cfg.FloatOpt(
             "wait_poll_seconds",
             default=0.2,
             min=0.01,
-            help="How often the database is asked, while anybody waits, which orders have ended.",
+            help="Interval in seconds at which the database is queried for ended orders while requests wait. A "
+            "longer interval means fewer queries and later responses.",
         ),
     ],
 }

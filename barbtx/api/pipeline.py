@@ -11,7 +11,7 @@ from twisted.web.resource import IResource
 
 from barbtx.api.dependencies import PipelineContext
 from barbtx.api.root import Builder
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.files import write_problems
 
 
@@ -35,5 +35,5 @@ def load_pipeline(context: PipelineContext) -> IResource:
         loader.update_defaults({"here": os.path.dirname(path).replace("%", "%%"), "__file__": path.replace("%", "%%")})
         build: Builder = loader.get_app(conf.api.auth_strategy)
     except (LookupError, ImportError, ValueError, TypeError, OSError, configparser.Error) as problem:
-        raise ConfigurationError(f"{path}: {' '.join(str(problem).split())}") from None
+        raise ConfigurationError(f"{path}: {one_line(problem)}") from None
     return build(context)

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from sqlalchemy import exc
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from txamqp.client import Closed
+from zope.interface import implementer
 
+from barbtx import __version__
 from barbtx.cmd import queue, removals
 from barbtx.config import load, locate, require
-from barbtx.errors import ConfigurationError, NotFound
+from barbtx.config_sources import has_password
+from barbtx.errors import ConfigurationError, NotFound, one_line
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_audit import find_risks
 from barbtx.model.migration import head_revision, known_revisions
@@ -22,71 +26,97 @@ from barbtx.plugin.crypto.simple_crypto import generate_master_key
 from barbtx.queue.amqp.one_shot import NoUsableBroker
 from barbtx.queue.transport import PublishRefused
 
+# The modules that warn about configuration files and settings while the configuration is read.
+_CONFIGURATION = frozenset({"barbtx.config", "barbtx.files"})
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status."""
-    options = _parser().parse_args(arguments)
+    """Run a command and return its exit status."""
+    options = make_parser().parse_args(arguments)
     options.config_file = locate(options.config_file, options.config_dir)
+    globalLogPublisher.addObserver(_print_warning)
     try:
-        return options.run(options) or 0
+        status: int | None = options.run(options)
+        return status or 0
     except ConfigurationError as problem:
         for line in problem.problems:
-            print(f"barbtx-manage: {line}", file=sys.stderr)
+            _complain(line)
         return 1
     except (NotFound, OSError, exc.DBAPIError, NoUsableBroker, PublishRefused, Closed) as problem:
         text = getattr(problem, "orig", None) or problem
-        print(f"barbtx-manage: {' '.join(str(text).split())}", file=sys.stderr)
+        _complain(one_line(text))
         return 1
+    finally:
+        globalLogPublisher.removeObserver(_print_warning)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _complain(line: str) -> None:
+    print(f"barbtx-manage: {line}", file=sys.stderr)
+
+
+@implementer(ILogObserver)
+def _print_warning(event: LogEvent) -> None:
+    """Print a warning about the configuration, such as a secret on the command line or a file that others can read."""
+    if event.get("log_level") is LogLevel.warn and event.get("log_namespace") in _CONFIGURATION:
+        _complain(formatEvent(event))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; the documentation is made from it too."""
     parser = argparse.ArgumentParser(prog="barbtx-manage", description=__doc__.partition(": ")[2].capitalize())
     parser.add_argument(
         "--config-file",
         action="append",
         default=[],
-        help="a configuration file; without any, barbtx.conf in ~/.barbtx, ~, /etc/barbtx or /etc",
+        help="configuration file; can be given several times, later files win (default: barbtx.conf in ~/.barbtx, ~, "
+        "/etc/barbtx or /etc)",
     )
     parser.add_argument(
         "--config-dir",
         action="append",
         default=[],
-        help="a directory whose *.conf files count after the configuration files",
+        help="directory whose *.conf files are read after the configuration files, in alphabetical order",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="an option; it wins over the files"
+        "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="option; overrides the files"
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"barbtx {__version__}", help="print the version and exit"
     )
     categories = parser.add_subparsers(required=True, metavar="category")
 
     database = categories.add_parser("db", help="the database schema").add_subparsers(required=True, metavar="action")
-    action = database.add_parser("upgrade", help="bring the schema to a version")
-    action.add_argument("-v", "--version", default="head", help="the version (default: this release's)")
-    action.add_argument("-d", "--db-url", help="the database, instead of the configured one")
+    action = database.add_parser("upgrade", help="upgrade the schema")
+    action.add_argument(
+        "-v", "--version", default="head", help="schema version to upgrade to (default: the version of this release)"
+    )
+    action.add_argument("-d", "--db-url", help="URL of the database, instead of [database] connection")
     action.add_argument(
         "--wait",
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="how long to wait for another upgrade of the same database (default: 600)",
+        help="timeout for another upgrade of the same database to end (default: 600)",
     )
     action.set_defaults(run=_upgrade)
-    current = database.add_parser("current", help="show the schema's version")
-    current.add_argument("-d", "--db-url", help="the database, instead of the configured one")
+    current = database.add_parser("current", help="show the version of the schema")
+    current.add_argument("-d", "--db-url", help="URL of the database, instead of [database] connection")
     current.set_defaults(run=_current)
 
     crypto = categories.add_parser("simple_crypto", help="keys of the simple_crypto plugin")
-    crypto = crypto.add_subparsers(required=True, metavar="action")
-    generate = crypto.add_parser("gen_mkek", help="make a master key in a new file that only its owner may read")
-    generate.add_argument("file", help="where to write it; must not exist")
+    generate = crypto.add_subparsers(required=True, metavar="action").add_parser(
+        "gen_mkek", help="generate a master key (MKEK) in a new file that only its owner can read"
+    )
+    generate.add_argument("file", help="path of the file, which must not exist")
     generate.set_defaults(run=_generate)
 
     queue.add_commands(categories)
 
-    policy = categories.add_parser("policy", help="who may do what").add_subparsers(required=True, metavar="action")
+    policy = categories.add_parser("policy", help="policy rules").add_subparsers(required=True, metavar="action")
     check = policy.add_parser(
         "check",
-        help="name what the rules allow beyond a project or into what is private; "
-        "exit status 3 if there is any, 1 if the rules have an error",
+        help="show each rule that grants access across projects or to private secrets; exit status 3 if there are "
+        "any, 1 if the rules are not valid",
     )
     check.set_defaults(run=_check_policy)
 
@@ -98,7 +128,13 @@ def _database_url(options: argparse.Namespace) -> str:
     conf = load(options.config_file, options.set)
     if not options.db_url:
         require(conf, options.config_file, "database", "connection")
-    return options.db_url or conf.database.connection
+    if options.db_url and has_password(options.db_url):
+        _complain(
+            "-d gives a password on the command line, where every user of this machine can read it: put [database] "
+            "connection into a configuration file, or the environment variable OS_DATABASE__CONNECTION"
+        )
+    url: str = options.db_url or conf.database.connection
+    return url
 
 
 def _upgrade(options: argparse.Namespace) -> None:

@@ -1,28 +1,30 @@
-"""``barbtx-manage queue``: the dead letters."""
+"""``barbtx-manage queue``: commands for dead letters."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, globalLogBeginner
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from barbtx.config import load, require
 from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
+from barbtx.reactor import global_reactor
 
 
 def add_commands(categories: Any) -> None:
-    """Add the commands of this category to a parser's categories."""
+    """Add the commands of the category ``queue``."""
     queue = categories.add_parser("queue", help="the task queue").add_subparsers(required=True, metavar="action")
-    for name, run, help in (
-        ("dead-letters", _list, "show messages that could not be processed, oldest first"),
-        ("requeue", _requeue, "send them to the queues that they came from"),
+    for name, run, summary in (
+        ("dead-letters", _list, "show dead letters, oldest first"),
+        ("requeue", _requeue, "send dead letters back to the queues that they came from, oldest first"),
     ):
-        action = queue.add_parser(name, help=help)
-        action.add_argument("--limit", type=int, default=100, help="how many, at most (default: 100)")
+        action = queue.add_parser(name, help=summary)
+        action.add_argument("--limit", type=int, default=100, help="maximum number of dead letters (default: 100)")
         action.set_defaults(run=run)
 
 
@@ -40,29 +42,36 @@ def _show(letters: Sequence[DeadLetter], what: str) -> None:
     print(f"{len(letters)} {what}")
 
 
-def _with_dead_letters(options: argparse.Namespace, use: Callable[[DeadLetters], Any]) -> Sequence[DeadLetter]:
-    """Run the reactor for as long as it takes.
+@implementer(ILogObserver)
+def _discard(event: LogEvent) -> None:
+    """Drop a log event."""
+
+
+def _with_dead_letters(
+    options: argparse.Namespace, use: Callable[[DeadLetters], Coroutine[Any, Any, Sequence[DeadLetter]]]
+) -> Sequence[DeadLetter]:
+    """Run the reactor until a coroutine has ended, and return its result.
 
     :raises ConfigurationError: the configuration cannot be used.
-    :raises Unusable: no broker can be asked.
-    :raises Refused: a queue does not take a message.
+    :raises NoUsableBroker: no broker can be used.
+    :raises PublishRefused: a queue does not take a message.
     """
-    from twisted.internet import reactor
-
+    reactor = global_reactor()
     conf = load(options.config_file, options.set)
     if not options.config_file:
-        # Without a configuration the default broker may be somebody else's, and "0 dead letters" an error.
+        # Without a configuration the default broker may be another program's, and "0 dead letters" be misleading.
         require(conf, (), "DEFAULT", "transport_url")
     letters = DeadLetters.from_config(reactor, conf)
-    # What went wrong is said once, by whoever called.
-    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)
-    outcome: list[Any] = []
+    # The caller reports the error; the log would repeat it.
+    globalLogBeginner.beginLoggingTo([_discard], redirectStandardIO=False)
+    outcome: list[Sequence[DeadLetter] | Failure] = []
 
     def begin() -> None:
         Deferred.fromCoroutine(use(letters)).addBoth(outcome.append).addBoth(lambda _: reactor.stop())
 
     reactor.callWhenRunning(begin)
     reactor.run()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
+    (result,) = outcome
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result

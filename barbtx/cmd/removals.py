@@ -1,4 +1,4 @@
-"""``barbtx-manage removals``: the projects that are to be removed since Keystone has deleted them."""
+"""``barbtx-manage removals``: the pending removals of projects that were deleted in Keystone."""
 
 from __future__ import annotations
 
@@ -21,22 +21,29 @@ T = TypeVar("T")
 
 
 def add_commands(categories: Any) -> None:
-    """Add the commands to the parser's categories."""
-    removals = categories.add_parser("removals", help="projects that are to be removed: Keystone has deleted them")
+    """Add the commands of the category ``removals``."""
+    removals = categories.add_parser("removals", help="pending removals of projects that were deleted in Keystone")
     actions = removals.add_subparsers(required=True, metavar="action")
-    show = actions.add_parser("list", help="show them: project, state, when it is due, what keeps it")
+    show = actions.add_parser("list", help="show each removal: project, state, due time, reason of a delay or failure")
     show.set_defaults(run=_list)
-    for name, run, help in (
-        ("cancel", _cancel, "forget a removal: what the project still has stays, and it can be added to again"),
-        ("retry", _retry, "try a removal again at once that failed or waits for something; it is not due earlier"),
+    for name, run, summary in (
+        (
+            "cancel",
+            _cancel,
+            "cancel a removal: the remaining objects of the project are kept, and new ones can be created",
+        ),
+        ("retry", _retry, "retry a failed or delayed removal now, or when it is due if that is later"),
     ):
-        action = actions.add_parser(name, help=help)
-        action.add_argument("project", help="Keystone's id of the project")
+        action = actions.add_parser(name, help=summary)
+        action.add_argument("project", help="Keystone id of the project")
         action.set_defaults(run=run)
 
 
 def state_of(removal: Removal, now: datetime.datetime, max_attempts: int) -> str:
-    """A removal's state in one word."""
+    """Return the state of a removal: removed, failed, running, unconfirmed, due or pending.
+
+    :param max_attempts: attempts after which a removal has failed.
+    """
     if removal.kept_until is not None:
         return "removed"
     if removal.attempts >= max_attempts:
@@ -92,9 +99,9 @@ def _configuration(options: argparse.Namespace) -> cfg.ConfigOpts:
 
 
 def _transact(conf: cfg.ConfigOpts, work: Callable[[Session], T]) -> T:
-    """Run work in one transaction; a command has nothing else to do meanwhile.
+    """Run work in one transaction. The call blocks.
 
-    :raises ConfigurationError: the database is not this release's.
+    :raises ConfigurationError: the schema of the database is not that of this release.
     """
     engine = make_engine(conf.database.connection, 1, conf.database.timeout_seconds)
     try:

@@ -12,7 +12,7 @@ from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
 from barbtx.compat import disable_rule_check
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy_errors import find_errors
 from barbtx.identity.policy_files import read_policy_files
@@ -51,7 +51,7 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         enforcer.load_rules()
     except Exception as problem:
         # oslo.policy may raise anything for a malformed file; the operator gets one line.
-        raise ConfigurationError(f"policy: {' '.join(str(problem).split()) or type(problem).__name__}") from None
+        raise ConfigurationError(f"policy: {one_line(problem) or type(problem).__name__}") from None
     if {name: rule.check_str for name, rule in enforcer.file_rules.items()} != overrides:
         raise ConfigurationError("policy: the files changed while they were read; reload again")
     errors = find_errors(enforcer, overrides, _ATTRIBUTES)

@@ -12,7 +12,7 @@ from oslo_config import cfg
 from twisted.logger import Logger
 
 from barbtx.config_sources import is_set
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.files import write_problems
 
 log = Logger()
@@ -108,7 +108,7 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             problems += [f"policy: {problem}" for problem in write_problems(path)]
             rules = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as problem:
-            reason = getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
+            reason = getattr(problem, "strerror", None) or one_line(problem) or type(problem).__name__
             problems.append(f"policy: {path}: {reason}")
             continue
         if rules is None:

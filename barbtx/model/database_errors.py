@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from barbtx.errors import one_line
 from barbtx.model.database_error_codes import CLASSES, MARIADB_CODES, SQLITE_CODES, SQLSTATES, ErrorKind
 
 __all__ = ["STALE", "UNAVAILABLE", "DatabaseProblem", "ErrorKind", "classify"]
@@ -60,12 +61,12 @@ def classify(error: BaseException | None) -> DatabaseProblem:
         return _of_postgresql(error, name, error.sqlstate, message)
     if hasattr(error, "sqlite_errorcode") and hasattr(error, "sqlite_errorname"):
         kind = SQLITE_CODES.get(error.sqlite_errorcode & 0xFF) or _by_class(error)
-        return DatabaseProblem(kind, name, f"{error.sqlite_errorname}", _one_line(str(error)))
+        return DatabaseProblem(kind, name, f"{error.sqlite_errorname}", one_line(error, _LONGEST_TEXT))
     if error.args and isinstance(error.args[0], int):
         number = error.args[0]
         known = MARIADB_CODES.get(number)
         # PyMySQL inserts values into statements, which the server quotes. Errors about the server quote no statement.
-        text = _one_line(str(error.args[-1])) if known in UNAVAILABLE and len(error.args) > 1 else ""
+        text = one_line(error.args[-1], _LONGEST_TEXT) if known in UNAVAILABLE and len(error.args) > 1 else ""
         return DatabaseProblem(known or _by_class(error), name, f"error {number}", text)
     return DatabaseProblem(_by_class(error), name)
 
@@ -75,15 +76,13 @@ def _of_postgresql(error: BaseException, name: str, state: str | None, message: 
         # An error of psycopg itself: a connection failed, unless the class says that it is about a value.
         kind = _by_class(error)
         kind = ErrorKind.LOST if kind is ErrorKind.BUSY else kind
-        return DatabaseProblem(kind, name, None, _one_line(str(error)) if kind is ErrorKind.LOST else "")
+        return DatabaseProblem(kind, name, None, one_line(error, _LONGEST_TEXT) if kind is ErrorKind.LOST else "")
     kind = SQLSTATES.get(state) or SQLSTATES.get(state[:2]) or _by_class(error)
-    return DatabaseProblem(kind, name, f"SQLSTATE {state}", "" if state[:2] in _QUOTING else _one_line(message))
+    return DatabaseProblem(
+        kind, name, f"SQLSTATE {state}", "" if state[:2] in _QUOTING else one_line(message, _LONGEST_TEXT)
+    )
 
 
 def _by_class(error: BaseException) -> ErrorKind:
     names = {cls.__name__ for cls in type(error).__mro__}
     return next((kind for name, kind in CLASSES.items() if name in names), ErrorKind.UNEXPECTED)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_TEXT]

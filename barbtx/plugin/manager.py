@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface.verify import verifyObject
 
-from barbtx.errors import ConfigurationError, NotAvailableHere, NotSupported
+from barbtx.errors import ConfigurationError, NotAvailableHere, NotSupported, one_line
 from barbtx.model.records import SecretStore
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.secret_stores import ConfiguredStore, SecretStoreRepo
@@ -128,7 +128,7 @@ def load(group: str, names: list[str], interface: type[T], context: PluginContex
         except Exception as problem:
             # Plugins are third-party code, which may raise anything.
             raise ConfigurationError(
-                f"{group} plugin '{name}' does not load: {type(problem).__name__}: {' '.join(str(problem).split())}"
+                f"{group} plugin '{name}' does not load: {type(problem).__name__}: {one_line(problem)}"
             ) from None
         plugins.append(plugin)
     return tuple(plugins)

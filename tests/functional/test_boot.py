@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import sqlite3
 import subprocess
 from collections.abc import Iterable
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+import twisted
+from barbtx import __version__
 from tests.support.service import BIN, DEV_CONFIG, Deployment, manage
 
 
@@ -44,6 +48,21 @@ def test_a_bad_setting_stops_the_start_with_one_line(tmp_path: Path, setting: st
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
     (line,) = refused("barbtx", f"simple_crypto_plugin.kek_file={tmp_path}/mkek", setting).strip().splitlines()
     assert line.startswith("barbtx: ") and said in line
+
+
+@pytest.mark.parametrize("command", [["barbtx-manage"], ["twistd", "barbtx"], ["twistd", "barbtx-worker"]])
+def test_commands_print_the_version(command: list[str]) -> None:
+    done = subprocess.run([BIN / command[0], *command[1:], "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"barbtx {__version__}\n", "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_first_line_of_the_log_names_the_versions(tmp_path: Path) -> None:
+    api = embedded(tmp_path).api()
+    first = api.process.read_log().splitlines()[0]
+    versions = rf"Python {platform.python_version()}, Twisted {twisted.__version__}"
+    assert re.search(rf"\[barbtx.twistd#info\] barbtx {__version__} starting \({versions}\)$", first)
+    api.process.stop()
 
 
 def test_without_authentication_it_listens_on_loopback_only(tmp_path: Path) -> None:

@@ -193,6 +193,20 @@ def test_the_version_is_shown_without_making_a_database(tmp_path: Path, capsys: 
     assert capsys.readouterr().out.split() == ["none", head_revision(), "(head)"]
 
 
+def test_an_upgrade_to_an_older_version_says_that_it_does_nothing(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("head", "head", head_revision()):
+        assert manage(["db", "upgrade", "-d", database_url, "-v", version]) == 0
+    assert capsys.readouterr().err == ""
+    before = contents(database_url)
+    for version in OLDER:
+        assert manage(["db", "upgrade", "-d", database_url, "-v", version]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"at version {head_revision()}, newer than {version}" in line and "nothing was changed" in line
+    assert contents(database_url) == before
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_the_sqlite_file_is_for_its_owner_only(tmp_path: Path, umask: int) -> None:
     process = start_upgrade(f"sqlite:///{tmp_path}/x", umask=umask)

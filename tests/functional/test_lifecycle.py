@@ -227,7 +227,7 @@ async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_bef
     for reply in (await api.get("/v1/secrets"), await api.post("/v1/secrets", {"name": "x"})):
         assert reply.status == 503 and "retry-after" in reply.headers
     assert (await api.get("/healthcheck")).status == 200
-    assert "cannot be checked yet" in api.process.read_log()
+    assert "startup check cannot be completed yet" in api.process.read_log()
     behaving.behave("")
 
     while (await api.get("/v1/secrets")).status != 200:
@@ -242,8 +242,8 @@ async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_bef
     ("how", "settings", "said"),
     [
         ("hang", {}, "Server Shut Down"),
-        ("thread", {"thread_shutdown_seconds": 1}, "threads are still at work"),
-        ("thread", {"thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2}, "the stop takes too long"),
+        ("thread", {"thread_shutdown_seconds": 1}, "threads are still busy"),
+        ("thread", {"thread_shutdown_seconds": 3600, "graceful_shutdown_timeout": 2}, "shutdown timed out"),
     ],
 )
 def test_a_stop_during_a_check_that_hangs_ends_with_status_0(
@@ -333,15 +333,15 @@ def after(process: Process, number: int, said: str) -> str:
 
 def test_sighup_reloads_and_a_reload_with_an_error_changes_nothing(process: Process, deployment: Deployment) -> None:
     (config,) = deployment.config_files
-    in_force = "the list of master keys was read again and is in force"
+    in_force = "the list of master keys was reloaded and is in effect"
     printed = after(process, signal.SIGHUP, in_force)
-    assert "before a restart" not in printed
+    assert "until a restart" not in printed
     config.write_text("[api]\nidle_timeout_seconds = 62\n[database]\nmax_retries = 4\n")
     printed = after(process, signal.SIGHUP, in_force)
-    assert "not in force before a restart: [api] idle_timeout_seconds, [database] max_retries" in printed
+    assert "not in effect until a restart: [api] idle_timeout_seconds, [database] max_retries" in printed
     for broken in ("[api]\nidle_timeout_seconds = long\n", "[api]\nidle_timeout = 1\n", "[", "\xff\n"):
         config.write_text(broken, encoding="latin-1")
-        printed = after(process, signal.SIGHUP, "the one before stays in force")
+        printed = after(process, signal.SIGHUP, "the previous one stays in effect")
         assert "the configuration" in printed and in_force not in printed
     config.write_text("")
     after(process, signal.SIGHUP, in_force)

@@ -279,8 +279,8 @@ async def test_keys_that_are_added_to_the_file_are_there_after_a_sighup_and_bad_
             ]
         )
 
-    in_force = "the list of master keys was read again and is in force"
-    refusal = "the list of master keys was refused, and the one before stays in force"
+    in_force = "the list of master keys was reloaded and is in effect"
+    refusal = "the list of master keys was refused, and the previous one stays in effect"
     printed = await after(f"{KEYS[0]}\n{KEYS[1]}", 0o600, in_force)
     assert await readable()
     for content, mode in (

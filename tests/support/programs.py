@@ -19,6 +19,7 @@ PACKAGES = {
     "rabbitmqctl": "rabbitmq-server",
     "libfaketime.so.1": "libfaketime",
     "mariadbd": "mariadb-server",
+    "curl": "curl",
     "mariadb-install-db": "mariadb-server",
 }
 # Debian's own rabbitmq-server in the PATH insists on being the rabbitmq user; the one behind it does not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
+from barbtx.cmd.manage import main as manage
 from barbtx.config import load, locate
 from barbtx.config_sources import environment_name
 from barbtx.errors import ConfigurationError
@@ -45,7 +46,7 @@ def warnings() -> Iterator[list[str]]:
     globalLogPublisher.removeObserver(observe)
 
 
-def refusal(files: list[Path] = [], overrides: list[str] = []) -> list[str]:
+def refusal(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load([str(path) for path in files], overrides)
     assert str(caught.value) == "\n".join(caught.value.problems)
@@ -264,6 +265,31 @@ def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[
     assert len(warnings) == 2
     assert "OS_KEYSTONE_AUTHTOKEN__PASSWORD" in warnings[0] and "OS_DEFAULT__TRANSPORT_URL" in warnings[1]
     assert MARKER not in "".join(warnings)
+
+
+@pytest.mark.filterwarnings("ignore:Query string argument")
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (
+            ["--set", "keystone_authtoken.password={}", "db", "current", "-d", "{url}"],
+            "OS_KEYSTONE_AUTHTOKEN__PASSWORD",
+        ),
+        (["--set", "database.connection={url}?password={}", "db", "current"], "OS_DATABASE__CONNECTION"),
+        (["db", "current", "-d", "{url}?password={}"], "OS_DATABASE__CONNECTION"),
+        (["db", "upgrade", "-d", "{url}?password={}", "-v", "nonsense"], "OS_DATABASE__CONNECTION"),
+        (["db", "current", "-d", "{url}"], None),
+        (["--set", "database.connection={url}", "db", "current"], None),
+    ],
+)
+def test_commands_warn_of_a_secret_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], remedy: str | None
+) -> None:
+    manage([part.format(MARKER, url=f"sqlite:///{tmp_path}/none") for part in arguments])
+    warned = [line for line in capsys.readouterr().err.splitlines() if "command line" in line]
+    assert len(warned) == (remedy is not None)
+    if remedy is not None:
+        assert warned[0].startswith("barbtx-manage: ") and remedy in warned[0] and MARKER not in warned[0]
 
 
 _KNOWN = {environment_name(section, opt.dest) for section, opts in list_opts() for opt in opts}

@@ -7,7 +7,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import exc, false, inspect, literal, select
 from sqlalchemy.orm import Session
 
-from barbtx.errors import ConfigurationError
+from barbtx.errors import ConfigurationError, one_line
 from barbtx.model.migration.ownership import check_ownership, current_version
 from barbtx.model.models import Base
 from barbtx.model.sqlite_file import check_file
@@ -70,8 +70,7 @@ def check_schema(session: Session) -> None:
     except exc.DBAPIError as problem:
         arguments = problem.orig.args if problem.orig is not None else ()
         if getattr(problem.orig, "sqlstate", None) in _DENIED or (arguments and arguments[0] in _DENIED):
-            reason = " ".join(str(arguments[-1]).split())
             raise ConfigurationError(
-                f"the database user lacks the privileges to read barbtx's tables: {reason}"
+                f"the database user lacks the privileges to read barbtx's tables: {one_line(arguments[-1])}"
             ) from None
         raise

@@ -18,6 +18,7 @@ from txamqp.content import Content
 from txamqp.message import Message
 from txamqp.protocol import AMQChannel
 
+from barbtx.errors import one_line
 from barbtx.queue.amqp.frames import OVERHEAD, FrameError, pack
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class Channel(_Methods):
         if isinstance(self.reason, Message):
             kind = ChannelClosed if self.reason.method.klass.name == "channel" else ConnectionClosed
             return kind(f"{self.reason.reply_code} {self.reason.reply_text}")
-        return Closed(one_line(self.reason) if self.reason else "connection lost")
+        return Closed(close_reason(self.reason) if self.reason else "connection lost")
 
 
 class _PartialMessage:
@@ -223,7 +224,7 @@ class _PartialMessage:
         return Message(self._method.method, list(self._method.args), content)
 
 
-def one_line(reason: object) -> str:
+def close_reason(reason: object) -> str:
     """Describe in one short line why a connection failed or was lost.
 
     :param reason: a Failure, the broker's closing message, or any other object that txAMQP passes as the reason.
@@ -232,4 +233,4 @@ def one_line(reason: object) -> str:
         reason = reason.getErrorMessage()
     elif isinstance(reason, Message):
         reason = f"{reason.reply_code} {reason.reply_text}"
-    return " ".join(str(reason).split())[:300]
+    return one_line(reason, 300)

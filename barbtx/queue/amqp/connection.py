@@ -28,7 +28,7 @@ from txamqp.spec import Spec
 from zope.interface import implementer
 
 from barbtx.errors import ConfigurationError
-from barbtx.queue.amqp.channel import one_line
+from barbtx.queue.amqp.channel import close_reason
 from barbtx.queue.amqp.protocol import Client, load_spec
 from barbtx.reactor import IReactor
 from barbtx.tls import client_tls
@@ -181,7 +181,7 @@ class _RoundRobinEndpoint:
                 name=self.clients.name,
                 host=broker.host,
                 port=broker.port,
-                reason=one_line(failure),
+                reason=close_reason(failure),
                 log_outage=True,
             )
         return failure
@@ -248,7 +248,7 @@ class _Preparation:
                     name=self.clients.name,
                     host=broker.host,
                     port=broker.port,
-                    reason=one_line(problem.args[0] if problem.args else problem),
+                    reason=close_reason(problem.args[0] if problem.args else problem),
                     log_outage=True,
                 )
             raise

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from txamqp.client import ChannelClosed, Closed
 from txamqp.message import Message
 
-from barbtx.queue.amqp.channel import Channel, one_line
+from barbtx.queue.amqp.channel import Channel, close_reason
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers
 from barbtx.queue.amqp.one_shot import NoUsableBroker, connect_one_shot
@@ -108,7 +108,7 @@ class DeadLetters:
         except Closed as problem:
             raise NoUsableBroker(
                 "the connection to the broker was lost before it had answered: "
-                f"{one_line(problem.args[0] if problem.args else problem)}"
+                f"{close_reason(problem.args[0] if problem.args else problem)}"
             ) from None
         finally:
             client.transport.loseConnection()

@@ -21,7 +21,7 @@ from txamqp.protocol import AMQClient
 from txamqp.spec import Spec, load
 
 from barbtx import __version__
-from barbtx.queue.amqp.channel import Channel, one_line
+from barbtx.queue.amqp.channel import Channel, close_reason
 from barbtx.queue.amqp.frames import FrameBuffer, pack
 
 log = Logger()
@@ -95,7 +95,7 @@ class Delegate(TwistedDelegate):
             log.warn(
                 "{name}: channel closed by the broker: {reason}",
                 name=self.client.name,
-                reason=one_line(message),
+                reason=close_reason(message),
                 log_outage=True,
             )
         channel.channel_close_ok()
@@ -108,7 +108,7 @@ class Delegate(TwistedDelegate):
             log.warn(
                 "{name}: connection closed by the broker: {reason}",
                 name=self.client.name,
-                reason=one_line(message),
+                reason=close_reason(message),
                 log_outage=True,
             )
         super().connection_close(channel, message)
@@ -244,7 +244,7 @@ class Client(AMQClient):
                 name=self.name,
                 host=peer.host,
                 port=peer.port,
-                reason=one_line(reason),
+                reason=close_reason(reason),
                 log_outage=True,
             )
         if self._heartbeat is not None and self._heartbeat.running:

@@ -17,10 +17,14 @@ import pytest_twisted
 from barbtx.cmd.manage import make_parser
 from barbtx.config import load
 from barbtx.twistd import Options
+from tests.conftest import unique
 from tests.support.documents import DOCUMENTS, Block, blocks, code_names, commands, exists
+from tests.support.programs import require
+from tests.support.servers import PostgreSQL
 from tests.support.service import ROOT, Deployment
 
 TOURS = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+BACKUP = ROOT / "docs" / "howto" / "backup.md"
 PLUGIN = ROOT / "docs" / "howto" / "write-a-plugin.md"
 _URL = "http://127.0.0.1:9311"
 _ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -153,6 +157,26 @@ class Shell:
         for name, real in zip(shown, match.groups(), strict=True):
             if name:
                 assert self._ids.setdefault(name, real) == real, command
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_is_backed_up_and_restored_as_the_guide_shows(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    shown = [command.text for block in blocks("console", BACKUP) for command in commands(block)]
+    dump, restore = (command for command in shown if command.startswith(("pg_dump ", "pg_restore ")))
+    database, restored = postgresql.new_database(unique()), postgresql.new_database(unique())
+    deployment = Deployment(tmp_path, database)
+    try:
+        api = deployment.api()
+        secret = await api.store("s3cr3t")
+        for command, url in ((dump, database), (restore, restored)):
+            program, *arguments = shlex.split(command.replace("postgresql://barbtx@db.example/barbtx", url))
+            subprocess.run([require(program), *arguments], cwd=tmp_path, check=True, timeout=120)
+        deployment.stop()
+        api = deployment.api(**{"database.connection": restored})
+        path = f"/v1/secrets/{secret.rpartition('/')[2]}/payload"
+        assert (await api.get(path, headers={"Accept": "text/plain"})).content == b"s3cr3t"
+    finally:
+        deployment.stop()
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import sys
 PACKAGES = {
     "postgres": "postgresql",
     "initdb": "postgresql",
+    "pg_dump": "postgresql",
+    "pg_restore": "postgresql",
     "rabbitmq-server": "rabbitmq-server",
     "epmd": "rabbitmq-server",
     "rabbitmqctl": "rabbitmq-server",

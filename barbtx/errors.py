@@ -237,7 +237,7 @@ class ErrorResponse:
         return TITLES[self.status]
 
 
-def describe(error: BaseException, operation: str) -> ErrorResponse:
+def to_error_response(error: BaseException, operation: str) -> ErrorResponse:
     """Turn an exception into a response that is safe to show; anything unexpected becomes a 500 without details.
 
     :param operation: the operation's name in client-facing texts, such as ``Secret creation``.

@@ -198,7 +198,7 @@ class Stack(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Stop the services, the last one first."""
-        Service.stopService(self)
+        super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -28,7 +28,7 @@ class OrderConsumers(MultiService):
     """
 
     def __init__(self, reactor: IReactor, conf: cfg.ConfigOpts, tasks: Tasks, refuse: Callable[[str], None]) -> None:
-        MultiService.__init__(self)
+        super().__init__()
         self._tasks = tasks
         queue, topology = conf.queue, Topology.from_config(conf)
         self._consumers: list[Consumer] = []
@@ -65,7 +65,7 @@ class OrderConsumers(MultiService):
     def stopService(self) -> Deferred[list[object]]:
         """Stop the consumers, and the retries of tasks in flight."""
         self._tasks.stop_waiting()
-        stopped: Deferred[list[object]] = MultiService.stopService(self)
+        stopped: Deferred[list[object]] = super().stopService()
         return stopped
 
     async def _handle(self, conf: cfg.ConfigOpts, topology: Topology, lane: Lane, body: bytes) -> None:

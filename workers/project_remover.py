@@ -36,12 +36,12 @@ class ProjectRemover(Service):
 
     def startService(self) -> None:
         """Start to check for steps that are due."""
-        Service.startService(self)
+        super().startService()
         self._runners = [Deferred.fromCoroutine(self._run()) for _ in range(self._concurrency)]
 
     def stopService(self) -> Deferred[None]:
         """Cancel the steps in progress and release their leases, so that another worker continues at once."""
-        Service.stopService(self)
+        super().stopService()
         for runner in self._runners:
             runner.cancel()
         return DeferredList(self._runners).addCallback(lambda _: None)

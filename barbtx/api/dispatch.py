@@ -25,7 +25,7 @@ from barbtx.api.negotiation import JSON
 from barbtx.api.operation import Operation, RawBody, UntypedBody
 from barbtx.api.responses import Response, add_vary, write_error, write_response
 from barbtx.api.validation import read_json
-from barbtx.errors import Forbidden, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, describe
+from barbtx.errors import Forbidden, MethodNotAllowed, NotAcceptable, UnsupportedMediaType, to_error_response
 
 log = Logger()
 
@@ -179,7 +179,7 @@ def _shield(running: Deferred[bytes]) -> Deferred[bytes]:
 
 
 def _write_error(request: Request, problem: Exception, operation: str) -> bytes:
-    response = describe(problem, operation)
+    response = to_error_response(problem, operation)
     if response.status == 500:
         log.failure("{operation} failed", failure=Failure(problem), operation=operation, request_id=request.request_id)
     return write_error(request, response)

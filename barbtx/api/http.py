@@ -26,7 +26,7 @@ from barbtx.api.connections import HEALTH_CHECK, Connections
 from barbtx.api.request_target import is_authority, parse_request_target
 from barbtx.api.responses import ALWAYS, write_error
 from barbtx.compat import RequestBase, SiteBase
-from barbtx.errors import ErrorResponse, MethodNotAllowed, ServiceUnavailable, describe
+from barbtx.errors import ErrorResponse, MethodNotAllowed, ServiceUnavailable, to_error_response
 from barbtx.networks import Address, Network, client_group, is_within, reported_client
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ class Request(RequestBase):
     def _misdirected(self) -> ErrorResponse | None:
         """Return the error of a request that no resource may process, if it is one."""
         if self.method == b"CONNECT":
-            return describe(MethodNotAllowed((_METHODS,)), "Request")
+            return to_error_response(MethodNotAllowed((_METHODS,)), "Request")
         if self.channel.reserved and self.path.rstrip(b"/").decode("latin-1") != HEALTH_CHECK:
-            return describe(
+            return to_error_response(
                 ServiceUnavailable("Too many connections are open; close some, or try again later."), "Request"
             )
         if (

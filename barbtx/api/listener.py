@@ -63,7 +63,7 @@ class ApiListener(Service):
 
     def startService(self) -> None:
         """Raise the limit of open files as far as needed, and start listening."""
-        Service.startService(self)
+        super().startService()
         site = self.site
         site.max_connections = fit_to_descriptor_limit(site.max_connections, site.connections.reserve)
         Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
@@ -111,7 +111,7 @@ class ApiListener(Service):
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, complete the requests in flight within ``[api] shutdown_seconds``, and close connections."""
-        Service.stopService(self)
+        super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -17,7 +17,7 @@ from barbtx.api.responses import Response, write_error, write_response
 from barbtx.api.root import Builder
 from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
 from barbtx.api.schemas.responses import ERROR_BODY
-from barbtx.errors import MethodNotAllowed, NotFound, describe
+from barbtx.errors import MethodNotAllowed, NotFound, to_error_response
 
 _PLACEHOLDER = re.compile(r"<(?:path:)?(\w+)>")
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -105,9 +105,11 @@ class OpenAPIResource(LeafResource):
     def render(self, request: Request) -> bytes:
         """Return the document, or an error for other methods and for paths below this one."""
         if len(request.postpath) > 1:
-            return write_error(request, describe(NotFound("There is nothing below /openapi.json."), "Description"))
+            return write_error(
+                request, to_error_response(NotFound("There is nothing below /openapi.json."), "Description")
+            )
         if request.method not in (b"GET", b"HEAD"):
-            return write_error(request, describe(MethodNotAllowed(("GET", "HEAD")), "Description"))
+            return write_error(request, to_error_response(MethodNotAllowed(("GET", "HEAD")), "Description"))
         return write_response(request, Response(content=self._document))
 
 

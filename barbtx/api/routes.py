@@ -36,7 +36,7 @@ from barbtx.api.dispatch import Controller, Endpoint
 from barbtx.api.http import Request
 from barbtx.api.responses import write_error
 from barbtx.api.root import Builder
-from barbtx.errors import NotFound, describe
+from barbtx.errors import NotFound, to_error_response
 
 ROOT_ROUTES: Mapping[str, type[Controller[Any]]] = {
     "/": VersionsController,
@@ -84,7 +84,7 @@ def make_app(routes: Mapping[str, type[Controller[Any]]], dependencies: Dependen
     @app.handle_errors(Exception)
     def not_found(request: IRequest, failure: Failure) -> bytes:
         # Klein passes on the requests that the site makes.
-        return write_error(cast(Request, request), describe(NotFound("There is no such resource."), "Request"))
+        return write_error(cast(Request, request), to_error_response(NotFound("There is no such resource."), "Request"))
 
     return app
 

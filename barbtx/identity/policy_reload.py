@@ -42,7 +42,7 @@ class PolicyReloader(Service):
 
     def startService(self) -> None:
         """Start polling the files."""
-        Service.startService(self)
+        super().startService()
         if self._seconds:
             self._polling = LoopingCall(lambda: Deferred.fromCoroutine(self._poll()))
             self._polling.clock = self._reactor
@@ -50,7 +50,7 @@ class PolicyReloader(Service):
 
     def stopService(self) -> None:
         """Stop polling the files."""
-        Service.stopService(self)
+        super().stopService()
         if self._polling is not None:
             self._polling.stop()
 

@@ -31,7 +31,7 @@ log = Logger()
 T = TypeVar("T")
 
 
-async def with_current_key(stores: StoreManager, project_id: str, write: Callable[[], Awaitable[T]]) -> T:
+async def retry_on_stale_key(stores: StoreManager, project_id: str, write: Callable[[], Awaitable[T]]) -> T:
     """Encrypt payloads and write their rows; retry once if the project key that a store had cached no longer exists.
 
     :param project_id: external id.
@@ -53,7 +53,7 @@ async def store_secret(
     transport_key: TransportKey | None = None,
     domain: Domain = Domain.PAYLOAD,
 ) -> StoredPayload:
-    """Store the payload of a secret. The caller then writes the secret's row within :func:`forgotten_if_refused`.
+    """Store the payload of a secret. The caller then writes the secret's row within :func:`delete_orphans_on_error`.
 
     :param content_type: media type, without parameters.
     :param transport_key: the key that the client wrapped the payload for; its store receives the payload.
@@ -146,7 +146,7 @@ async def delete_payload(stores: StoreManager, payload: StoredPayload) -> None:
     await resolve(stores.by_name(payload.plugin).delete_secret(StorageReceipt(payload.metadata, payload.datum)))
 
 
-async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
+async def delete_orphans(stores: StoreManager, payloads: Iterable[StoredPayload | None]) -> None:
     """Delete payloads that no row refers to. Never raises: a payload that cannot be deleted is logged.
 
     :param payloads: entries that are None are skipped.
@@ -165,7 +165,7 @@ async def forget_payloads(stores: StoreManager, payloads: Iterable[StoredPayload
 
 
 @asynccontextmanager
-async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | None) -> AsyncIterator[None]:
+async def delete_orphans_on_error(stores: StoreManager, *payloads: StoredPayload | None) -> AsyncIterator[None]:
     """Delete stored payloads if the enclosed write of the rows that refer to them fails.
 
     Every writer of payloads uses this context manager. An exception means that nothing was written, unless its
@@ -178,7 +178,7 @@ async def forgotten_if_refused(stores: StoreManager, *payloads: StoredPayload | 
     except Exception as problem:
         if not getattr(problem, "outcome_unknown", False):
             in_use = problem.payload if isinstance(problem, HasPayload) else None
-            await forget_payloads(stores, (payload for payload in payloads if not _is_same(payload, in_use)))
+            await delete_orphans(stores, (payload for payload in payloads if not _is_same(payload, in_use)))
         raise
 
 

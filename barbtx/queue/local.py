@@ -144,7 +144,7 @@ class LocalService(Service):
 
     def stopService(self) -> Deferred[None]:
         """Wait for running tasks, for the grace period at most."""
-        Service.stopService(self)
+        super().stopService()
         self._stopping()
         return Deferred.fromCoroutine(self._stop())
 

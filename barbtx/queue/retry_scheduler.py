@@ -51,13 +51,13 @@ class RetryScheduler(Service):
 
     def startService(self) -> None:
         """Start the first round after ``[retry_scheduler] initial_delay_seconds``."""
-        Service.startService(self)
+        super().startService()
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda failure: failure.trap(CancelledError))
 
     def stopService(self) -> None:
         """Start no further round."""
-        Service.stopService(self)
+        super().stopService()
         if self._running is not None:
             self._running.cancel()
 

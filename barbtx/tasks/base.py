@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
-from barbtx.errors import BarbtxError, ErrorResponse, ServiceUnavailable, describe
+from barbtx.errors import BarbtxError, ErrorResponse, ServiceUnavailable, to_error_response
 
 
 class TaskNotStarted(Exception):
@@ -102,7 +102,7 @@ class BaseTask(ABC, Generic[E, R]):
         try:
             result = await self.handle_processing(entity, *args, **kwargs)
         except Exception as problem:
-            fault = describe(problem, name)
+            fault = to_error_response(problem, name)
             try:
                 await self.handle_error(entity, fault, problem, *args, **kwargs)
             except TaskSuperseded:

@@ -163,7 +163,7 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
             await self._record(lambda: self.orders.retry(lease, PROCESS_TYPE_ORDER, wait))
         else:
             await self._record(lambda: self.orders.fail(lease, str(fault.status), fault.description or fault.title))
-            await resources.forget_payloads(self.stores, [lease.passphrase])
+            await resources.delete_orphans(self.stores, [lease.passphrase])
 
     async def handle_success(self, lease: Lease, generated: GeneratedObjects, *_: object) -> None:
         """Store the generated secrets, and that the order is ACTIVE, in one transaction."""
@@ -178,10 +178,10 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
             return
         log.info("processed order {order_id}", order_id=lease.order.id)
         # The row of the passphrase was deleted with the task; its store may still have the payload.
-        await resources.forget_payloads(self.stores, [lease.passphrase])
+        await resources.delete_orphans(self.stores, [lease.passphrase])
 
     async def _complete(self, lease: Lease, generated: GeneratedObjects) -> None:
-        async with resources.forgotten_if_refused(self.stores, *(secret.payload for secret in generated.secrets)):
+        async with resources.delete_orphans_on_error(self.stores, *(secret.payload for secret in generated.secrets)):
             await self._record(lambda: self.orders.complete(lease, generated, _SUB_STATUS, _SUB_STATUS))
 
     async def _wait_for_project(self, lease: Lease) -> None:

@@ -128,5 +128,5 @@ def test_what_earlier_releases_stored_is_shown_as_json(stored: str, shown: objec
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("-inf")]])
 def test_what_is_not_json_is_never_written(value: object) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="float"):
         json_documents.write({"a": value})

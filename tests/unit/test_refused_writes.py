@@ -19,7 +19,7 @@ from barbtx.errors import (
     QuotaReached,
     ServiceUnavailable,
     TooManyRequests,
-    describe,
+    to_error_response,
 )
 from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
 from barbtx.model.records import GeneratedObjects, Lease, NewSecret, Order, StoredPayload
@@ -77,7 +77,7 @@ async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
 ) -> None:
     payloads = [await stored(stores, secret_id) for secret_id in ("one", "two")]
     with pytest.raises(type(error)) as caught:
-        async with resources.forgotten_if_refused(stores, *payloads, None):
+        async with resources.delete_orphans_on_error(stores, *payloads, None):
             raise error
     assert caught.value is error
     assert len(list(directory.iterdir())) == (2 if stays else 0)
@@ -85,7 +85,7 @@ async def test_a_payload_is_forgotten_unless_the_outcome_is_unknown(
 
 @pytest_twisted.ensureDeferred
 async def test_a_payload_that_was_written_stays(stores: StoreManager, directory: Path) -> None:
-    async with resources.forgotten_if_refused(stores, await stored(stores)):
+    async with resources.delete_orphans_on_error(stores, await stored(stores)):
         pass
     assert len(list(directory.iterdir())) == 1
 
@@ -99,7 +99,7 @@ async def test_a_store_that_cannot_delete_does_not_hide_what_was_refused(
     (directory / "first").unlink()
     (directory / "first").mkdir()
     with pytest.raises(QuotaReached):
-        async with resources.forgotten_if_refused(stores, unknown, first, second):
+        async with resources.delete_orphans_on_error(stores, unknown, first, second):
             raise QuotaReached
     assert [path.name for path in directory.iterdir()] == ["first"]
 
@@ -109,7 +109,7 @@ async def test_what_a_secret_has_already_is_not_forgotten(stores: StoreManager, 
     """Should a store give the same receipt twice, it is the winner's payload too."""
     payload, other = await stored(stores, "winner"), await stored(stores, "loser")
     with pytest.raises(Conflict):
-        async with resources.forgotten_if_refused(stores, payload, other):
+        async with resources.delete_orphans_on_error(stores, payload, other):
             raise HasPayload(attrs.evolve(payload, content_type="application/octet-stream"))
     assert [path.name for path in directory.iterdir()] == ["winner"]
 
@@ -139,9 +139,7 @@ class Outcomes:
 ORDER = Order("o", "p", "key", "{}", None, "PENDING", None, None)
 
 
-async def finish(
-    stores: StoreManager, orders: Outcomes, clock: Clock | None = None, outage_limit: float = 0.0
-) -> None:
+async def finish(stores: StoreManager, orders: Outcomes, clock: Clock | None = None, outage_limit: float = 0.0) -> None:
     made = GeneratedObjects(
         tuple([NewSecret(part, "p", payload=await stored(stores, part)) for part in ("private", "public")])
     )
@@ -198,7 +196,7 @@ async def test_an_order_waits_for_a_worker_that_has_what_it_needs(
     orders, clock = Outcomes(), Clock()
     task = BeginTypeOrder(orders, stores, Leases(orders, clock), OutageRetry(clock, 0.0))
     lease = Lease(ORDER, "token", 10, await stored(stores, "passphrase"))
-    await task.handle_error(lease, describe(lacked, "Process TypeOrder"), lacked)
+    await task.handle_error(lease, to_error_response(lacked, "Process TypeOrder"), lacked)
     assert orders.retried and not orders.counted and [path.name for path in directory.iterdir()] == ["passphrase"]
 
 

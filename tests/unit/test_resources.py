@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from zope.interface.verify import verifyObject
 
-from barbtx.errors import NotSupported, describe
+from barbtx.errors import NotSupported, to_error_response
 from barbtx.model.records import EncryptedDatum, KEKMeta, NewSecret
 from barbtx.plugin import resources
 from barbtx.plugin.interface.secret_store import ISecretStore, StorageReceipt
@@ -50,7 +50,7 @@ async def test_a_store_that_is_not_enabled_any_more_is_named(stores: StoreManage
     lacking = StoreManager((), (), None)
     with pytest.raises(LookupError, match="WrappingStore") as caught:
         await resources.get_secret(lacking, stored)
-    fault = describe(caught.value, "Secret payload retrieval")
+    fault = to_error_response(caught.value, "Secret payload retrieval")
     assert fault.status == 503 and "Retry-After" in fault.headers and "WrappingStore" not in fault.description
     with pytest.raises(PluginNotEnabled):
         await resources.delete_secret(lacking, stored)

@@ -101,7 +101,7 @@ class OrdersController(CollectionController):
                 passphrase = await resources.store_passphrase(
                     dependencies.stores, order_id, project_id, order_request.passphrase
                 )
-            async with resources.forgotten_if_refused(dependencies.stores, passphrase):
+            async with resources.delete_orphans_on_error(dependencies.stores, passphrase):
                 await dependencies.repositories.orders.create(
                     order_id,
                     project_id,
@@ -114,7 +114,7 @@ class OrdersController(CollectionController):
                     call.idempotency_record(created),
                 )
 
-        await resources.with_current_key(dependencies.stores, project_id, write)
+        await resources.retry_on_stale_key(dependencies.stores, project_id, write)
         sent = dependencies.task_client.send(task)
         # The order and its task are committed: if the message is lost, the retry scheduler sends it again.
         sent.addErrback(_log_refusal, context.request_id)
@@ -170,5 +170,5 @@ class OrderController(Controller[Order]):
         """Delete the order, and the passphrase that it came with."""
         passphrase = await call.dependencies.repositories.orders.delete(order.id, call.project_id)
         # The order is deleted even if the store fails to delete the passphrase.
-        await resources.forget_payloads(call.dependencies.stores, [passphrase])
+        await resources.delete_orphans(call.dependencies.stores, [passphrase])
         return Response(204)

@@ -154,10 +154,10 @@ class SecretsController(CollectionController):
                     dependencies.stores, secret, payload.content, payload.content_type, key
                 )
                 new = attrs.evolve(secret, payload=stored)
-            async with resources.forgotten_if_refused(dependencies.stores, new.payload):
+            async with resources.delete_orphans_on_error(dependencies.stores, new.payload):
                 await dependencies.repositories.secrets.create(new, call.idempotency_record(created))
 
-        await resources.with_current_key(dependencies.stores, secret.project_id, write)
+        await resources.retry_on_stale_key(dependencies.stores, secret.project_id, write)
         return creation_response(call, created)
 
 
@@ -262,10 +262,10 @@ class SecretController(SecretResource):
             stored = await resources.store_secret(
                 call.dependencies.stores, secret, payload.content, payload.content_type, key
             )
-            async with resources.forgotten_if_refused(call.dependencies.stores, stored):
+            async with resources.delete_orphans_on_error(call.dependencies.stores, stored):
                 await call.dependencies.repositories.secrets.add_payload(secret.id, stored)
 
-        await resources.with_current_key(call.dependencies.stores, secret.project_id, write)
+        await resources.retry_on_stale_key(call.dependencies.stores, secret.project_id, write)
         return Response(204)
 
     @Operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))

@@ -12,7 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import write_early_error
-from barbtx.errors import BarbtxError, ErrorResponse, describe
+from barbtx.errors import BarbtxError, ErrorResponse, to_error_response
 from barbtx.validators import provides
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Filter(LeafResource, ABC):
         try:
             pending = self.before(request)
         except BarbtxError as problem:
-            return self.render_error(request, describe(problem, "Request"))
+            return self.render_error(request, to_error_response(problem, "Request"))
         if pending is None:
             body: bytes | int = self.wrapped.render(request)
             return body
@@ -55,7 +55,7 @@ class Filter(LeafResource, ABC):
         except CancelledError:
             return
         except BarbtxError as problem:
-            body: bytes | int = self.render_error(request, describe(problem, "Request"))
+            body: bytes | int = self.render_error(request, to_error_response(problem, "Request"))
         else:
             body = self.wrapped.render(request)
         if isinstance(body, bytes):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from barbtx.api.leaf import LeafResource
 from barbtx.api.responses import Response, write_error, write_response
 from barbtx.api.root import Builder
-from barbtx.errors import MethodNotAllowed, NotFound, describe
+from barbtx.errors import MethodNotAllowed, NotFound, to_error_response
 
 if TYPE_CHECKING:
     from barbtx.api.http import Request
@@ -23,9 +23,11 @@ class Healthcheck(LeafResource):
         """Return ``OK``, or an error for another method or a path below this one."""
         request.is_health_check = True
         if len(request.postpath) > 1:
-            return write_error(request, describe(NotFound("There is nothing below /healthcheck."), "Health check"))
+            return write_error(
+                request, to_error_response(NotFound("There is nothing below /healthcheck."), "Health check")
+            )
         if request.method not in (b"GET", b"HEAD"):
-            return write_error(request, describe(MethodNotAllowed(("GET", "HEAD")), "Health check"))
+            return write_error(request, to_error_response(MethodNotAllowed(("GET", "HEAD")), "Health check"))
         return write_response(request, Response(content=b"OK", content_type="text/plain"))
 
 

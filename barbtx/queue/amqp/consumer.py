@@ -116,7 +116,7 @@ class Consumer(Service):
 
     def startService(self) -> None:
         """Start to connect and to consume."""
-        Service.startService(self)
+        super().startService()
         self._connection = client_service(
             self.reactor, self.brokers, f"barbtx {self.source.name}", self.heartbeat, self._prepare, self.refuse
         )
@@ -124,7 +124,7 @@ class Consumer(Service):
 
     def stopService(self) -> Deferred[None]:
         """Stop consuming, wait for the messages in flight, and disconnect."""
-        Service.stopService(self)
+        super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     def gauges(self) -> dict[str, object]:

@@ -67,7 +67,7 @@ class AMQPTransport(Service):
 
     def startService(self) -> None:
         """Start to connect."""
-        Service.startService(self)
+        super().startService()
         self._connection = client_service(
             self.reactor, self.brokers, "barbtx publisher", self.heartbeat, self._prepare, self.refuse
         )
@@ -75,7 +75,7 @@ class AMQPTransport(Service):
 
     def stopService(self) -> Deferred[None] | None:
         """Disconnect. Unconfirmed messages fail."""
-        Service.stopService(self)
+        super().stopService()
         return None if self._connection is None else self._connection.stopService()
 
     @property

@@ -1,8 +1,8 @@
 """Everything that barbtx uses of its libraries and that is not part of their public interface.
 
 Each library has a block of its own. The tests in ``tests/unit/test_compat*.py`` fail with a clear text when a release
-of a library no longer has what is used here, and ``pyproject.toml`` gives each of these libraries an upper bound. Before you
-raise a bound, run these tests and read the library's release notes.
+of a library no longer has what is used here. ``pyproject.toml`` gives each of these libraries an upper bound. Before
+you raise a bound, run these tests and read the library's release notes.
 """
 # ruff: noqa: D102  # Declarations for type checkers repeat methods that the libraries document.
 

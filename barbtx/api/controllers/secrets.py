@@ -19,14 +19,7 @@ from barbtx.api.paging import Paging
 from barbtx.api.responses import Response
 from barbtx.api.schemas import responses
 from barbtx.api.schemas.secret_list import read_conditions, read_sort
-from barbtx.api.schemas.secrets import (
-    OCTETS,
-    SECRET,
-    TEXT,
-    read_expiration,
-    read_payload,
-    read_put_payload,
-)
+from barbtx.api.schemas.secrets import OCTETS, SECRET, TEXT, read_expiration, read_payload, read_put_payload
 from barbtx.errors import InvalidQuery, MethodNotAllowed, NotFound, SecretInUse
 from barbtx.identity.policy_targets import secret_target
 from barbtx.model.records import Created, NewSecret, Secret
@@ -38,6 +31,9 @@ from barbtx.times import utcnow, whole_second
 _SHOWS_CONSUMERS = (1, 1)
 #: The first microversion in which a secret with consumers is deleted only with ``force=true``.
 _REQUIRES_FORCE = (1, 2)
+
+_FILTERS = ("name", "alg", "mode", "bits", "secret_type", "acl_only", "created", "updated", "expiration")
+_LIST_PARAMETERS = ("limit", "offset", *_FILTERS, "sort")
 
 _TRUE = frozenset({"true", "t", "1", "yes", "y", "on"})
 _FALSE = frozenset({"false", "f", "0", "no", "n", "off"})
@@ -85,20 +81,7 @@ class SecretsController(CollectionController):
         name,
         "secrets:get",
         response=responses.SECRETS,
-        query=(
-            "limit",
-            "offset",
-            "name",
-            "alg",
-            "mode",
-            "bits",
-            "secret_type",
-            "acl_only",
-            "created",
-            "updated",
-            "expiration",
-            "sort",
-        ),
+        query=_LIST_PARAMETERS,
     )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return a page of the project's secrets, or of all secrets whose ACL names the user (``acl_only=true``)."""

@@ -198,7 +198,8 @@ class Stack(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Stop the services, the last one first."""
-        super().stopService()
+        # MultiService.stopService, which super() would call, stops all services at the same time.
+        Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -70,7 +70,7 @@ async def test_a_silent_database_holds_up_no_stop(
         assert stopped(api.process) < SLACK / 2
         assert stopped(worker) < SLACK / 2
         await answers
-    assert "are given up" in api.process.read_log() and "Traceback" not in api.process.read_log()
+    assert "are abandoned" in api.process.read_log() and "Traceback" not in api.process.read_log()
 
 
 @pytest_twisted.ensureDeferred

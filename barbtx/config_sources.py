@@ -215,12 +215,7 @@ def holds_secret(opt: cfg.Opt, value: str) -> bool:
     """Whether a value of an option is secret. A URL is secret if it contains a password."""
     if not opt.secret or not value:
         return False
-    return "://" not in value or has_password(value)
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL contains a password."""
-    return _PASSWORD_IN_URL.search(url) is not None
+    return "://" not in value or _PASSWORD_IN_URL.search(value) is not None
 
 
 def refers(value: str) -> bool:

@@ -15,7 +15,6 @@ from zope.interface import implementer
 from barbtx import __version__
 from barbtx.cmd import queue, removals
 from barbtx.config import load, locate, require
-from barbtx.config_sources import has_password
 from barbtx.errors import ConfigurationError, NotFound, one_line
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_audit import find_risks
@@ -128,11 +127,6 @@ def _database_url(options: argparse.Namespace) -> str:
     conf = load(options.config_file, options.set)
     if not options.db_url:
         require(conf, options.config_file, "database", "connection")
-    if options.db_url and has_password(options.db_url):
-        _complain(
-            "-d gives a password on the command line, where every user of this machine can read it: put [database] "
-            "connection into a configuration file, or the environment variable OS_DATABASE__CONNECTION"
-        )
     url: str = options.db_url or conf.database.connection
     return url
 

@@ -276,8 +276,6 @@ def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[
             "OS_KEYSTONE_AUTHTOKEN__PASSWORD",
         ),
         (["--set", "database.connection={url}?password={}", "db", "current"], "OS_DATABASE__CONNECTION"),
-        (["db", "current", "-d", "{url}?password={}"], "OS_DATABASE__CONNECTION"),
-        (["db", "upgrade", "-d", "{url}?password={}", "-v", "nonsense"], "OS_DATABASE__CONNECTION"),
         (["db", "current", "-d", "{url}"], None),
         (["--set", "database.connection={url}", "db", "current"], None),
     ],

@@ -9,8 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
-from barbtx.model.records import EncryptedDatum, StoredPayload
-from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
+from barbtx.model.records import StoredPayload
+from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone
+from barbtx.model.repositories.secret_queries import stored_payload
 
 _P = models.OrderPassphrase
 
@@ -44,13 +45,4 @@ def find_passphrase(session: Session, order_id: str) -> StoredPayload | None:
         .outerjoin(models.KEK, models.KEK.id == _P.kek_id)
         .where(_P.order_id == order_id)
     ).first()
-    if row is None:
-        return None
-    datum = None
-    if row.cypher_text is not None:
-        datum = EncryptedDatum(
-            kek=kek_meta(row), cypher_text=bytes(row.cypher_text), kek_meta_extended=row.kek_meta_extended
-        )
-    return StoredPayload(
-        plugin=row.store_plugin, content_type="text/plain", metadata=json.loads(row.store_metadata), datum=datum
-    )
+    return stored_payload(row, "text/plain") if row else None

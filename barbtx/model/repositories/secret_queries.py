@@ -78,7 +78,7 @@ def list_payloads(session: Session, project: str, after: str, limit: int) -> lis
         .order_by(_S.id)
         .limit(limit)
     )
-    return [(row.id, _payload(row)) for row in rows]
+    return [(row.id, stored_payload(row, row.content_type)) for row in rows]
 
 
 def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.datetime) -> None:
@@ -116,13 +116,16 @@ def find_secret(
     row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
     if row is None:
         return None
-    payload = _payload(row) if with_payload else None
+    payload = stored_payload(row, row.content_type) if with_payload else None
     return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
 
 
-def _payload(row: Row[*tuple[Any, ...]]) -> StoredPayload | None:
-    """The payload in a row with :data:`_PAYLOAD_COLUMNS` and the content type."""
-    if row.content_type is None:
+def stored_payload(row: Row[*tuple[Any, ...]], content_type: str | None) -> StoredPayload | None:
+    """The payload in a row with its store, its ciphertext and the columns of its project key.
+
+    :param content_type: the payload's content type; None if the secret has no payload yet.
+    """
+    if content_type is None:
         return None
     datum = None
     if row.cypher_text is not None:
@@ -131,7 +134,7 @@ def _payload(row: Row[*tuple[Any, ...]]) -> StoredPayload | None:
         )
     return StoredPayload(
         plugin=row.store_plugin,
-        content_type=row.content_type,
+        content_type=content_type,
         metadata=json.loads(row.store_metadata),
         datum=datum,
     )

@@ -62,8 +62,8 @@ def _with_dead_letters(
         # Without a configuration the default broker may be another program's, and "0 dead letters" be misleading.
         require(conf, (), "DEFAULT", "transport_url")
     letters = DeadLetters.from_config(reactor, conf)
-    # The caller reports the error; the log would repeat it.
-    globalLogBeginner.beginLoggingTo([_discard], redirectStandardIO=False)
+    # The caller reports the error and has printed the warnings; the log would repeat them.
+    globalLogBeginner.beginLoggingTo([_discard], redirectStandardIO=False, discardBuffer=True)
     outcome: list[Sequence[DeadLetter] | Failure] = []
 
     def begin() -> None:

@@ -409,7 +409,7 @@ async def test_a_daemon_has_a_pid_file_and_handles_signals_as_well(deployment: D
     logged("barbtx listens on")
     daemon = psutil.Process(int(pid_file.read_text()))
     daemon.send_signal(signal.SIGHUP)
-    logged("the list of master keys was read again")
+    logged("the list of master keys was reloaded and is in effect")
     daemon.send_signal(signal.SIGUSR1)
     logged("report: options [retry_scheduler]")
     assert [path.name for path in directory.glob("daemon.log*")] == ["daemon.log"]

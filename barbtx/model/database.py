@@ -7,31 +7,47 @@ session is closed when the result arrives in the reactor.
 
 from __future__ import annotations
 
+import datetime
 import threading
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn, TypeAlias, TypeVar
 
 import attrs
 from oslo_config import cfg
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.logger import Logger, LogLevel
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx import activity
-from barbtx.errors import BadRequest, ServiceUnavailable
 from barbtx.model.access_gate import AccessGate
 from barbtx.model.admission import Admission, Lane, QueueFull, Workload
-from barbtx.model.database_errors import UNAVAILABLE, DatabaseProblem, ErrorKind, classify
+from barbtx.model.batcher import Batcher
+from barbtx.model.connector import Connector, connect
+from barbtx.model.database_errors import DatabaseProblem, ErrorKind, classify
+from barbtx.model.database_failures import (
+    CancelledInCommit,
+    DatabaseUnavailable,
+    DriverError,
+    bad_value,
+    raise_for,
+    unavailable,
+)
 from barbtx.model.engine import make_engine
+from barbtx.model.lookups import Key, Lookup, NamedRow
+from barbtx.model.readers import PipelineReader, Reader, Rows, TransactionReader
 from barbtx.model.transaction import ConcurrentChange, TransactionState
 from barbtx.reactor import IReactor
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
+
+#: A key to be looked up, and the time of the lookup.
+_Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 OPTIONS = {
     "database": [
@@ -76,29 +92,6 @@ OPTIONS = {
 log = Logger()
 
 
-class DatabaseUnavailable(ServiceUnavailable):
-    """The database is down, too slow, read-only or out of space.
-
-    :ivar outcome_unknown: whether the transaction may have been committed, because the connection was lost or the
-        timeout expired while COMMIT was under way. If it is false, the transaction has changed nothing and never will.
-    """
-
-    def __init__(self, *, outcome_unknown: bool = False, **debug: object) -> None:
-        super().__init__("The database cannot be reached at the moment; please try again")
-        self.debug = debug
-        self.outcome_unknown = outcome_unknown
-
-
-class CancelledInCommit(CancelledError):
-    """The caller cancelled a transaction after its commit had begun."""
-
-    outcome_unknown = True
-
-
-class DriverError(Exception):
-    """Replaces a driver's error in exceptions and logs, because the driver's own text may quote values."""
-
-
 @attrs.frozen
 class Database:
     """An engine and the threads that use it.
@@ -118,6 +111,8 @@ class Database:
     timeout: float
     max_retries: int
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
+    _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False, repr=False)
+    _batchers: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @classmethod
@@ -148,17 +143,72 @@ class Database:
         :param seconds: the longest wait.
         :return: whether all transactions have ended; those that have not keep their threads and connections.
         """
+        for connector in self._connectors.values():
+            self.reactor.callFromThread(connector.close)
         ended = end_pools((self.threads,), seconds)
         self.engine.dispose()
         return ended
 
     def gauges(self) -> dict[str, object]:
         """The state of transactions, threads and connections, for the status report."""
+        connectors = self._connectors.values()
         return {
             "transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
             "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
             "connections": self.engine.pool.status(),
+            "pipelines": f"{sum(c.connected for c in connectors)} connected, "
+            f"{sum(c.in_flight for c in connectors)} groups in flight",
         }
+
+    def find(
+        self, lookup: Lookup, key: Key, now: datetime.datetime | None = None, *, tables: str
+    ) -> Deferred[NamedRow | None]:
+        """Find the row of a key. Concurrent calls with the same lookup share one statement.
+
+        :param now: the time of the call, if the lookup uses it. The lookup may use that of a later call.
+        :param tables: the group of tables that the lookup uses; see :class:`Lane`.
+        :return: fires with the row, or None if there is none.
+        :raises BadRequest: (asynchronously) the database does not accept the key.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(_closed())
+        batcher = self._batchers.get(lookup)
+        if batcher is None:
+            batcher = self._batchers[lookup] = self._make_batcher(lookup, tables)
+        return batcher.request((key, now))
+
+    def _make_batcher(self, lookup: Lookup, tables: str) -> Batcher[_Request, NamedRow | None]:
+        if self.engine.dialect.name == "postgresql":
+            connector = self._connectors.get(tables)
+            if connector is None:
+                connector = Connector(self.reactor, self.threads, partial(connect, self.engine))
+                self._connectors[tables] = connector
+            reader: Reader = PipelineReader(self.reactor, connector, self.timeout, self.max_retries)
+        else:
+            reader = TransactionReader(partial(self.interact, write=False, tables=tables))
+
+        def send(requests: Sequence[_Request]) -> Deferred[Rows]:
+            keys = [key for key, _ in requests]
+            times = [now for _, now in requests if now is not None]
+            found = reader.find(lookup, keys, max(times, default=None))
+            return found.addCallbacks(self._answered, self._failed)
+
+        return Batcher(self.reactor, send, self.timeout, self.admission.limit, unavailable, (DatabaseUnavailable,))
+
+    def _answered(self, rows: Rows) -> Rows:
+        self._note_answer()
+        return rows
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(DatabaseUnavailable):
+            self._lost.set()
+        return failure
+
+    def _note_answer(self) -> None:
+        if self._lost.is_set():
+            self._lost.clear()
+            log.info("the database answers again", log_outage=True)
 
     def interact(
         self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False, tables: str = "general"
@@ -179,8 +229,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many transactions wait.
         """
         if not self.gate.admits():
-            # Whoever closed the gate logs the reason.
-            return fail(DatabaseUnavailable(cause="the checks at startup have not passed yet"))
+            return fail(_closed())
         state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -195,13 +244,13 @@ class Database:
                 waiting.errback(CancelledInCommit())
 
         def displaced() -> None:
-            result.errback(_unavailable("too many transactions are waiting"))
+            result.errback(unavailable("too many transactions are waiting"))
 
         def timed_out() -> None:
             # The log distinguishes an overloaded process from a database that does not answer.
             cause = "no answer in time" if ticket.running else "no turn in time; others take too long"
             self._lost.set()
-            result.errback(_unavailable(cause, outcome_unknown=abandon()))
+            result.errback(unavailable(cause, outcome_unknown=abandon()))
 
         def begin() -> None:
             self.threads.callInThreadWithCallback(
@@ -225,7 +274,7 @@ class Database:
         try:
             ticket = self.admission.enter(lane, begin, activity.bind(displaced))
         except QueueFull:
-            return fail(_unavailable("too many transactions are waiting"))
+            return fail(unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
         timeout = self.reactor.callLater(self.timeout, activity.bind(timed_out))
         return result.addBoth(cancel_timeout)
@@ -243,14 +292,12 @@ class Database:
                     if write:
                         state.begin_commit()
                     session.commit()
-                if self._lost.is_set():
-                    self._lost.clear()
-                    log.info("the database answers again", log_outage=True)
+                self._note_answer()
                 return result
             except ConcurrentChange:
                 attempt += 1
                 if attempt > self.max_retries:
-                    raise _unavailable("concurrent transactions keep deleting rows that this one needs") from None
+                    raise unavailable("concurrent transactions keep deleting rows that this one needs") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -259,10 +306,10 @@ class Database:
                         self._lost.set()
                     _raise(problem, error, state.committing)
             except exc.TimeoutError:
-                raise _unavailable("no free connection") from None
+                raise unavailable("no free connection") from None
             except (UnicodeEncodeError, OverflowError):
                 # The driver cannot encode the value.
-                raise _bad_value() from None
+                raise bad_value() from None
             except Exception:
                 if not state.committing:
                     raise
@@ -279,35 +326,16 @@ class Database:
         return min(self.max_retries, 1) if problem.kind is ErrorKind.READ_ONLY else self.max_retries
 
 
-def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
-    """Raise the exception that callers get for a problem.
+def _closed() -> DatabaseUnavailable:
+    # Whoever closed the gate logs the reason.
+    return DatabaseUnavailable(cause="the checks at startup have not passed yet")
 
-    :raises BadRequest: the database cannot store a value.
-    :raises DatabaseUnavailable: the transaction may succeed later.
-    :raises DBAPIError: anything else, of the class of the original, without the driver's text.
+
+def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
+    """Raise the exception that callers get for a problem; see :func:`raise_for`.
+
+    :raises DBAPIError: it is a bug in barbtx; the exception does not have the driver's text.
     """
-    if problem.kind is ErrorKind.BAD_VALUE:
-        log.info("the database rejected a value: {cause}", cause=str(problem))
-        raise _bad_value() from None
-    if problem.kind in UNAVAILABLE:
-        raise _unavailable(
-            str(problem),
-            outcome_unknown=problem.outcome_unknown(committing),
-            needs_operator=problem.kind is ErrorKind.REFUSED,
-        ) from None
+    raise_for(problem, committing=committing)
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None
-
-
-def _unavailable(cause: str, *, outcome_unknown: bool = False, needs_operator: bool = False) -> DatabaseUnavailable:
-    """Log why a transaction cannot run now, and make the error for it.
-
-    :param needs_operator: whether to log an error instead of a warning.
-    """
-    level = LogLevel.error if needs_operator else LogLevel.warn
-    log.emit(level, "database unavailable: {cause}", cause=cause, log_outage=True)
-    return DatabaseUnavailable(outcome_unknown=outcome_unknown, cause=cause)
-
-
-def _bad_value() -> BadRequest:
-    return BadRequest("A value is too long, too large or has characters that cannot be kept.")

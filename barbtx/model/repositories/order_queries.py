@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import FromClause, and_, delete, select
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
+from barbtx.model.lookups import AnySelect, Lookup, NamedRow
 from barbtx.model.records import Order
 from barbtx.model.repositories.idempotency import forget_keys
-from barbtx.model.repositories.rows import AnySelect, fields
+from barbtx.model.repositories.rows import fields
 
 _O = models.Order
 #: The columns of an order, labelled with the fields of its record.
@@ -37,14 +38,18 @@ def find_order(session: Session, order_id: str, project_id: str) -> Order | None
 
     :param project_id: external id.
     """
-    query = _select().where(_O.id == order_id, models.Project.external_id == project_id)
-    row = session.execute(query).first()
+    return order_in(*ORDER_LOOKUP.find(session, [(order_id, project_id)]))
+
+
+def order_in(row: NamedRow | None) -> Order | None:
+    """The order in a row of :data:`ORDER_LOOKUP`."""
     return Order(**fields(row, ORDER_COLUMNS)) if row else None
 
 
 def read_order(session: Session, order_id: str) -> Order:
     """An order that exists, of any project."""
-    return Order(**fields(session.execute(_select().where(_O.id == order_id)).one(), ORDER_COLUMNS))
+    query = select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id).where(_O.id == order_id)
+    return Order(**fields(session.execute(query).one(), ORDER_COLUMNS))
 
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
@@ -55,5 +60,14 @@ def delete_orders(session: Session, ids: Sequence[str]) -> None:
     session.execute(delete(_O).where(_O.id.in_(ids)))
 
 
-def _select() -> AnySelect:
-    return select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id)
+def _orders_of(keys: FromClause) -> AnySelect:
+    return (
+        select(*ORDER_COLUMNS)
+        .select_from(keys)
+        .join(_O, _O.id == keys.c.order_id)
+        .join(models.Project, and_(models.Project.id == _O.project_id, models.Project.external_id == keys.c.project_id))
+    )
+
+
+#: The lookup of an order of a project; :func:`order_in` reads its rows.
+ORDER_LOOKUP = Lookup(("order_id", "project_id"), _orders_of)

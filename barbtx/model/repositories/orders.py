@@ -22,7 +22,13 @@ from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_ke
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
 from barbtx.model.repositories.order_passphrases import find_passphrase, insert_passphrase
-from barbtx.model.repositories.order_queries import ORDER_COLUMNS, delete_orders, find_order
+from barbtx.model.repositories.order_queries import (
+    ORDER_COLUMNS,
+    ORDER_LOOKUP,
+    delete_orders,
+    find_order,
+    order_in,
+)
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce_quota
@@ -104,7 +110,7 @@ class OrderRepo(Repository):
 
         :param project_id: external id.
         """
-        return self._interact(lambda session: find_order(session, order_id, project_id), write=False)
+        return self.database.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables).addCallback(order_in)
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
         """The ids of those of some orders that are no longer PENDING, or no longer exist."""

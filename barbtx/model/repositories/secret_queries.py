@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, or_, select
+from sqlalchemy import ColumnElement, FromClause, bindparam, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
+from barbtx.model.lookups import Lookup, NamedRow
 from barbtx.model.records import ACTIVE, EncryptedDatum, NewSecret, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls
 from barbtx.model.repositories.consumers import delete_some_consumers
@@ -108,19 +107,31 @@ def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.
         insert_datum(session, new.id, new.payload)
 
 
-def find_secret(
-    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
-) -> Secret | None:
-    """A secret with a user's access to it, or None if it does not exist or has expired."""
-    parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
-    row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
+def secret_lookup(*, with_payload: bool) -> Lookup:
+    """The lookup of a secret that has not expired and a user's access to it; :func:`read_secret` reads its rows.
+
+    :param with_payload: whether to read the location of the payload, and its ciphertext.
+    """
+    return _WITH_PAYLOAD if with_payload else _WITHOUT_PAYLOAD
+
+
+def read_secret(row: NamedRow | None, *, with_payload: bool) -> Secret | None:
+    """The secret in a row of :func:`secret_lookup`."""
     if row is None:
         return None
     payload = stored_payload(row, row.content_type) if with_payload else None
     return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
 
 
-def stored_payload(row: Row[*tuple[Any, ...]], content_type: str | None) -> StoredPayload | None:
+def find_secret(
+    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
+) -> Secret | None:
+    """A secret with a user's access to it, or None if it does not exist or has expired."""
+    (row,) = secret_lookup(with_payload=with_payload).find(session, [(secret_id, user_id)], now)
+    return read_secret(row, with_payload=with_payload)
+
+
+def stored_payload(row: NamedRow, content_type: str | None) -> StoredPayload | None:
     """The payload in a row with its store, its ciphertext and the columns of its project key.
 
     :param content_type: the payload's content type; None if the secret has no payload yet.
@@ -138,21 +149,6 @@ def stored_payload(row: Row[*tuple[Any, ...]], content_type: str | None) -> Stor
         metadata=json.loads(row.store_metadata),
         datum=datum,
     )
-
-
-@lru_cache
-def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
-    """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
-    query: AnySelect = select(
-        *SECRET_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)
-    ).join(models.Project, models.Project.id == _S.project_id)
-    if with_payload:
-        query = (
-            query.add_columns(*_PAYLOAD_COLUMNS)
-            .outerjoin(_D, _D.secret_id == _S.id)
-            .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
-        )
-    return query.where(_S.id == bindparam("secret_id"), unexpired(bindparam("now", type_=_S.expiration.type)))
 
 
 def unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
@@ -188,3 +184,26 @@ def insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> No
     except IntegrityError:
         # This transaction has locked the secret's row, so that the violated foreign key is that of the project key.
         raise KEKGone from None
+
+
+def _secrets_of(keys: FromClause) -> AnySelect:
+    return (
+        select(*SECRET_COLUMNS, *access_columns(_S.id, keys.c.user_id))
+        .select_from(keys)
+        .join(_S, _S.id == keys.c.secret_id)
+        .join(models.Project, models.Project.id == _S.project_id)
+        .where(unexpired(bindparam("now", type_=_S.expiration.type)))
+    )
+
+
+def _payloads_of(keys: FromClause) -> AnySelect:
+    return (
+        _secrets_of(keys)
+        .add_columns(*_PAYLOAD_COLUMNS)
+        .outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+    )
+
+
+_KEY = ("secret_id", "user_id")
+_WITHOUT_PAYLOAD, _WITH_PAYLOAD = Lookup(_KEY, _secrets_of), Lookup(_KEY, _payloads_of)

@@ -33,6 +33,8 @@ from barbtx.model.repositories.secret_queries import (
     insert_datum,
     insert_secret,
     payload_values,
+    read_secret,
+    secret_lookup,
     unexpired,
 )
 from barbtx.times import utcnow
@@ -103,15 +105,17 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read its consumers.
         """
         now = utcnow(self.clock)
+        if not with_consumers:
+            found = self.database.find(
+                secret_lookup(with_payload=with_payload), (secret_id, user_id), now, tables=self.tables
+            )
+            return found.addCallback(read_secret, with_payload=with_payload)
 
         def work(session: Session) -> Secret | None:
             secret = find_secret(session, secret_id, user_id, now, with_payload)
-            if secret is None or not with_consumers:
-                return secret
-            (secret,) = self._with_consumers(session, [secret])
-            return secret
+            return None if secret is None else self._with_consumers(session, [secret])[0]
 
-        return self._interact(work, write=False, listing=with_consumers)
+        return self._interact(work, write=False, listing=True)
 
     def list_page(
         self,

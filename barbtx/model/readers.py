@@ -1,0 +1,111 @@
+"""The two ways of looking up many rows at once: in a transaction on a thread, and through a pipeline."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+import psycopg
+from sqlalchemy import exc
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+
+from barbtx.model.compiled import CompiledStatement
+from barbtx.model.connector import Connector
+from barbtx.model.database_errors import classify
+from barbtx.model.database_failures import DriverError, bad_value, raise_for, unavailable
+from barbtx.model.lookups import Key, Lookup, NamedRow, in_order, write_keys
+from barbtx.model.pipeline import Execution, PipelineLost
+from barbtx.reactor import IReactor
+
+Rows: TypeAlias = Sequence[NamedRow | None]
+
+
+class Reader(Protocol):
+    """Finds the rows of a lookup."""
+
+    def find(self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None) -> Deferred[Rows]:
+        """Find the rows of keys; None for a key that has none.
+
+        :raises BadRequest: (asynchronously) the database does not accept a key.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
+        """
+        ...
+
+
+@attrs.frozen
+class PipelineReader:
+    """Finds rows in PostgreSQL through a pipeline.
+
+    :ivar timeout: seconds that a lookup may take, including the time to connect.
+    :ivar max_retries: retries of one lookup after the connection was lost.
+    """
+
+    reactor: IReactor
+    connector: Connector
+    timeout: float
+    max_retries: int
+    _compiled: dict[Lookup, CompiledStatement] = attrs.field(factory=dict, init=False, repr=False)
+
+    def find(self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None) -> Deferred[Rows]:
+        """See :meth:`Reader.find`."""
+        statement = self._compiled.get(lookup)
+        if statement is None:
+            statement = self._compiled[lookup] = CompiledStatement.of(lookup.statement("postgresql"))
+        execution = Execution(statement, statement.parameters({"keys": write_keys(keys), "now": now}))
+        found: Deferred[Rows] = Deferred.fromCoroutine(self._find(execution, len(keys)))
+        return found.addTimeout(self.timeout, self.reactor).addErrback(_translate)
+
+    async def _find(self, execution: Execution, count: int) -> Rows:
+        attempt = 0
+        while True:
+            pipeline = await self.connector.pipeline()
+            try:
+                (rows,) = await pipeline.send([execution])
+            except CancelledError:
+                # The server may be frozen; what is sent after this would wait as well.
+                pipeline.abort()
+                raise
+            except PipelineLost:
+                attempt += 1
+                if attempt > self.max_retries:
+                    raise
+                continue
+            return in_order(rows, count)
+
+
+def _translate(failure: Any) -> Any:
+    """Raise the exception that callers get for a failure.
+
+    :raises DriverError: it is a bug in barbtx.
+    """
+    error = failure.value
+    if isinstance(error, defer.TimeoutError):
+        raise unavailable("no answer in time") from None
+    if isinstance(error, exc.TimeoutError):
+        raise unavailable("no free connection") from None
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    if isinstance(error, ValueError):
+        raise bad_value() from None
+    if isinstance(error, psycopg.Error):
+        problem = classify(error)
+        raise_for(problem, committing=False)
+        raise DriverError(str(problem)) from None
+    return failure
+
+
+@attrs.frozen
+class TransactionReader:
+    """Finds rows in a transaction, of any database.
+
+    :ivar interact: runs a function of a session in a read-only transaction; see :meth:`Database.interact`.
+    """
+
+    interact: Callable[[Callable[[Any], Rows]], Deferred[Rows]]
+
+    def find(self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None) -> Deferred[Rows]:
+        """See :meth:`Reader.find`."""
+        return self.interact(lambda session: lookup.find(session, keys, now))

@@ -64,6 +64,6 @@ class CompiledStatement:
 
 def _row_class(names: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
     # The names are not known here, so that there can be no class statement.
-    kind: Any = namedtuple("Row", names)
+    kind: Any = namedtuple("Row", names)  # type: ignore[misc]
     make: Callable[[Sequence[Any]], Any] = kind._make
     return make

@@ -1,0 +1,220 @@
+"""What befalls the connections through which PostgreSQL's rows are looked up, and the requests in flight on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+
+from barbtx.cmd.manage import main as manage
+from barbtx.config import load
+from barbtx.errors import BadRequest
+from barbtx.model.database import Database
+from barbtx.model.database_failures import DatabaseUnavailable
+from barbtx.model.records import NewSecret, Secret
+from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.repositories.secrets import SecretRepo
+from barbtx.times import WallClock
+from tests.conftest import unique
+from tests.support.cluster import pause
+from tests.support.servers import PostgreSQL
+
+_IDS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(40)]
+
+
+class World:
+    """Repositories on a database of their own, and what an administrator can do to it."""
+
+    def __init__(self, server: PostgreSQL, **options: object) -> None:
+        from twisted.internet import reactor
+
+        self.server, self.name = server, unique()
+        url = server.new_database(self.name)
+        assert manage(["db", "upgrade", "-d", url]) == 0
+        self.database = Database.from_config(
+            reactor, load([], [f"database.connection={url}", *(f"database.{k}={v}" for k, v in options.items())])
+        )
+        self.database.start()
+        self.secrets = SecretRepo(self.database, WallClock())
+        self.orders = OrderRepo(self.database, WallClock())
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.server.port, user="postgres", dbname=self.name, autocommit=True
+        )
+
+    def run(self, statement: str) -> list[Any]:
+        with self.connect() as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def backends(self) -> list[int]:
+        """The process ids of the sessions that belong to pipelines."""
+        rows = self.run(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND query LIKE '%json_array_elements%'"
+        )
+        return [pid for (pid,) in rows]
+
+    async def store(self) -> None:
+        await gatherResults([self.secrets.create(NewSecret(secret_id, "p", name=secret_id)) for secret_id in _IDS])
+
+    def read(self, ids: list[str] | None = None) -> Deferred[list[Secret | None]]:
+        return gatherResults([self.secrets.get(secret_id) for secret_id in ids or _IDS], consumeErrors=True)
+
+    def stop(self) -> None:
+        self.database.stop()
+
+
+@pytest.fixture
+def world(postgresql: PostgreSQL) -> Iterator[World]:
+    world = World(postgresql)
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.store()))
+    yield world
+    world.stop()
+
+
+async def outcome(deferred: Awaitable[object]) -> object:
+    try:
+        return await deferred
+    except Exception as problem:
+        return problem
+
+
+@pytest_twisted.ensureDeferred
+async def test_concurrent_lookups_share_one_connection_and_each_has_its_row(world: World) -> None:
+    found = await world.read()
+    assert [secret.id for secret in found if secret] == _IDS
+    assert len(world.backends()) == 1
+    assert await world.read(["none", _IDS[3], "none"]) == [None, found[3], None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_that_is_killed_costs_nobody_an_answer(world: World) -> None:
+    await world.read()
+    with world.connect() as locker, locker.transaction():
+        locker.execute("LOCK TABLE secrets")
+        reading = world.read()
+        while not (waiting := world.run("SELECT pid FROM pg_locks WHERE NOT granted")):
+            await pause(0.02)
+        world.run(f"SELECT pg_terminate_backend({waiting[0][0]})")
+    assert [secret.id for secret in await reading if secret] == _IDS
+
+
+@pytest_twisted.ensureDeferred
+async def test_sessions_that_end_between_requests_are_replaced(world: World) -> None:
+    for _ in range(3):
+        assert len(await world.read()) == len(_IDS)
+        for pid in world.backends():
+            world.run(f"SELECT pg_terminate_backend({pid})")
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_value_that_the_database_rejects_fails_alone(world: World) -> None:
+    outcomes = await DeferredList(
+        [world.secrets.get(_IDS[0]), world.secrets.get(_IDS[1], "a\0b"), world.secrets.get(_IDS[2], "\ud800")],
+        consumeErrors=True,
+    )
+    (first, second, third) = [result for _, result in outcomes]
+    assert first.id == _IDS[0]
+    assert isinstance(second.value, BadRequest) and isinstance(third.value, BadRequest)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_is_locked_delays_only_its_own_lookups(world: World) -> None:
+    await world.read()
+    assert await world.orders.get("none", "p") is None
+    with world.connect() as locker, locker.transaction():
+        locker.execute("LOCK TABLE orders")
+        stuck = outcome(world.orders.get("none", "p"))
+        assert len(await world.read()) == len(_IDS)
+        assert isinstance(await stuck, DatabaseUnavailable)
+    assert await world.orders.get("none", "p") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_is_missing_is_reported_and_found_when_it_is_back(world: World) -> None:
+    world.run("ALTER TABLE acls RENAME TO elsewhere")
+    problem = await outcome(world.secrets.get(_IDS[0]))
+    assert isinstance(problem, DatabaseUnavailable) and "acls" in str(problem.debug["cause"])
+    world.run("ALTER TABLE elsewhere RENAME TO acls")
+    assert (await world.secrets.get(_IDS[0])).id == _IDS[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_lookups_whose_callers_left_do_not_hold_up_others(world: World) -> None:
+    await world.read()
+    with world.connect() as locker, locker.transaction():
+        locker.execute("LOCK TABLE secrets")
+        abandoned = [world.secrets.get(secret_id).addErrback(lambda _: None) for secret_id in _IDS]
+        await pause(0.05)
+        for deferred in abandoned:
+            deferred.cancel()
+    assert len(await world.read()) == len(_IDS)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_frozen_server_is_unavailable_in_time_and_used_again_when_it_goes_on() -> None:
+    from twisted.internet import reactor
+
+    server = PostgreSQL()
+    server.start()
+    try:
+        world = World(server)
+        await world.store()
+        await world.read()
+        server.signal(signal.SIGSTOP)
+        begin = reactor.seconds()
+        outcomes = await DeferredList([world.secrets.get(secret_id) for secret_id in _IDS], consumeErrors=True)
+        assert all(isinstance(result.value, DatabaseUnavailable) for _, result in outcomes)
+        assert reactor.seconds() - begin < 10
+        server.signal(signal.SIGCONT)
+        while isinstance(await outcome(world.secrets.get(_IDS[0])), DatabaseUnavailable):
+            await pause(0.1)
+        world.stop()
+    finally:
+        server.signal(signal.SIGCONT)
+        server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_killed_and_starts_again_is_used_again() -> None:
+    server = PostgreSQL()
+    server.start()
+    try:
+        world = World(server)
+        await world.store()
+        await world.read()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            server.kill()
+            assert isinstance(await outcome(world.secrets.get(_IDS[0])), DatabaseUnavailable)
+            server.start()
+            while isinstance(await outcome(world.secrets.get(_IDS[0])), DatabaseUnavailable):
+                await pause(0.1)
+            assert len(await world.read()) == len(_IDS)
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
+        world.stop()
+    finally:
+        server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_closes_the_connections_and_starts_no_new_ones(postgresql: PostgreSQL) -> None:
+    world = World(postgresql)
+    await world.store()
+    await world.read()
+    threads = threading.active_count()
+    world.stop()
+    await pause(0)
+    while world.backends():
+        await pause(0.05)
+    assert isinstance(await outcome(world.secrets.get(_IDS[0])), DatabaseUnavailable)
+    assert threading.active_count() <= threads

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import twisted
-from barbtx import __version__
+from barbtx import __version__, garbage_collection
 from barbtx.config import load, locate, read, require
 from barbtx.config_diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError, one_line
@@ -84,6 +84,7 @@ def make_service(
         service = LoggingService(conf, options.parent or {})
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
         require(conf, files, "database", "connection")
+        reactor.callWhenRunning(garbage_collection.settle)
         return service
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import attrs
 from oslo_config import cfg
@@ -27,6 +27,7 @@ from barbtx import activity
 from barbtx.model.access_gate import AccessGate
 from barbtx.model.admission import Admission, Lane, QueueFull, Workload
 from barbtx.model.batcher import Batcher
+from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
 from barbtx.model.database_errors import DatabaseProblem, ErrorKind, classify
 from barbtx.model.database_failures import (
@@ -39,12 +40,17 @@ from barbtx.model.database_failures import (
 )
 from barbtx.model.engine import make_engine
 from barbtx.model.lookups import Key, Lookup, NamedRow
+from barbtx.model.pipeline import Execution
 from barbtx.model.readers import PipelineReader, Reader, Rows, TransactionReader
 from barbtx.model.transaction import ConcurrentChange, TransactionState
+from barbtx.model.writers import PipelineWriter
 from barbtx.reactor import IReactor
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
+
+# Connections for the writes of each group of tables.
+_WRITERS = 2
 
 #: A key to be looked up, and the time of the lookup.
 _Request: TypeAlias = tuple[Key, datetime.datetime | None]
@@ -113,6 +119,9 @@ class Database:
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False, repr=False)
     _batchers: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False, repr=False)
+    _write_batchers: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @classmethod
@@ -179,11 +188,8 @@ class Database:
         return batcher.request((key, now))
 
     def _make_batcher(self, lookup: Lookup, tables: str) -> Batcher[_Request, NamedRow | None]:
-        if self.engine.dialect.name == "postgresql":
-            connector = self._connectors.get(tables)
-            if connector is None:
-                connector = Connector(self.reactor, self.threads, partial(connect, self.engine))
-                self._connectors[tables] = connector
+        if self.has_pipelines:
+            connector = self._make_connector(f"{tables} read")
             reader: Reader = PipelineReader(self.reactor, connector, self.timeout, self.max_retries)
         else:
             reader = TransactionReader(partial(self.interact, write=False, tables=tables))
@@ -196,7 +202,48 @@ class Database:
 
         return Batcher(self.reactor, send, self.timeout, self.admission.limit, unavailable, (DatabaseUnavailable,))
 
-    def _answered(self, rows: Rows) -> Rows:
+    @property
+    def has_pipelines(self) -> bool:
+        """Whether :meth:`write` can be used: the database is PostgreSQL."""
+        return self.engine.dialect.name == "postgresql"
+
+    def write(
+        self, statement: CompiledStatement, values: Mapping[str, Any], *, tables: str
+    ) -> Deferred[Sequence[NamedRow]]:
+        """Execute one statement and commit. Concurrent calls for the same tables share a transaction.
+
+        The statement must not take locks that another transaction holds for long, since the others then wait for it.
+
+        :param values: the statement's parameters by name.
+        :param tables: the group of tables that the statement uses; see :class:`Lane`.
+        :return: fires with the rows that the statement returns.
+        :raises NotWritten: (asynchronously) the database refused the statement; :meth:`interact` reports why.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(_closed())
+        batcher = self._write_batchers.get(tables)
+        if batcher is None:
+            connectors = [self._make_connector(f"{tables} write {number}") for number in range(_WRITERS)]
+            writer = PipelineWriter(self.reactor, connectors, self.timeout)
+            batcher = self._write_batchers[tables] = Batcher(
+                self.reactor,
+                lambda group: writer.write(group).addCallbacks(self._answered, self._failed),
+                self.timeout,
+                self.admission.limit,
+                unavailable,
+                (DatabaseUnavailable,),
+                depth=_WRITERS,
+            )
+        return batcher.request(Execution(statement, statement.parameters(values)))
+
+    def _make_connector(self, name: str) -> Connector:
+        connector = self._connectors.get(name)
+        if connector is None:
+            connector = self._connectors[name] = Connector(self.reactor, self.threads, partial(connect, self.engine))
+        return connector
+
+    def _answered(self, rows: T) -> T:
         self._note_answer()
         return rows
 

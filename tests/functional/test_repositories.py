@@ -433,10 +433,12 @@ async def test_a_creation_looks_its_project_up_once(database: Database, clock: C
         return len(lookups)
 
     kek = await payload(database, clock)
-    assert await count(secrets.create(new_secret(payload=kek))) == 1
+    # Pipelines look the project up in the statement that creates the object.
+    once = 0 if database.has_pipelines else 1
+    assert await count(secrets.create(new_secret(payload=kek))) == once
     container = NewContainer(str(uuid.uuid4()), "p", "generic", entries=(Entry(None, member.id),))
     assert await count(containers.create(container)) == 1
-    assert await count(new_order(orders)) == 1
+    assert await count(new_order(orders)) == once
     lease = await orders.claim(await new_order(orders), "p", 30)
     made = GeneratedObjects(tuple(new_secret() for _ in range(3)), NewContainer(str(uuid.uuid4()), "p", "rsa"))
     assert await count(orders.complete(lease, made, "", "")) == 1

@@ -14,10 +14,12 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
+from barbtx.model.database_time import database_time
 from barbtx.model.records import ACTIVE, ERROR, PENDING, GeneratedObjects, Lease, Order, Page, StoredPayload, Task
 from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.containers import insert_container
+from barbtx.model.repositories.creations import CREATE_ORDER, order_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
@@ -103,7 +105,10 @@ class OrderRepo(Repository):
                 insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
-        return self._interact(work)
+        if idempotency is not None or passphrase is not None or self.task_time is not database_time:
+            return self._interact(work)
+        values = order_values(order_id, project_id, type_, meta, creator_id, task, retry_after, now, self.quota)
+        return Deferred.fromCoroutine(self._create(CREATE_ORDER, values, work))
 
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
         """An order of a project, or None.

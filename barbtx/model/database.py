@@ -7,11 +7,10 @@ session is closed when the result arrives in the reactor.
 
 from __future__ import annotations
 
-import datetime
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeVar
 
 import attrs
 from oslo_config import cfg
@@ -26,34 +25,23 @@ from twisted.python.threadpool import ThreadPool
 from barbtx import activity
 from barbtx.model.access_gate import AccessGate
 from barbtx.model.admission import Admission, Lane, QueueFull, Workload
-from barbtx.model.batcher import Batcher
-from barbtx.model.compiled import CompiledStatement
-from barbtx.model.connector import Connector, connect
 from barbtx.model.database_errors import DatabaseProblem, ErrorKind, classify
 from barbtx.model.database_failures import (
     CancelledInCommit,
     DatabaseUnavailable,
     DriverError,
     bad_value,
+    closed,
     raise_for,
     unavailable,
 )
 from barbtx.model.engine import make_engine
-from barbtx.model.lookups import Key, Lookup, NamedRow
-from barbtx.model.pipeline import Execution
-from barbtx.model.readers import PipelineReader, Reader, Rows, TransactionReader
+from barbtx.model.statements import Statements
 from barbtx.model.transaction import ConcurrentChange, TransactionState
-from barbtx.model.writers import PipelineWriter
 from barbtx.reactor import IReactor
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
-
-# Connections for the writes of each group of tables.
-_WRITERS = 2
-
-#: A key to be looked up, and the time of the lookup.
-_Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 OPTIONS = {
     "database": [
@@ -117,12 +105,22 @@ class Database:
     timeout: float
     max_retries: int
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
-    _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False, repr=False)
-    _batchers: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False, repr=False)
-    _write_batchers: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(
-        factory=dict, init=False, repr=False
-    )
+    statements: Statements = attrs.field(init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
+
+    @statements.default
+    def _make_statements(self) -> Statements:
+        return Statements(
+            self.reactor,
+            self.engine,
+            self.threads,
+            self.gate,
+            self.timeout,
+            self.max_retries,
+            self.admission.limit,
+            partial(self.interact, write=False),
+            lambda lost: self._lost.set() if lost else self._note_answer(),
+        )
 
     @classmethod
     def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> Database:
@@ -152,105 +150,19 @@ class Database:
         :param seconds: the longest wait.
         :return: whether all transactions have ended; those that have not keep their threads and connections.
         """
-        for connector in self._connectors.values():
-            self.reactor.callFromThread(connector.close)
+        self.reactor.callFromThread(self.statements.close)
         ended = end_pools((self.threads,), seconds)
         self.engine.dispose()
         return ended
 
     def gauges(self) -> dict[str, object]:
         """The state of transactions, threads and connections, for the status report."""
-        connectors = self._connectors.values()
         return {
             "transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
             "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
             "connections": self.engine.pool.status(),
-            "pipelines": f"{sum(c.connected for c in connectors)} connected, "
-            f"{sum(c.in_flight for c in connectors)} groups in flight",
+            **self.statements.gauges(),
         }
-
-    def find(
-        self, lookup: Lookup, key: Key, now: datetime.datetime | None = None, *, tables: str
-    ) -> Deferred[NamedRow | None]:
-        """Find the row of a key. Concurrent calls with the same lookup share one statement.
-
-        :param now: the time of the call, if the lookup uses it. The lookup may use that of a later call.
-        :param tables: the group of tables that the lookup uses; see :class:`Lane`.
-        :return: fires with the row, or None if there is none.
-        :raises BadRequest: (asynchronously) the database does not accept the key.
-        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
-        """
-        if not self.gate.admits():
-            return fail(_closed())
-        batcher = self._batchers.get(lookup)
-        if batcher is None:
-            batcher = self._batchers[lookup] = self._make_batcher(lookup, tables)
-        return batcher.request((key, now))
-
-    def _make_batcher(self, lookup: Lookup, tables: str) -> Batcher[_Request, NamedRow | None]:
-        if self.has_pipelines:
-            connector = self._make_connector(f"{tables} read")
-            reader: Reader = PipelineReader(self.reactor, connector, self.timeout, self.max_retries)
-        else:
-            reader = TransactionReader(partial(self.interact, write=False, tables=tables))
-
-        def send(requests: Sequence[_Request]) -> Deferred[Rows]:
-            keys = [key for key, _ in requests]
-            times = [now for _, now in requests if now is not None]
-            found = reader.find(lookup, keys, max(times, default=None))
-            return found.addCallbacks(self._answered, self._failed)
-
-        return Batcher(self.reactor, send, self.timeout, self.admission.limit, unavailable, (DatabaseUnavailable,))
-
-    @property
-    def has_pipelines(self) -> bool:
-        """Whether :meth:`write` can be used: the database is PostgreSQL."""
-        return self.engine.dialect.name == "postgresql"
-
-    def write(
-        self, statement: CompiledStatement, values: Mapping[str, Any], *, tables: str
-    ) -> Deferred[Sequence[NamedRow]]:
-        """Execute one statement and commit. Concurrent calls for the same tables share a transaction.
-
-        The statement must not take locks that another transaction holds for long, since the others then wait for it.
-
-        :param values: the statement's parameters by name.
-        :param tables: the group of tables that the statement uses; see :class:`Lane`.
-        :return: fires with the rows that the statement returns.
-        :raises NotWritten: (asynchronously) the database refused the statement; :meth:`interact` reports why.
-        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
-        """
-        if not self.gate.admits():
-            return fail(_closed())
-        batcher = self._write_batchers.get(tables)
-        if batcher is None:
-            connectors = [self._make_connector(f"{tables} write {number}") for number in range(_WRITERS)]
-            writer = PipelineWriter(self.reactor, connectors, self.timeout)
-            batcher = self._write_batchers[tables] = Batcher(
-                self.reactor,
-                lambda group: writer.write(group).addCallbacks(self._answered, self._failed),
-                self.timeout,
-                self.admission.limit,
-                unavailable,
-                (DatabaseUnavailable,),
-                depth=_WRITERS,
-            )
-        return batcher.request(Execution(statement, statement.parameters(values)))
-
-    def _make_connector(self, name: str) -> Connector:
-        connector = self._connectors.get(name)
-        if connector is None:
-            connector = self._connectors[name] = Connector(self.reactor, self.threads, partial(connect, self.engine))
-        return connector
-
-    def _answered(self, rows: T) -> T:
-        self._note_answer()
-        return rows
-
-    def _failed(self, failure: Failure) -> Failure:
-        if failure.check(DatabaseUnavailable):
-            self._lost.set()
-        return failure
 
     def _note_answer(self) -> None:
         if self._lost.is_set():
@@ -276,7 +188,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many transactions wait.
         """
         if not self.gate.admits():
-            return fail(_closed())
+            return fail(closed())
         state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -371,11 +283,6 @@ class Database:
             return 0
         # A new connection helps only if it leads to another server, and then the first one does.
         return min(self.max_retries, 1) if problem.kind is ErrorKind.READ_ONLY else self.max_retries
-
-
-def _closed() -> DatabaseUnavailable:
-    # Whoever closed the gate logs the reason.
-    return DatabaseUnavailable(cause="the checks at startup have not passed yet")
 
 
 def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:

@@ -1,11 +1,14 @@
-"""Lookups: queries for the rows of many keys in one statement, so that concurrent requests share a round trip."""
+"""Queries that concurrent callers send together, so that they share a round trip.
+
+A lookup finds the rows of many keys in one statement. Other queries are sent as one statement for each caller.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast
 
 import attrs
 from sqlalchemy import FromClause, Integer, Select, String, column, text
@@ -75,6 +78,20 @@ class Lookup:
         """
         statement = self.statement(session.get_bind().dialect.name)
         return in_order(session.execute(statement, {"keys": write_keys(keys), "now": now}), len(keys))
+
+
+@attrs.frozen(eq=False)
+class Query:
+    """A query with named parameters.
+
+    :ivar statement: must be the same each time, so that databases need to prepare it only once.
+    """
+
+    statement: AnySelect
+
+    def select(self, session: Session, values: Mapping[str, Any]) -> Sequence[NamedRow]:
+        """Return the rows for some parameters, in a transaction."""
+        return cast("Sequence[NamedRow]", session.execute(self.statement, values).all())
 
 
 def write_keys(keys: Sequence[Key]) -> str:

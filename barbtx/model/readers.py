@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import attrs
 import psycopg
 from sqlalchemy import exc
+from sqlalchemy.orm import Session
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -16,7 +17,7 @@ from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector
 from barbtx.model.database_errors import classify
 from barbtx.model.database_failures import DriverError, bad_value, raise_for, unavailable
-from barbtx.model.lookups import Key, Lookup, NamedRow, in_order, write_keys
+from barbtx.model.lookups import Key, Lookup, NamedRow, Query, in_order, write_keys
 from barbtx.model.pipeline import Execution, PipelineLost
 from barbtx.reactor import IReactor
 
@@ -34,6 +35,14 @@ class Reader(Protocol):
         """
         ...
 
+    def select(self, query: Query, group: Sequence[Mapping[str, Any]]) -> Deferred[Sequence[Sequence[NamedRow]]]:
+        """Execute a query once for each of several sets of parameters; the results have the same order.
+
+        :raises BadRequest: (asynchronously) the database does not accept a parameter.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
+        """
+        ...
+
 
 @attrs.frozen
 class PipelineReader:
@@ -47,7 +56,7 @@ class PipelineReader:
     connector: Connector
     timeout: float
     max_retries: int
-    _compiled: dict[Lookup, CompiledStatement] = attrs.field(factory=dict, init=False, repr=False)
+    _compiled: dict[Lookup | Query, CompiledStatement] = attrs.field(factory=dict, init=False, repr=False)
 
     def find(self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None) -> Deferred[Rows]:
         """See :meth:`Reader.find`."""
@@ -55,15 +64,25 @@ class PipelineReader:
         if statement is None:
             statement = self._compiled[lookup] = CompiledStatement.of(lookup.statement("postgresql"))
         execution = Execution(statement, statement.parameters({"keys": write_keys(keys), "now": now}))
-        found: Deferred[Rows] = Deferred.fromCoroutine(self._find(execution, len(keys)))
-        return found.addTimeout(self.timeout, self.reactor).addErrback(_translate)
+        return self._read([execution]).addCallback(lambda results: in_order(results[0], len(keys)))
 
-    async def _find(self, execution: Execution, count: int) -> Rows:
+    def select(self, query: Query, group: Sequence[Mapping[str, Any]]) -> Deferred[Sequence[Sequence[NamedRow]]]:
+        """See :meth:`Reader.select`."""
+        statement = self._compiled.get(query)
+        if statement is None:
+            statement = self._compiled[query] = CompiledStatement.of(query.statement)
+        return self._read([Execution(statement, statement.parameters(values)) for values in group])
+
+    def _read(self, group: Sequence[Execution]) -> Deferred[Sequence[Sequence[NamedRow]]]:
+        read: Deferred[Sequence[Sequence[NamedRow]]] = Deferred.fromCoroutine(self._send(group))
+        return read.addTimeout(self.timeout, self.reactor).addErrback(_translate)
+
+    async def _send(self, group: Sequence[Execution]) -> Sequence[Sequence[NamedRow]]:
         attempt = 0
         while True:
             pipeline = await self.connector.pipeline()
             try:
-                (rows,) = await pipeline.send([execution])
+                return await pipeline.send(group)
             except CancelledError:
                 # The server may be frozen; what is sent after this would wait as well.
                 pipeline.abort()
@@ -72,8 +91,6 @@ class PipelineReader:
                 attempt += 1
                 if attempt > self.max_retries:
                     raise
-                continue
-            return in_order(rows, count)
 
 
 def _translate(failure: Any) -> Any:
@@ -104,8 +121,12 @@ class TransactionReader:
     :ivar interact: runs a function of a session in a read-only transaction; see :meth:`Database.interact`.
     """
 
-    interact: Callable[[Callable[[Any], Rows]], Deferred[Rows]]
+    interact: Callable[[Callable[[Session], Any]], Deferred[Any]]
 
     def find(self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None) -> Deferred[Rows]:
         """See :meth:`Reader.find`."""
         return self.interact(lambda session: lookup.find(session, keys, now))
+
+    def select(self, query: Query, group: Sequence[Mapping[str, Any]]) -> Deferred[Sequence[Sequence[NamedRow]]]:
+        """See :meth:`Reader.select`."""
+        return self.interact(lambda session: [query.select(session, values) for values in group])

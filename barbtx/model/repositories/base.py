@@ -40,9 +40,9 @@ class Repository:
         :param statement: returns a row if it has created the object.
         :param general: the general way: creates the object, or raises the error, in a transaction.
         """
-        if self.database.has_pipelines:
+        if self.database.statements.has_pipelines:
             with contextlib.suppress(NotWritten):
-                if await self.database.write(statement, values, tables=self.tables):
+                if await self.database.statements.write(statement, values, tables=self.tables):
                     return
         await self._interact(general)
 

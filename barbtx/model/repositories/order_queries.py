@@ -11,6 +11,7 @@ from barbtx.model import models
 from barbtx.model.lookups import AnySelect, Lookup, NamedRow
 from barbtx.model.records import Order
 from barbtx.model.repositories.idempotency import forget_keys
+from barbtx.model.repositories.listing import page_query
 from barbtx.model.repositories.rows import fields
 
 _O = models.Order
@@ -71,3 +72,5 @@ def _orders_of(keys: FromClause) -> AnySelect:
 
 #: The lookup of an order of a project; :func:`order_in` reads its rows.
 ORDER_LOOKUP = Lookup(("order_id", "project_id"), _orders_of)
+#: A page of a project's orders; see :func:`page_query`.
+PAGE_OF_ORDERS = page_query(_O, ORDER_COLUMNS)

@@ -17,6 +17,7 @@ from barbtx.model.repositories.acls import access, access_columns, delete_acls
 from barbtx.model.repositories.consumers import delete_some_consumers
 from barbtx.model.repositories.idempotency import forget_keys
 from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
+from barbtx.model.repositories.listing import page_query
 from barbtx.model.repositories.rows import AnySelect, fields
 
 _S = models.Secret
@@ -207,3 +208,6 @@ def _payloads_of(keys: FromClause) -> AnySelect:
 
 _KEY = ("secret_id", "user_id")
 _WITHOUT_PAYLOAD, _WITH_PAYLOAD = Lookup(_KEY, _secrets_of), Lookup(_KEY, _payloads_of)
+
+#: A page of a project's secrets that have not expired at the time ``now``; see :func:`page_query`.
+PAGE_OF_SECRETS = page_query(_S, SECRET_COLUMNS, [unexpired(bindparam("now", type_=_S.expiration.type))])

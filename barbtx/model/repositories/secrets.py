@@ -23,11 +23,12 @@ from barbtx.model.repositories.consumers import (
 )
 from barbtx.model.repositories.creations import CREATE_SECRET, secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
-from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
+from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering, read_page
 from barbtx.model.repositories.projects import find_project, project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce_quota
 from barbtx.model.repositories.rows import affected_rows, fields
 from barbtx.model.repositories.secret_queries import (
+    PAGE_OF_SECRETS,
     SECRET_COLUMNS,
     delete_secrets,
     find_secret,
@@ -109,7 +110,7 @@ class SecretRepo(Repository):
         """
         now = utcnow(self.clock)
         if not with_consumers:
-            found = self.database.find(
+            found = self.database.statements.find(
                 secret_lookup(with_payload=with_payload), (secret_id, user_id), now, tables=self.tables
             )
             return found.addCallback(read_secret, with_payload=with_payload)
@@ -140,6 +141,10 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read their consumers.
         """
         now = utcnow(self.clock)
+        if not conditions and not sort and shared_with is None and not with_consumers:
+            values = {"project": project_id, "limit": limit, "offset": offset, "now": now}
+            found = self.database.statements.select(PAGE_OF_SECRETS, values, tables=self.tables)
+            return found.addCallback(read_page, lambda row: Secret(**fields(row, SECRET_COLUMNS)))
 
         def work(session: Session) -> Page[Secret]:
             if shared_with is not None:

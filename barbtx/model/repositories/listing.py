@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import attrs
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
-    Integer,
     SQLColumnExpression,
     String,
     TypeDecorator,
@@ -110,8 +110,8 @@ def page_query(
         .join(models.Project, models.Project.id == owner.project_id)
         .where(*scope)
         .order_by(owner.created_at, owner.id)
-        .limit(bindparam("limit", type_=Integer))
-        .offset(bindparam("offset", type_=Integer))
+        .limit(bindparam("limit", type_=BigInteger))
+        .offset(bindparam("offset", type_=BigInteger))
         .subquery("page")
     )
     total = select(func.count().label("total")).select_from(owner).where(*scope).subquery("all_of_them")

@@ -1,8 +1,8 @@
-"""Everything that barbtx uses of its libraries and that is not part of their public interface.
+"""The uses of private interfaces of libraries, one section for each library.
 
-Each library has a block of its own. The tests in ``tests/unit/test_compat*.py`` fail with a clear text when a release
-of a library no longer has what is used here. ``pyproject.toml`` gives each of these libraries an upper bound. Before
-you raise a bound, run these tests and read the library's release notes.
+The tests in ``tests/unit/test_compat*.py`` fail with a clear message if a release of a library no longer supports these
+uses. ``pyproject.toml`` sets an upper bound for each of these libraries. Before you raise a bound, run these tests and
+read the release notes of the library.
 """
 # ruff: noqa: D102  # Declarations for type checkers repeat methods that the libraries document.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oslo_config import cfg
 from oslo_policy._checks import AndCheck as AndCheck
 from oslo_policy._checks import BaseCheck as BaseCheck
 from oslo_policy._checks import FalseCheck as FalseCheck
@@ -171,3 +172,18 @@ class SiteBase(Site):
 def disable_rule_check(enforcer: Enforcer) -> None:
     """Keep oslo.policy from checking the rules for undefined and cyclic references when it loads them."""
     enforcer._need_check_rule = False
+
+
+# oslo.config: the parser of configuration files
+
+
+class ConfigParserBase(cfg.ConfigParser):
+    """oslo.config's parser, with a public hook that is called when it reads the first line of an assignment."""
+
+    def assignment_begun(self) -> None:
+        """Handle the start of an assignment, whose line number is ``lineno``."""
+
+    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+        self.assignment_begun()
+        key, value = super()._split_key_value(line)
+        return key, value

@@ -15,6 +15,7 @@ import attrs
 from oslo_config import cfg
 from oslo_config.iniparser import ParseError
 
+from barbtx.compat import ConfigParserBase
 from barbtx.files import others_may_read, write_problems
 
 Known = Mapping[str, Mapping[str, cfg.Opt]]
@@ -25,7 +26,7 @@ _PASSWORD_IN_URL = re.compile(r"://[^@]*:[^@]*@|[?&][a-z_]*pass[a-z]*=", re.IGNO
 _REFERENCE = re.compile(r"\$(?:[_a-z]|\{)", re.IGNORECASE)
 
 
-class _Parser(cfg.ConfigParser):
+class _Parser(ConfigParserBase):
     """Records every line that cannot be parsed and the line of each option, and does not stop at the first error."""
 
     def __init__(self, path: str) -> None:
@@ -40,10 +41,9 @@ class _Parser(cfg.ConfigParser):
             self._wrong.add(self.lineno)
             self.errors.append(f"{self.filename}, line {self.lineno}: {reason}")
 
-    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+    def assignment_begun(self) -> None:
         # The assignment is complete once the next line or the end of the file has been read.
         self._begun = self.lineno
-        return super()._split_key_value(line)
 
     # The base class raises where these methods record the problem and return, so that parsing continues.
     def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:  # type: ignore[override]

@@ -21,7 +21,7 @@ OPTIONS = {
             default=20000,
             min=1,
             help="Maximum size of a secret's payload, in bytes as received. max_allowed_request_size_in_bytes must "
-            "leave room for its encoding.",
+            "be larger, because it includes the encoding of the payload.",
         ),
         cfg.IntOpt(
             "max_allowed_request_size_in_bytes",

@@ -34,7 +34,7 @@ async def soak(reactor: Any, orders: int, seed: int) -> bool:
             await cluster.settle()
             before, begin = cluster.resources(), reactor.seconds()
             happened: collections.Counter[str] = collections.Counter()
-            placing = Deferred.fromCoroutine(cluster.place(orders - 200, concurrency=32, patience=300))
+            placing = Deferred.fromCoroutine(cluster.place(orders - 200, concurrency=32, timeout=300))
             faults, names = Faults(cluster), list(Faults.names())
             while not placing.called or cluster.pending() != 0:
                 name = random.choice(names)

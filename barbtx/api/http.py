@@ -70,7 +70,7 @@ class Request(RequestBase):
     :ivar sender: the client; set when processing begins.
     :ivar context: the caller; set by the authentication step of the pipeline.
     :ivar microversion: (major, minor) version of the API; set by the microversion step of the pipeline.
-    :ivar fault: the error that the response reports.
+    :ivar error: the error that the response reports.
     :ivar is_health_check: whether it is a health check, which is logged at debug level if it succeeds.
     """
 
@@ -83,7 +83,7 @@ class Request(RequestBase):
     sender: Client
     context: RequestContext | None = None
     microversion: tuple[int, int] | None = None
-    fault: ErrorResponse | None = None
+    error: ErrorResponse | None = None
     is_health_check = False
     _rejection: ErrorResponse | None = None
 
@@ -154,9 +154,9 @@ class Request(RequestBase):
         current = Activity(request_id=self.request_id)
         self.notifyFinish().addBoth(lambda outcome: activity.run(current, site.end, self, outcome))
         self.prepath, self.postpath = [], []
-        fault = self._rejection or self._misdirected()
-        if fault is not None:
-            self.write(write_error(self, fault))
+        error = self._rejection or self._misdirected()
+        if error is not None:
+            self.write(write_error(self, error))
             self.finish()
             return
         try:

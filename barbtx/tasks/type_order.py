@@ -150,7 +150,7 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
         # During an outage of a store the order goes back to the queue, because it would delay other projects here.
         return await self.outage_retry.run_until_available(lambda: generate(lease), outage=DatabaseUnavailable)
 
-    async def handle_error(self, lease: Lease, fault: ErrorResponse, exception: Exception, *_: object) -> None:
+    async def handle_error(self, lease: Lease, error: ErrorResponse, exception: Exception, *_: object) -> None:
         """Schedule another attempt if the failure is temporary; otherwise store the error as the order's outcome."""
         if isinstance(exception, ProjectClosed):
             await self._wait_for_project(lease)
@@ -162,7 +162,7 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self._record(lambda: self.orders.retry(lease, PROCESS_TYPE_ORDER, wait))
         else:
-            await self._record(lambda: self.orders.fail(lease, str(fault.status), fault.description or fault.title))
+            await self._record(lambda: self.orders.fail(lease, str(error.status), error.description or error.title))
             await resources.delete_orphans(self.stores, [lease.passphrase])
 
     async def handle_success(self, lease: Lease, generated: GeneratedObjects, *_: object) -> None:

@@ -144,7 +144,7 @@ async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
                 await pause(0.1)
             for process in (worker, api.process):
                 log = process.read_log()
-                for noise in ("Traceback", "_Rotation", "Starting factory", "critical", "Unhandled"):
+                for noise in ("Traceback", "_RoundRobinEndpoint", "Starting factory", "critical", "Unhandled"):
                     assert noise not in log, log
                 lines = [entry for entry in entries(process) if not entry.get("status")]
                 broken = [entry for entry in lines if f"127.0.0.1:{broker.port} cannot be reached" in entry["message"]]

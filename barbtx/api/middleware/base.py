@@ -62,6 +62,6 @@ class Filter(LeafResource, ABC):
             request.write(body)
             request.finish()
 
-    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+    def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Set the response's status and headers for a rejected request, and return its body."""
-        return write_early_error(request, fault)
+        return write_early_error(request, error)

@@ -72,16 +72,16 @@ class NoAuthContext(Filter):
                 "one of these, or have its operator add the name to [api] noauth_hosts."
             )
 
-    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+    def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Render the error as WebOb does: JSON in WebOb's format if ``Accept`` names JSON, else plain text."""
         if b"application/json" not in (request.getHeader(b"accept") or b""):
-            return super().render_error(request, fault)
+            return super().render_error(request, error)
         document = {
-            "message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
-            "code": f"{fault.status} {fault.title}",
-            "title": fault.title,
+            "message": f"{_EXPLANATION}<br /><br />\n{error.description}\n\n",
+            "code": f"{error.status} {error.title}",
+            "title": error.title,
         }
-        return write_response(request, Response(fault.status, document))
+        return write_response(request, Response(error.status, document))
 
 
 def _header(request: Request, name: bytes) -> str | None:

@@ -121,9 +121,9 @@ class Request(RequestBase):
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
         try:
             if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
-                raise ValueError("The request needs one Host header.")
+                raise ValueError("The request must have one Host header.")
             if hosts and hosts[0] and not is_authority(hosts[0]):
-                raise ValueError("The Host header must be a host name or address, and perhaps a port.")
+                raise ValueError("The Host header must be a host name or address with an optional port.")
             target = parse_request_target(command, path)
         except ValueError as problem:
             self._rejection = ErrorResponse(400, str(problem))
@@ -177,7 +177,7 @@ class Request(RequestBase):
             and not self.isSecure()
             and not is_within(self.channel.address, self.site.connections.trusted)
         ):
-            return ErrorResponse(421, "An https resource cannot be had over a connection without TLS.")
+            return ErrorResponse(421, "An https resource cannot be requested over a connection without TLS.")
         return None
 
     def processingFailed(self, reason: Failure) -> None:

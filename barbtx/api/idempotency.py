@@ -88,8 +88,8 @@ class IdempotentRequest:
             return None
         key = values[0].decode("ascii", "replace").strip()
         if len(values) > 1 or not _KEY.fullmatch(key):
-            raise BadRequest("The Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.")
-        # JSON tells a missing user (null) from every user id.
+            raise BadRequest("There must be one Idempotency-Key header, with 1 to 255 visible ASCII characters.")
+        # JSON distinguishes a missing user (null) from every user id.
         owner_and_key = json.dumps([call.context.user_id, key.strip('"')])
         digest = hashlib.sha256(owner_and_key.encode()).hexdigest()
         # The content includes the owner, so that the same body has a different fingerprint for each user. Otherwise
@@ -115,7 +115,7 @@ class IdempotentRequest:
             first = await dependencies.repositories.idempotency.find(project_id, self.digest)
             if first is not None:
                 if not await dependencies.fingerprints.matches(first.fingerprint, self.content):
-                    raise UnprocessableContent("This Idempotency-Key was used for another request; take a new one.")
+                    raise UnprocessableContent("This Idempotency-Key was used for another request; use a new one.")
                 return creation_response(call, first.created)
             self._fingerprint = await dependencies.fingerprints.make(self.content)
             try:

@@ -1,4 +1,4 @@
-"""What a resource's methods take, require and return, as controllers declare it."""
+"""Declarations of a resource's methods: arguments, checks and responses."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _check_policy(options: argparse.Namespace) -> int:
     risks = list(find_risks(Policy.from_config(load(options.config_file, options.set))))
     for risk in risks:
         print(f"risk: {risk}")
-    print(f"{len(risks)} risks; config/policy-hardened.yaml closes those of the shipped rules" if risks else "no risks")
+    print(f"{len(risks)} risks; policy-hardened.yaml removes those of the default rules" if risks else "no risks")
     return 3 if risks else 0
 
 

@@ -33,7 +33,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _requeue(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.requeue(options.limit)), "dead letters sent again")
+    _show(_with_dead_letters(options, lambda letters: letters.requeue(options.limit)), "dead letters requeued")
 
 
 def _show(letters: Sequence[DeadLetter], what: str) -> None:
@@ -54,7 +54,7 @@ def _with_dead_letters(
 
     :raises ConfigurationError: the configuration cannot be used.
     :raises NoUsableBroker: no broker can be used.
-    :raises PublishRefused: a queue does not take a message.
+    :raises PublishRefused: a queue did not accept a message.
     """
     reactor = global_reactor()
     conf = load(options.config_file, options.set)

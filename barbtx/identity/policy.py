@@ -69,7 +69,7 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         # oslo.policy may raise anything for a malformed file; the operator gets one line.
         raise ConfigurationError(f"policy: {one_line(problem) or type(problem).__name__}") from None
     if {name: rule.check_str for name, rule in enforcer.file_rules.items()} != overrides:
-        raise ConfigurationError("policy: the files changed while they were read; reload again")
+        raise ConfigurationError("policy: the files changed while they were read; reload once more")
     errors = find_errors(enforcer, overrides, _ATTRIBUTES)
     if errors:
         raise ConfigurationError(*(f"policy: {error}" for error in errors))
@@ -123,8 +123,8 @@ class Policy:
         lost = sorted(self._overridden - overridden)
         if lost:
             raise ConfigurationError(
-                f"policy: the files do not override {', '.join(lost)} any more; restart the "
-                "process if the shipped rules are to take their place"
+                f"policy: the files no longer override {', '.join(lost)}; to return to "
+                "the default rules, restart the process"
             )
         self._predicates, self._overridden = compile_rules(enforcer), overridden
 

@@ -84,13 +84,13 @@ class PluginNotEnabled(NotAvailableHere, LookupError):
 
 def not_enabled(plugin: str) -> PluginNotEnabled:
     """Log that a plugin is missing and return the error to raise."""
-    log.error("{plugin} is not enabled: requests that need it are answered with 503, and orders wait", plugin=plugin)
+    log.error("{plugin} is not enabled: requests that need it get 503, and orders wait", plugin=plugin)
     return PluginNotEnabled(plugin)
 
 
 @attrs.frozen
 class PluginContext:
-    """What the factory of a plugin is called with.
+    """The argument of a plugin's factory.
 
     :ivar clock: for timers and the lifetime of cache entries; monotonic.
     :ivar in_thread: calls a blocking function with arguments in a thread of the reactor; returns an awaitable.

@@ -249,7 +249,7 @@ def test_master_keys_that_others_may_replace_are_warned_of(
     (directory / "mkek").chmod(0o600)
     directory.chmod(mode)
     read_key_file(str(directory / "mkek"), group_may_read=False)
-    assert any("others may replace" in warning for warning in warnings) is warned
+    assert any("other users can replace" in warning for warning in warnings) is warned
 
 
 def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[str]) -> None:

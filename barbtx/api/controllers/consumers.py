@@ -78,7 +78,7 @@ class ConsumerHandlers(Generic[OwnerT]):
 
 
 class _SecretConsumers(ConsumerHandlers[Secret], SecretResource):
-    """What the two resources of a secret's consumers have in common."""
+    """Base class of the two resources of a secret's consumers."""
 
     collection = "secrets"
 
@@ -116,7 +116,7 @@ class SecretConsumerController(_SecretConsumers):
 
 
 class _ContainerConsumers(ConsumerHandlers[Container], ContainerResource):
-    """What the two resources of a container's consumers have in common."""
+    """Base class of the two resources of a container's consumers."""
 
     collection = "containers"
     shows_entries = frozenset({"POST", "DELETE"})

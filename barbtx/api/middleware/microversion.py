@@ -51,7 +51,7 @@ def _parse(text: str) -> Version:
         return MAXIMUM
     match = _VERSION.fullmatch(text)
     if match is None:
-        raise BadRequest("The microversion cannot be read; write 'key-manager 1.2' or 'key-manager latest'.")
+        raise BadRequest("The microversion is malformed; use 'key-manager 1.2' or 'key-manager latest'.")
     version = int(match[1]), int(match[2])
     if not MINIMUM <= version <= MAXIMUM:
         raise NotAcceptable(f"There is no such microversion; {version_text(MINIMUM)} to {version_text(MAXIMUM)} are.")

@@ -87,7 +87,7 @@ class ICryptoPlugin(Interface):
     Methods whose result is ``MaybeAwaitable`` may be coroutines, or return a Deferred or a plain value.
 
     A plugin must bind a ciphertext to its secret, project and domain, so that it decrypts for no other. It must
-    raise one and the same exception for everything that is not intact. It must not block the reactor. It must never
+    raise the same exception for every kind of corruption. It must not block the reactor. It must never
     write plaintext or keys to the log or into an exception. If it lacks, or cannot reach, the master key that wraps a
     project key, it raises :class:`MasterKeyUnavailable`: nothing is corrupt, and another process may have the key.
     """
@@ -170,4 +170,4 @@ class MasterKeyUnavailable(NotAvailableHere):
 
 
 class DecryptionFailed(Exception):
-    """The ciphertext is corrupt, belongs to another secret or is under another key; which one is not told."""
+    """The ciphertext is corrupt, belongs to another secret or is under another key; it is not disclosed which."""

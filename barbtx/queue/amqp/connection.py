@@ -265,8 +265,8 @@ class _Preparation:
 
     def _mismatch(self, problem: str) -> None:
         text = (
-            f"what is declared at the broker is not what the configuration says: {problem}; change [queue], or delete "
-            "it at the broker once it is empty"
+            "the exchanges or queues at the broker differ from the configuration: "
+            f"{problem}; correct [queue], or delete the queue at the broker once it is empty"
         )
         if self._attempts == 1 and self.refuse is not None:
             self.refuse(text)

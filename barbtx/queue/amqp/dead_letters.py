@@ -102,12 +102,12 @@ class DeadLetters:
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
                 raise NoUsableBroker(
-                    f"what is declared at the broker is not what the configuration says: {problem}"
+                    f"the exchanges or queues at the broker differ from the configuration: {problem}"
                 ) from None
-            raise NoUsableBroker(f"the broker does not allow it: {problem}") from None
+            raise NoUsableBroker(f"the broker denied access: {problem}") from None
         except Closed as problem:
             raise NoUsableBroker(
-                "the connection to the broker was lost before it had answered: "
+                "the connection to the broker was lost before the broker replied: "
                 f"{close_reason(problem.args[0] if problem.args else problem)}"
             ) from None
         finally:
@@ -131,7 +131,7 @@ class DeadLetters:
             return await request
 
         def timed_out(*_: object) -> NoReturn:
-            raise NoUsableBroker("the broker does not answer any more")
+            raise NoUsableBroker("the broker no longer responds")
 
         return await Deferred.fromCoroutine(reply()).addTimeout(
             max(self.timeout, _CONNECT_SECONDS), self.reactor, timed_out

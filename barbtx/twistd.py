@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import sys
 import time
@@ -64,6 +66,7 @@ def make_service(
     """
     reactor = global_reactor()
     before_start()
+    _check_pid_file((options.parent or {}).get("pidfile"))
     log.info(
         "barbtx {version} starting (Python {python}, Twisted {twisted})",
         version=__version__,
@@ -80,10 +83,10 @@ def make_service(
     try:
         conf = load_again()
         if not files:
-            require(conf, files, "database", "connection")
+            _require_database(conf, files)
         service = LoggingService(conf, options.parent or {})
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
-        require(conf, files, "database", "connection")
+        _require_database(conf, files)
         return service
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)
@@ -93,6 +96,18 @@ def make_service(
         sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {one_line(problem)}")
 
 
+def _require_database(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
+    require(conf, files, "database", "connection")
+
+
+def _check_pid_file(path: str | None) -> None:
+    """Exit unless a file can be created at a path. twistd would print a traceback into the log of the daemon."""
+    directory = os.path.dirname(os.path.abspath(path)) if path else None
+    if directory is not None and not os.access(directory, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if os.path.isdir(directory) else errno.ENOENT)
+        sys.exit(f"barbtx: --pidfile {path}: {reason}")
+
+
 def _all_problems(
     first: ConfigurationError, reactor: IReactor, files: list[str], settings: Sequence[str], parts: Iterable[Part]
 ) -> tuple[str, ...]:
@@ -100,5 +115,5 @@ def _all_problems(
     if not files or not reading.complete:
         # Options that a missing or unreadable file would set lead to further problems, which are not reported.
         return first.problems
-    found = find_problems(reactor, reading.conf, parts)
+    found = find_problems(reactor, reading.conf, [*parts, lambda _, conf: _require_database(conf, files)])
     return tuple(dict.fromkeys([*reading.problems, *first.problems, *found]))

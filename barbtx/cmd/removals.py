@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from oslo_config import cfg
 from sqlalchemy.orm import Session
 
+from barbtx.cmd.counting import counted
 from barbtx.config import load, require
 from barbtx.model.engine import make_engine
 from barbtx.model.migration import check_schema
@@ -65,7 +66,7 @@ def _list(options: argparse.Namespace) -> None:
         state = state_of(removal, now, conf.keystone_notifications.max_attempts)
         until = removal.kept_until or removal.due
         print(f"{removal.project_id}\t{state}\t{_time(until) if until else '-'}\t{removal.problem or '-'}")
-    print(f"{len(shown)} removals")
+    print(counted(len(shown), "removal"))
 
 
 def _cancel(options: argparse.Namespace) -> None:

@@ -372,11 +372,14 @@ def test_all_problems_come_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(lines) == 14
 
 
-def test_a_start_names_the_problems_of_files_values_plugins_rules_and_pipeline_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("connection", ["connection = nonsense", ""], ids=["invalid", "missing"])
+def test_a_start_names_the_problems_of_files_values_plugins_rules_and_pipeline_at_once(
+    tmp_path: Path, connection: str
+) -> None:
     (tmp_path / "policy.yaml").write_text('"secret:decyrpt": "@"')
     path = written(
         tmp_path,
-        "[api]\nbind_prot = 1\n[database]\nconnection = nonsense\n[queue]\nenable = true\n"
+        f"[api]\nbind_prot = 1\n[database]\n{connection}\n[queue]\nenable = true\n"
         "[DEFAULT]\ntransport_url = nonsense\napi_paste_config = none.ini\n"
         f"[simple_crypto_plugin]\nkek_file = /none\n[oslo_policy]\npolicy_file = {tmp_path}/policy.yaml\n",
     )

@@ -8,7 +8,8 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import IService
@@ -66,7 +67,8 @@ def make_service(
     """
     reactor = global_reactor()
     before_start()
-    _check_pid_file((options.parent or {}).get("pidfile"))
+    twistd: Mapping[str, Any] = options.parent or {}
+    _check_pid_file(twistd.get("pidfile"))
     log.info(
         "barbtx {version} starting (Python {python}, Twisted {twisted})",
         version=__version__,
@@ -84,7 +86,7 @@ def make_service(
         conf = load_again()
         if not files:
             _require_database(conf, files)
-        service = LoggingService(conf, options.parent or {})
+        service = LoggingService(conf, twistd)
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
         _require_database(conf, files)
         return service

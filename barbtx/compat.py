@@ -52,7 +52,7 @@ class ChannelBase(HTTPChannel):
     """
 
     if TYPE_CHECKING:
-        # Types of what twisted.web does not annotate.
+        # Types of attributes that twisted.web does not annotate.
         transport: IConnectionTransport
         timeOut: float | None  # type: ignore[assignment]  # TimeoutMixin only names int, but takes fractions as well.
         persistent: bool
@@ -136,7 +136,7 @@ class ChannelBase(HTTPChannel):
 
 
 class RequestBase(Request):
-    """twisted.web's request, with types for what twisted.web does not annotate."""
+    """twisted.web's request, with types for attributes that twisted.web does not annotate."""
 
     if TYPE_CHECKING:
         content: BytesIO
@@ -157,7 +157,7 @@ class RequestBase(Request):
 
 
 class SiteBase(Site):
-    """twisted.web's site, with types for what twisted.web does not annotate."""
+    """twisted.web's site, with types for parameters that twisted.web does not annotate."""
 
     if TYPE_CHECKING:
 

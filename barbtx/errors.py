@@ -17,7 +17,7 @@ TITLES = {int(status): status.phrase for status in HTTPStatus} | {413: "Request 
 class BarbtxError(Exception):
     """A failure with an HTTP status.
 
-    :param description: what is wrong and how to correct it; shown to the client.
+    :param description: the error and how to correct it; shown to the client.
     :param headers: additional response headers.
     :param debug: fields for the log only; never a payload, key, token or password.
     """

@@ -77,7 +77,7 @@ OPTIONS = {
 
 @attrs.frozen
 class ObjectLimits:
-    """Limits on what belongs to one secret or container. Each field is the option of the same name in ``[api]``."""
+    """Limits on the objects of one secret or container. Each field is the option of the same name in ``[api]``."""
 
     max_embedded_consumers: int = 100
     max_consumers_per_object: int = 10000

@@ -34,7 +34,7 @@ def list_rules() -> list[oslo_policy.RuleDefault]:
             deprecated_reason="Keystone's default roles reader, member and admin replace the roles of the Key Manager "
             "service: audit, observer, creator and key-manager:service-admin.",
         )
-        operations = [
+        operations: list[oslo_policy.Operation] = [
             {"method": method, "path": path} for method, path in (text.split(" ") for text in rule["operations"])
         ]
         rules.append(

@@ -49,7 +49,7 @@ def find_errors(enforcer: oslo_policy.Enforcer, overrides: Mapping[str, str], at
 def _unparsed(rules: Mapping[str, BaseCheck], overrides: Mapping[str, str]) -> Iterator[str]:
     for name, text in overrides.items():
         leaves = [leaf for leaf, _ in _leaves(rules[name])]
-        # oslo.policy turns what it cannot parse into a check that allows nobody; under a "not" it allows everybody.
+        # oslo.policy parses malformed text as a check that allows nobody; under a "not" it allows everybody.
         if sum(isinstance(leaf, FalseCheck) for leaf in leaves) != _literal_refusals(text):
             yield f"the rule '{name}' cannot be parsed: {text}"
         if any(isinstance(leaf, HttpCheck | HttpsCheck) for leaf in leaves):

@@ -105,7 +105,7 @@ class PolicyReloader(Service):
 
 
 def _stamp(path: Path) -> tuple[object, ...]:
-    """Return what identifies the content of a file without reading it."""
+    """Return values that change when a file changes, without reading the file."""
     try:
         stat = path.stat()
     except OSError as problem:

@@ -166,10 +166,10 @@ class Database:
         """Run work in one transaction, on a thread of the database.
 
         The work is retried from the start after a deadlock, a lost connection, or a constraint violation: another
-        transaction may have created or deleted what it looked up. It must therefore have no effects except through its
-        session; it may also record facts that hold however the transaction ends. Cancelling the Deferred abandons the
-        transaction, which is then rolled back unless its commit has begun. If the Deferred fails, nothing was changed,
-        unless the error's ``outcome_unknown`` is true.
+        transaction may have created or deleted a row that it looked up. It must therefore have no effects except
+        through its session; it may also record facts that hold however the transaction ends. Cancelling the Deferred
+        abandons the transaction, which is then rolled back unless its commit has begun. If the Deferred fails, nothing
+        was changed, unless the error's ``outcome_unknown`` is true.
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether the work may change the database.
@@ -179,7 +179,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many transactions wait.
         """
         if not self.gate.admits():
-            # Whoever closed the gate logs the reason.
+            # The code that closed the gate logs the reason.
             return fail(DatabaseUnavailable(cause="the startup checks have not passed yet"))
         state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ

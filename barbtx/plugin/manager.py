@@ -232,7 +232,7 @@ class StoreManager:
         return await derived_keys(self.stores, purpose)
 
     def forget_project(self, project_id: str) -> None:
-        """Make the stores drop what they have cached for a project, such as its keys.
+        """Make the stores drop the data that they have cached for a project, such as its keys.
 
         :param project_id: external id.
         """
@@ -266,7 +266,7 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
         if not section.secret_store_plugin:
             raise ConfigurationError(f"[secretstore:{suffix}] secret_store_plugin is missing")
         own = section.crypto_plugin
-        # Every store can decrypt what the crypto plugins of the others encrypted; its own comes first and encrypts.
+        # Every store can decrypt ciphertext of the other stores' plugins; its own plugin comes first and encrypts.
         plugins = tuple(dict.fromkeys((own, *crypto))) if own else None
         (store,) = load(
             STORES, [section.secret_store_plugin], ISecretStore, attrs.evolve(context, crypto_plugins=plugins)

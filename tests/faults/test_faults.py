@@ -191,6 +191,7 @@ async def test_a_frozen_broker_is_given_up_and_no_order_waits_for_it(
     deployments.append(deployment)
     worker = deployment.worker()
     api = deployment.api()
+    wait_until(lambda: "connected to the broker" in api.process.read_log(), PATIENCE, "the API did not connect")
     own_rabbitmq.signal(signal.SIGSTOP)
     seconds, ref = await timed(Deferred.fromCoroutine(api.order()))
     assert seconds < _AT_ONCE

@@ -110,7 +110,7 @@ _REFUSALS = [
     ({"transport_url": "rabbit://127.0.0.1:1/"}, "connection refused"),
     ({"transport_url": "rabbit://127.0.0.1:1,127.0.0.1:2/"}, "127.0.0.1:2: connection refused"),
     ({"transport_url": "amqps://guest:guest@127.0.0.1:{port}/"}, "TLS with the broker at 127.0.0.1:{port} fails"),
-    ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it a broker"),
+    ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it an AMQP broker"),
     ({"transport_url": "rabbit://broker.invalid/"}, "the host name is unknown"),
     ({"transport_url": "rabbit://127.0.0.1:{silent}/"}, "within 2.0 seconds"),
     ({"queue.max_length": 7}, "the exchanges or queues at the broker differ from the configuration: 406"),

@@ -86,7 +86,7 @@ class _SecretConsumers(ConsumerHandlers[Secret], SecretResource):
         return call.dependencies.repositories.secret_consumers
 
     def owner_document(self, call: Call, owner: Secret, consumers: Consumers) -> dict[str, Any]:
-        """Return the secret with its consumers, whatever the microversion is."""
+        """Return the secret with its consumers, in every microversion."""
         secret = attrs.evolve(owner, consumers=consumers.embedded, updated=consumers.updated)
         return secret_document(call, secret) | {"consumers": [dict(consumer) for consumer in secret.consumers]}
 

@@ -3,7 +3,7 @@
 A crypto plugin is registered under the entry point group ``barbtx.crypto`` and enabled in ``[crypto]
 enabled_crypto_plugins``. The entry point is a factory that takes a
 :class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ICryptoPlugin`. A crypto plugin never
-accesses the database. See :mod:`barbtx.plugin.interface.optional` for what it may provide in addition.
+accesses the database. See :mod:`barbtx.plugin.interface.optional` for optional interfaces.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ICryptoPlugin(Interface):
         """
 
     def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[bytes]:
-        """Decrypt what was encrypted for this secret of this project in this domain.
+        """Decrypt a ciphertext that was encrypted for this secret of this project in this domain.
 
         :raises DecryptionFailed: the ciphertext is not intact, or was encrypted for something else.
         :raises MasterKeyUnavailable: the master key that wraps the project key is missing.

@@ -243,12 +243,13 @@ class _Preparation:
             if isinstance(problem, ChannelClosed) and str(problem).startswith(_PRECONDITION_FAILED):
                 self._mismatch(str(problem))
             else:
+                reason = close_reason(problem.args[0] if problem.args else problem)
                 log.warn(
                     "{name}: the broker at {host}:{port} cannot be used: {reason}",
                     name=self.clients.name,
                     host=broker.host,
                     port=broker.port,
-                    reason=close_reason(problem.args[0] if problem.args else problem),
+                    reason=reason if watchdog.active() else "no response in time",
                     log_outage=True,
                 )
             raise

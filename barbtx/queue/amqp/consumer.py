@@ -90,7 +90,7 @@ class Consumer(Service):
     :ivar concurrency: maximum number of messages in flight, which is the prefetch count.
     :ivar grace: seconds for which a stopping service waits for messages in flight. The others are redelivered.
     :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
-    :ivar release: called when messages are still in flight after the grace period, to release what they locked.
+    :ivar release: called when messages are still in flight after the grace period, to release their leases.
     :ivar process_next: called when the queue is empty and no message is in flight. Processes work for which no message
         was received, and returns whether there was any.
     :ivar unfinished: whether messages were still in flight when the grace period ended.

@@ -24,6 +24,7 @@ from oslo_policy._external import HttpCheck as HttpCheck
 from oslo_policy._external import HttpsCheck as HttpsCheck
 from oslo_policy.policy import Enforcer
 from twisted.internet.interfaces import ITCPTransport
+from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 from zope.interface import Attribute
@@ -50,6 +51,9 @@ class ChannelBase(HTTPChannel):
     :ivar length: length of the current request's body in bytes; None if it is chunked.
     :ivar persistent: whether the connection stays open after the current request.
     """
+
+    # twisted.web logs under the name of the subclass otherwise, so that the log could not tell its lines from barbtx's.
+    _log = Logger("twisted.web.http")
 
     if TYPE_CHECKING:
         # Types of attributes that twisted.web does not annotate.
@@ -137,6 +141,8 @@ class ChannelBase(HTTPChannel):
 
 class RequestBase(Request):
     """twisted.web's request, with types for attributes that twisted.web does not annotate."""
+
+    _log = Logger("twisted.web.server")
 
     if TYPE_CHECKING:
         content: BytesIO

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
 
 from barbtx import activity
 from barbtx.activity import Activity
@@ -163,6 +164,16 @@ class Request(RequestBase):
             activity.run(current, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
+
+    def render(self, resource: IResource) -> None:
+        """Render a resource, and respond unless it does so later.
+
+        The base class would log HEAD requests with their query strings and with the representation of the resource.
+        """
+        body = resource.render(self)
+        if body != NOT_DONE_YET:
+            self.write(body)
+            self.finish()
 
     def _misdirected(self) -> ErrorResponse | None:
         """Return the error of a request that no resource may process, if it is one."""

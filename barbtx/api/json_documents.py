@@ -101,7 +101,8 @@ def _number(text: str) -> int | float:
     if not value.is_integer() or abs(value) >= _EXPONENT_FROM:
         return value
     exact = Decimal(text)
-    return int(exact if exact == exact.to_integral_value() else value)
+    # A whole number is exact; one that only rounding made whole keeps the form of a fraction.
+    return int(exact) if exact == exact.to_integral_value() else value
 
 
 def _or_null(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -94,7 +94,7 @@ class DeadLetters:
     async def _read_all(self, limit: int, *, requeue: bool) -> Sequence[DeadLetter]:
         client = await connect_one_shot(self.reactor, self.brokers, "barbtx-manage", _CONNECT_SECONDS)
         try:
-            await self._reply(self._declare(client))
+            await self._reply(self._check(client))
             letters: list[DeadLetter] = []
             for queue in self.queues:
                 letters += await self._read_queue(client, queue, limit - len(letters), requeue=requeue)
@@ -118,8 +118,25 @@ class DeadLetters:
             if abort.active():
                 abort.cancel()
 
-    async def _declare(self, client: Client) -> None:
-        await self.topology.declare(await client.new_channel())
+    async def _check(self, client: Client) -> None:
+        """Check that the queues exist and have the configured arguments.
+
+        :raises NoUsableBroker: a queue does not exist.
+        :raises ChannelClosed: a queue has other arguments.
+        """
+        channel = await client.new_channel()
+        for queue in self.topology.queues:
+            try:
+                await channel.queue_declare(queue=queue, passive=True)
+            except ChannelClosed as problem:
+                if not str(problem).startswith(_NOT_FOUND):
+                    raise
+                raise NoUsableBroker(
+                    f"the broker has no queue {queue}: check [queue] topic and dead_letter_queue; API processes and "
+                    "workers create the queues when they start"
+                ) from None
+        # All of them exist, so that this creates none; the broker compares the arguments.
+        await self.topology.declare(channel)
 
     async def _reply(self, request: Awaitable[T]) -> T:
         """Wait for the reply to a request.

@@ -41,6 +41,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/barbtx: $(VENV)/bin/python $(SOURCES)
+	rm -rf build/lib build/bdist.*  # setuptools would install modules from here that have been deleted since
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
 	@touch $@
 

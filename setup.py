@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a plugin inside Twisted's own package, and files outside of any package."""
+"""What pyproject.toml cannot express: a plugin inside Twisted's own package, and files outside of any package."""
 
 from setuptools import find_packages, setup
 

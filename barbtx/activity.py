@@ -20,7 +20,7 @@ R = TypeVar("R")
 class Activity:
     """Identifies what the running code works on.
 
-    :ivar request_id: the id of the API request that is processed, or that caused what is processed.
+    :ivar request_id: the id of the API request that is processed, or that caused the processing.
     :ivar order_id: the id of the order that is processed.
     :ivar project_id: external id of the project.
     """

@@ -1,8 +1,8 @@
-"""Everything that barbtx uses of its libraries and that is not part of their public interface.
+"""The uses of private interfaces of libraries, one section for each library.
 
-Each library has a block of its own. The tests in ``tests/unit/test_compat*.py`` fail with a clear text when a release
-of a library no longer has what is used here. ``pyproject.toml`` gives each of these libraries an upper bound. Before
-you raise a bound, run these tests and read the library's release notes.
+The tests in ``tests/unit/test_compat*.py`` fail with a clear message if a release of a library no longer supports these
+uses. ``pyproject.toml`` sets an upper bound for each of these libraries. Before you raise a bound, run these tests and
+read the release notes of the library.
 """
 # ruff: noqa: D102  # Declarations for type checkers repeat methods that the libraries document.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oslo_config import cfg
 from oslo_policy._checks import AndCheck as AndCheck
 from oslo_policy._checks import BaseCheck as BaseCheck
 from oslo_policy._checks import FalseCheck as FalseCheck
@@ -23,6 +24,7 @@ from oslo_policy._external import HttpCheck as HttpCheck
 from oslo_policy._external import HttpsCheck as HttpsCheck
 from oslo_policy.policy import Enforcer
 from twisted.internet.interfaces import ITCPTransport
+from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 from zope.interface import Attribute
@@ -50,8 +52,11 @@ class ChannelBase(HTTPChannel):
     :ivar persistent: whether the connection stays open after the current request.
     """
 
+    # twisted.web logs under the name of the subclass otherwise, so that the log could not tell its lines from barbtx's.
+    _log = Logger("twisted.web.http")
+
     if TYPE_CHECKING:
-        # Types of what twisted.web does not annotate.
+        # Types of attributes that twisted.web does not annotate.
         transport: IConnectionTransport
         timeOut: float | None  # type: ignore[assignment]  # TimeoutMixin only names int, but takes fractions as well.
         persistent: bool
@@ -135,7 +140,9 @@ class ChannelBase(HTTPChannel):
 
 
 class RequestBase(Request):
-    """twisted.web's request, with types for what twisted.web does not annotate."""
+    """twisted.web's request, with types for attributes that twisted.web does not annotate."""
+
+    _log = Logger("twisted.web.server")
 
     if TYPE_CHECKING:
         content: BytesIO
@@ -156,7 +163,7 @@ class RequestBase(Request):
 
 
 class SiteBase(Site):
-    """twisted.web's site, with types for what twisted.web does not annotate."""
+    """twisted.web's site, with types for parameters that twisted.web does not annotate."""
 
     if TYPE_CHECKING:
 
@@ -171,3 +178,18 @@ class SiteBase(Site):
 def disable_rule_check(enforcer: Enforcer) -> None:
     """Keep oslo.policy from checking the rules for undefined and cyclic references when it loads them."""
     enforcer._need_check_rule = False
+
+
+# oslo.config: the parser of configuration files
+
+
+class ConfigParserBase(cfg.ConfigParser):
+    """oslo.config's parser, with a public hook that is called when it reads the first line of an assignment."""
+
+    def assignment_begun(self) -> None:
+        """Handle the start of an assignment, whose line number is ``lineno``."""
+
+    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+        self.assignment_begun()
+        key, value = super()._split_key_value(line)
+        return key, value

@@ -84,9 +84,9 @@ def require(conf: cfg.ConfigOpts, files: Sequence[str], section: str, option: st
     if is_set(conf, option, _group(section)):
         return
     where = (
-        f"put it into {files[-1]}"
+        f"set it in {files[-1]}"
         if files
-        else "there is no configuration file: name one with --config-file, or make /etc/barbtx/barbtx.conf"
+        else "there is no configuration file: name one with --config-file, or create /etc/barbtx/barbtx.conf"
     )
     raise ConfigurationError(f"[{section}] {option} is not set; {where}")
 

@@ -15,6 +15,7 @@ import attrs
 from oslo_config import cfg
 from oslo_config.iniparser import ParseError
 
+from barbtx.compat import ConfigParserBase
 from barbtx.files import others_may_read, write_problems
 
 Known = Mapping[str, Mapping[str, cfg.Opt]]
@@ -25,7 +26,7 @@ _PASSWORD_IN_URL = re.compile(r"://[^@]*:[^@]*@|[?&][a-z_]*pass[a-z]*=", re.IGNO
 _REFERENCE = re.compile(r"\$(?:[_a-z]|\{)", re.IGNORECASE)
 
 
-class _Parser(cfg.ConfigParser):
+class _Parser(ConfigParserBase):
     """Records every line that cannot be parsed and the line of each option, and does not stop at the first error."""
 
     def __init__(self, path: str) -> None:
@@ -40,21 +41,20 @@ class _Parser(cfg.ConfigParser):
             self._wrong.add(self.lineno)
             self.errors.append(f"{self.filename}, line {self.lineno}: {reason}")
 
-    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+    def assignment_begun(self) -> None:
         # The assignment is complete once the next line or the end of the file has been read.
         self._begun = self.lineno
-        return super()._split_key_value(line)
 
     # The base class raises where these methods record the problem and return, so that parsing continues.
     def error_invalid_assignment(self, line: str) -> tuple[str, list[str]]:  # type: ignore[override]
-        self._note("this is neither a section nor an assignment; write option = value")
+        self._note("neither a section nor an assignment; write option = value")
         return "", []
 
     def error_empty_key(self, line: str) -> None:  # type: ignore[override]
-        self._note("there is no option before the '='")
+        self._note("there is no option name before the '='")
 
     def error_unexpected_continuation(self, line: str) -> None:  # type: ignore[override]
-        self._note("an indented line goes on with the value before it, and there is none")
+        self._note("an indented line continues the value before it, but there is none")
 
     def error_no_section_end_bracket(self, line: str) -> None:  # type: ignore[override]
         self._note("the name of a section must end with ]")
@@ -98,7 +98,7 @@ class ConfigFile:
         except ParseError as problem:
             problems = [f"{path}, line {problem.lineno}: {problem.msg}"]
         except UnicodeDecodeError:
-            problems = [f"{path}: this is not text in UTF-8"]
+            problems = [f"{path}: the file is not UTF-8"]
         return cls(path, parser.sections, parser.lines, tuple(problems))
 
     def find_problems(self, known: Known) -> list[str]:
@@ -121,7 +121,9 @@ class ConfigFile:
             and any(holds_secret(opt, value) for value in values)
         )
         if secrets and others_may_read(self.path):
-            problems.append(f"{self.path}: others may read the secrets in it ({', '.join(secrets)}); chmod o-rwx it")
+            problems.append(
+                f"{self.path}: other users can read its secrets ({', '.join(secrets)}); run chmod o-rwx on it"
+            )
         return problems
 
 
@@ -142,7 +144,7 @@ def environment_problems(known: Known, environment: Mapping[str, str]) -> list[s
         environment_name(section, option): (section, option) for section, options in known.items() for option in options
     }
     return [
-        f"environment: {name} is no option of barbtx{hint(name.upper(), names)}"
+        f"environment: {name} is not an option of barbtx{hint(name.upper(), names)}"
         for name in sorted(environment)
         if _ENVIRONMENT.fullmatch(name) and name not in names
     ]
@@ -193,7 +195,7 @@ def _unknown(option: str, section: str, known: Known) -> str:
     close = hint(option, known[section])
     if close or _NAME.fullmatch(option):
         return f"unknown option '{option}' in [{section}]{close}"
-    return f"what stands before the '=' is no option of [{section}]"
+    return f"the name before the '=' is not an option of [{section}]"
 
 
 def hint(name: str, names: Iterable[str]) -> str:

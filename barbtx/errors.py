@@ -17,7 +17,7 @@ TITLES = {int(status): status.phrase for status in HTTPStatus} | {413: "Request 
 class BarbtxError(Exception):
     """A failure with an HTTP status.
 
-    :param description: what is wrong and how to correct it; shown to the client.
+    :param description: the error and how to correct it; shown to the client.
     :param headers: additional response headers.
     :param debug: fields for the log only; never a payload, key, token or password.
     """
@@ -66,7 +66,7 @@ class SecretInUse(BadRequest):
     """The secret has consumers and the deletion is not forced: 400."""
 
     def __init__(self) -> None:
-        # python-barbicanclient knows the case by the first sentence.
+        # python-barbicanclient recognizes this error by the first sentence.
         super().__init__("Secret cannot be deleted as it has consumers. Use force=true to delete it anyway.")
 
 
@@ -156,8 +156,8 @@ class ProjectClosed(Conflict):
 
     def __init__(self) -> None:
         super().__init__(
-            "Nothing can be added to this project: it was deleted in Keystone, and what it has here is to "
-            "be removed. If it shall stay, an operator can cancel the removal."
+            "Nothing can be added to this project: it was deleted in Keystone, and its objects will be "
+            "removed. An operator can cancel the removal."
         )
 
 

@@ -43,23 +43,23 @@ def write_problems(path: str | os.PathLike[str]) -> list[str]:
     problems = []
     status = os.stat(path)
     if who := _writers(status):
-        problems.append(f"{path}: {who} may write it; chmod go-w it")
+        problems.append(f"{path}: writable by {who}; run chmod go-w on it")
     if status.st_uid not in (0, os.geteuid()):
         log.warn(
-            "{path} belongs to the user {owner}, who can change it; chown it to root or to this process's user",
+            "{path} belongs to the user {owner}, who can change it; change its owner to root or to this process's user",
             path=str(path),
             owner=_user_name(status.st_uid),
         )
     for directory in dict.fromkeys((Path(os.path.abspath(path)).parent, Path(os.path.realpath(path)).parent)):
         status = os.stat(directory)
         if not status.st_mode & stat.S_ISVTX and (who := _writers(status)):
-            problems.append(f"{directory}: {who} may replace {path}; chmod go-w the directory")
+            problems.append(f"{directory}: {who} can replace {path}; run chmod go-w on the directory")
     return problems
 
 
 def _writers(status: os.stat_result) -> str | None:
     if status.st_mode & stat.S_IWOTH:
-        return "others"
+        return "other users"
     if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid, status.st_uid):
         return f"the group {_group_name(status.st_gid)}"
     return None
@@ -113,7 +113,7 @@ def read_key_file(path: str, *, group_may_read: bool) -> str:
                 if mode & ~stat.S_IRGRP
                 else ", or set [DEFAULT] allow_group_readable_keys if its group is meant to read it"
             )
-            raise ConfigurationError(f"{path}: others may read the keys in it, or write it; chmod 600 it{hint}")
+            raise ConfigurationError(f"{path}: other users can read or write this key file; run chmod 600 on it{hint}")
         # These are only warnings: replaced keys prevent the startup but reveal nothing, and tools that mount keys into
         # a container leave the directory writable.
         for problem in write_problems(path):
@@ -121,4 +121,4 @@ def read_key_file(path: str, *, group_may_read: bool) -> str:
         try:
             return file.read()
         except UnicodeDecodeError:
-            raise ConfigurationError(f"{path}: this is no file of keys") from None
+            raise ConfigurationError(f"{path}: not a key file") from None

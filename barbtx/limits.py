@@ -21,7 +21,7 @@ OPTIONS = {
             default=20000,
             min=1,
             help="Maximum size of a secret's payload, in bytes as received. max_allowed_request_size_in_bytes must "
-            "leave room for its encoding.",
+            "be larger, because it includes the encoding of the payload.",
         ),
         cfg.IntOpt(
             "max_allowed_request_size_in_bytes",
@@ -77,7 +77,7 @@ OPTIONS = {
 
 @attrs.frozen
 class ObjectLimits:
-    """Limits on what belongs to one secret or container. Each field is the option of the same name in ``[api]``."""
+    """Limits on the objects of one secret or container. Each field is the option of the same name in ``[api]``."""
 
     max_embedded_consumers: int = 100
     max_consumers_per_object: int = 10000

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTCP
 
 
 class IReactor(IReactorCore, IReactorFDSet, IReactorTime, IReactorThreads, IReactorTCP):
-    """What barbtx uses of Twisted's reactor.
+    """The interfaces of Twisted's reactor that barbtx uses.
 
     Code that only needs timers takes an :class:`~twisted.internet.interfaces.IReactorTime`, so that a
     :class:`twisted.internet.task.Clock` serves in tests. Its ``seconds()`` is monotonic; see :mod:`barbtx.twistd`.

@@ -58,14 +58,15 @@ class Reload:
 
     async def _once(self) -> None:
         log.info("reloading")
+        conf = await self._attempt("the configuration", self.read)
+        changed = self._changed(conf) if conf is not None else ()
+        if changed:
+            # Logged first: otherwise "the policy was reloaded" would seem to be about a new [oslo_policy] policy_file.
+            log.warn("changed, but not in effect until a restart: {options}", options=", ".join(changed))
         for other in self.others:
             await self._attempt("a part", partial(maybeDeferred, other))
-        conf = await self._attempt("the configuration", self.read)
         if conf is None:
             return
-        changed = self._changed(conf)
-        if changed:
-            log.warn("changed, but not in effect until a restart: {options}", options=", ".join(changed))
         for name, step in self.steps.items():
             if await self._attempt(name, partial(self._apply, step, conf)):
                 log.info("{part} was reloaded and is in effect", part=name)

@@ -31,7 +31,7 @@ def client_tls(section: str, cafile: str | None, certfile: str | None, keyfile: 
     :param cafile: PEM file with the trusted authorities; None for those of the system.
     :param certfile: PEM file with the client certificate; None to present no certificate.
     :param keyfile: PEM file with the private key of the certificate; None if it is in ``certfile``.
-    :raises ConfigurationError: a file is missing, can be written by others, or does not contain what it should.
+    :raises ConfigurationError: a file is missing, can be written by others, or does not have the expected content.
     """
     trust, own = platformTrust(), None
     if cafile:

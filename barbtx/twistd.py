@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from oslo_config import cfg
 from twisted.application.service import IService
@@ -64,6 +67,8 @@ def make_service(
     """
     reactor = global_reactor()
     before_start()
+    twistd: Mapping[str, Any] = options.parent or {}
+    _check_pid_file(twistd.get("pidfile"))
     log.info(
         "barbtx {version} starting (Python {python}, Twisted {twisted})",
         version=__version__,
@@ -80,10 +85,10 @@ def make_service(
     try:
         conf = load_again()
         if not files:
-            require(conf, files, "database", "connection")
-        service = LoggingService(conf, options.parent or {})
+            _require_database(conf, files)
+        service = LoggingService(conf, twistd)
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
-        require(conf, files, "database", "connection")
+        _require_database(conf, files)
         reactor.callWhenRunning(garbage_collection.settle)
         return service
     except ConfigurationError as problem:
@@ -94,6 +99,18 @@ def make_service(
         sys.exit(f"barbtx: cannot start: {type(problem).__name__}: {one_line(problem)}")
 
 
+def _require_database(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
+    require(conf, files, "database", "connection")
+
+
+def _check_pid_file(path: str | None) -> None:
+    """Exit unless a file can be created at a path. twistd would print a traceback into the log of the daemon."""
+    directory = os.path.dirname(os.path.abspath(path)) if path else None
+    if directory is not None and not os.access(directory, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if os.path.isdir(directory) else errno.ENOENT)
+        sys.exit(f"barbtx: --pidfile {path}: {reason}")
+
+
 def _all_problems(
     first: ConfigurationError, reactor: IReactor, files: list[str], settings: Sequence[str], parts: Iterable[Part]
 ) -> tuple[str, ...]:
@@ -101,5 +118,5 @@ def _all_problems(
     if not files or not reading.complete:
         # Options that a missing or unreadable file would set lead to further problems, which are not reported.
         return first.problems
-    found = find_problems(reactor, reading.conf, parts)
+    found = find_problems(reactor, reading.conf, [*parts, lambda _, conf: _require_database(conf, files)])
     return tuple(dict.fromkeys([*reading.problems, *first.problems, *found]))

@@ -1,1 +1,1 @@
-"""What is measured, and the commands that measure it."""
+"""Benchmarks, each of which is a command."""

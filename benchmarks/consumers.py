@@ -1,4 +1,4 @@
-"""What an object with very many consumers costs.
+"""Benchmark of objects with very many consumers.
 
     python -m benchmarks.consumers postgresql://postgres@127.0.0.1/some_empty_database [number of consumers]
 

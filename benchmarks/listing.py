@@ -1,4 +1,4 @@
-"""What a page of secrets costs, alone and among many other projects' secrets.
+"""Benchmark of a page of secrets, without and with many secrets of other projects.
 
     python -m benchmarks.listing postgresql://postgres@127.0.0.1/some_empty_database
 

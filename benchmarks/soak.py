@@ -1,10 +1,10 @@
-"""Orders under faults, for long.
+"""Soak test: orders under continuous load while faults are injected.
 
     python -m benchmarks.soak [--orders 20000] [--seed 1]
 
 Starts PostgreSQL, RabbitMQ, two API nodes and two workers of its own, orders keys and key pairs without a pause, and
-meanwhile has one fault after the other happen, drawn at random. Says in one line what became of the orders; the exit
-status is 0 if none was lost, doubled or stuck and nothing leaked.
+injects random faults one after the other. Prints the outcomes of the orders in one line; the exit status is 0 if no
+order was lost, processed twice or stuck, and nothing leaked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.cluster import Cluster, Faults, pause
 
 
 async def soak(reactor: Any, orders: int, seed: int) -> bool:
-    """Run; whether all was well."""
+    """Run the test, and return whether it passed."""
     random.seed(seed)
     with tempfile.TemporaryDirectory(prefix="barbtx-soak-") as directory:
         cluster = Cluster(Path(directory))
@@ -34,7 +34,7 @@ async def soak(reactor: Any, orders: int, seed: int) -> bool:
             await cluster.settle()
             before, begin = cluster.resources(), reactor.seconds()
             happened: collections.Counter[str] = collections.Counter()
-            placing = Deferred.fromCoroutine(cluster.place(orders - 200, concurrency=32, patience=300))
+            placing = Deferred.fromCoroutine(cluster.place(orders - 200, concurrency=32, timeout=300))
             faults, names = Faults(cluster), list(Faults.names())
             while not placing.called or cluster.pending() != 0:
                 name = random.choice(names)

@@ -1,9 +1,9 @@
-"""What it costs to have ten thousand clients wait for orders.
+"""Benchmark of ten thousand clients that wait for orders.
 
     python -m benchmarks.waiting [--waiters 10000]
 
-Starts an API node on SQLite whose broker is away, so that an order stays PENDING, has that many clients request it with
-``Prefer: wait=600``, each on its own connection, and prints how much memory and processor time the node uses meanwhile.
+Starts an API node on SQLite whose broker is unavailable, so that an order stays PENDING. That many clients request it
+with ``Prefer: wait=600``, each on its own connection. Prints the memory and processor time that the node uses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Waiter(Protocol):
 
 
 async def measure(reactor: Any, waiters: int) -> None:
-    """Run and print."""
+    """Run the benchmark and print the result."""
     with tempfile.TemporaryDirectory(prefix="barbtx-waiting-") as directory:
         deployment = Deployment(
             Path(directory),
@@ -63,7 +63,7 @@ async def measure(reactor: Any, waiters: int) -> None:
             endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", int(api.url.rpartition(":")[2]))
             for _ in range(waiters // 100):
                 await gatherResults([endpoint.connect(factory) for _ in range(100)])
-            # Until the last of them is waiting, and has nothing more to cost.
+            # Wait until all of them are waiting, so that the figures do not include their start.
             await deferLater(reactor, 5, lambda: None)
             times, memory = node.cpu_times(), node.memory_info().rss
             await deferLater(reactor, _SECONDS, lambda: None)

@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``make docs``, into ``build/docs``."""
+"""Configuration of Sphinx for ``make docs``, which writes the documentation to ``build/docs``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 
-# A broken reference is an error. These are the names of other projects' objects, which have no pages here.
+# A broken reference is an error, except to objects of other projects, which have no pages here.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!barbtx\.).*")]
 

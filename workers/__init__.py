@@ -1,1 +1,1 @@
-"""The worker process: consumers of the task queue and of Keystone's notifications, and what runs them."""
+"""The worker process: consumers of the task queue and of Keystone's notifications, and the services that run them."""

@@ -69,15 +69,15 @@ class OrderConsumers(MultiService):
         return stopped
 
     async def _handle(self, conf: cfg.ConfigOpts, topology: Topology, lane: Lane, body: bytes) -> None:
-        """Run the task that a message names, or process another order of the lane if it is that order's turn.
+        """Run the task that a message names, or process another order of the lane whose turn it is.
 
         :raises InvalidMessage: the message does not name a task.
-        :raises Requeue: the message belongs into another queue, or is to be delivered again later.
+        :raises Requeue: the message belongs in another queue, or is to be delivered again later.
         """
         message = decode(body, conf.queue.namespace, conf.queue.version)
         try:
             await self._tasks.dispatch(message, lane)
         except WrongLane as other:
-            raise Requeue(topology.queue_of(other.lane), "it is of another lane") from None
+            raise Requeue(topology.queue_of(other.lane), "it belongs to another lane") from None
         except RetryLater as problem:
             raise Requeue(topology.queue_of(lane.name), str(problem)) from None

@@ -21,8 +21,8 @@ def log_request(request: Request, seconds: float, disconnected: bool) -> None:
     :param seconds: duration of its processing.
     :param disconnected: whether the client disconnected before the response was complete.
     """
-    context, fault = request.context, request.fault
-    debug = {name: str(value) for name, value in fault.debug.items()} if fault is not None else {}
+    context, error = request.context, request.error
+    debug = {name: str(value) for name, value in error.debug.items()} if error is not None else {}
     fields: dict[str, object] = {
         "method": request.method.decode("ascii", "replace"),
         "path": request.path.decode("ascii", "backslashreplace"),
@@ -33,7 +33,7 @@ def log_request(request: Request, seconds: float, disconnected: bool) -> None:
         "user_id": context.user_id if context is not None else None,
         "client": str(request.sender),
         "object_id": _created_id(request),
-        "reason": fault.description if fault is not None else None,
+        "reason": error.description if error is not None else None,
         "disconnected": disconnected,
     }
     level = LogLevel.debug if request.is_health_check and request.code == 200 else LogLevel.info

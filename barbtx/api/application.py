@@ -38,7 +38,7 @@ def _make_pipeline(reactor: IReactor, conf: cfg.ConfigOpts) -> IResource:
     return load_pipeline(PipelineContext(conf, reactor, WallClock(), lambda routes: Resource()))
 
 
-#: What an API process makes from its configuration in addition to the parts of every process; see
+#: The parts that only an API process makes from its configuration; see
 #: :func:`barbtx.config_diagnosis.find_problems`.
 API_PARTS = (_make_policy, _make_pipeline)
 

@@ -120,7 +120,7 @@ class Call:
         return f"{self.base_url()}/v1/{collection}/{object_id}"
 
     def idempotency_record(self, created: Created) -> IdempotencyRecord | None:
-        """Return what to store with a new object, so that a retry of the request gets the same response.
+        """Return the record to store with a new object, so that a retry of the request gets the same response.
 
         :return: None if the request has no ``Idempotency-Key``.
         """

@@ -1,4 +1,4 @@
-"""A client's connection: the limits on time and memory that a client gets, and the responses to malformed requests.
+"""A client's connection: limits on the time and memory that it can use, and the responses to malformed requests.
 
 Differences from twisted.web's channel, which has none of these limits:
 
@@ -271,13 +271,13 @@ class Channel(ChannelBase):
     def malformed_request_received(self, *, head_too_large: bool) -> None:
         """Respond with 431 or 400."""
         if head_too_large:
-            self._reject(431, "The request's head is too long.")
+            self._reject(431, "The request line and headers are too long.")
         else:
-            self._reject(400, "This is not an HTTP request that can be understood.")
+            self._reject(400, "The request is not a valid HTTP request.")
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Respond with 431."""
-        self._reject(431, "A line of the request's head is too long.")
+        self._reject(431, "A header line, or the request line, is too long.")
 
     def _reject(self, status: int, description: str) -> None:
         if self._lingering:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class PipelineContext:
-    """What the pipeline is built from. It needs no database, so that a configuration can be checked without one.
+    """The objects that the pipeline is built from. None needs a database, to allow checks without one.
 
     :ivar make_application: makes the resource behind the pipeline from its routes.
     :ivar gauges: sources of the status report by name; pipeline steps add theirs.

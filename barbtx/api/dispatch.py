@@ -39,7 +39,7 @@ METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 @attrs.frozen
 class ResolvedResource(Generic[T]):
-    """What a path identifies.
+    """The object that a path identifies.
 
     :ivar record: the stored object, which handlers receive.
     :ivar target: the object's attributes for policy.
@@ -128,7 +128,7 @@ class Endpoint:
         if operation is None:
             raise MethodNotAllowed(self.controller.allow)
         if not operation.accepts(call.header("accept")):
-            raise NotAcceptable("There is no representation of this resource that the Accept header admits.")
+            raise NotAcceptable("No representation of this resource is acceptable according to the Accept header.")
         if operation.rule is not None and not self.dependencies.policy.allows(
             operation.rule, call.context, resource.target
         ):

@@ -29,7 +29,7 @@ def base_url(request: Request, conf: cfg.ConfigOpts) -> str:
         scheme = forwarded if forwarded in (b"http", b"https") else scheme
         host = _last(request, b"x-forwarded-host") or host
     if not is_authority(host):
-        raise BadRequest("The request needs one Host header with a host name or address, and perhaps a port.")
+        raise BadRequest("The request must have one Host header, with a host name or address and an optional port.")
     return f"{scheme.decode()}://{host.decode()}"
 
 

@@ -16,7 +16,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
 
 from barbtx import activity
 from barbtx.activity import Activity
@@ -70,7 +72,7 @@ class Request(RequestBase):
     :ivar sender: the client; set when processing begins.
     :ivar context: the caller; set by the authentication step of the pipeline.
     :ivar microversion: (major, minor) version of the API; set by the microversion step of the pipeline.
-    :ivar fault: the error that the response reports.
+    :ivar error: the error that the response reports.
     :ivar is_health_check: whether it is a health check, which is logged at debug level if it succeeds.
     """
 
@@ -83,7 +85,7 @@ class Request(RequestBase):
     sender: Client
     context: RequestContext | None = None
     microversion: tuple[int, int] | None = None
-    fault: ErrorResponse | None = None
+    error: ErrorResponse | None = None
     is_health_check = False
     _rejection: ErrorResponse | None = None
 
@@ -121,9 +123,9 @@ class Request(RequestBase):
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
         try:
             if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
-                raise ValueError("The request needs one Host header.")
+                raise ValueError("The request must have one Host header.")
             if hosts and hosts[0] and not is_authority(hosts[0]):
-                raise ValueError("The Host header must be a host name or address, and perhaps a port.")
+                raise ValueError("The Host header must be a host name or address with an optional port.")
             target = parse_request_target(command, path)
         except ValueError as problem:
             self._rejection = ErrorResponse(400, str(problem))
@@ -154,15 +156,27 @@ class Request(RequestBase):
         current = Activity(request_id=self.request_id)
         self.notifyFinish().addBoth(lambda outcome: activity.run(current, site.end, self, outcome))
         self.prepath, self.postpath = [], []
-        fault = self._rejection or self._misdirected()
-        if fault is not None:
-            self.write(write_error(self, fault))
+        error = self._rejection or self._misdirected()
+        if error is not None:
+            self.write(write_error(self, error))
             self.finish()
             return
         try:
             activity.run(current, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
+
+    def render(self, resource: IResource) -> None:
+        """Render a resource, and respond unless it does so later.
+
+        The base class would log HEAD requests with their query strings and with the representation of the resource.
+        """
+        body = resource.render(self)
+        if body != NOT_DONE_YET:
+            if self.code not in NO_BODY_CODES:
+                self.setHeader(b"content-length", b"%d" % len(body))
+            self.write(body)
+            self.finish()
 
     def _misdirected(self) -> ErrorResponse | None:
         """Return the error of a request that no resource may process, if it is one."""
@@ -177,7 +191,7 @@ class Request(RequestBase):
             and not self.isSecure()
             and not is_within(self.channel.address, self.site.connections.trusted)
         ):
-            return ErrorResponse(421, "An https resource cannot be had over a connection without TLS.")
+            return ErrorResponse(421, "An https resource cannot be requested over a connection without TLS.")
         return None
 
     def processingFailed(self, reason: Failure) -> None:

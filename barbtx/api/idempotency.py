@@ -1,7 +1,7 @@
 """Idempotent creation of objects: the ``Idempotency-Key`` header.
 
 It follows draft-ietf-httpapi-idempotency-key-header; a key may be written with or without the quotes of a structured
-field. A key belongs to one user of one project, so that nobody else can find out that it was used, or for what.
+field. A key belongs to one user of one project, so that nobody else can find out whether or how it was used.
 
 Of the first request under a key, a fingerprint and the id of the new object are stored. The response to a retry is
 built from the id, so that its references have the base URL of the retry.
@@ -70,7 +70,7 @@ class IdempotentRequest:
     """A request with an ``Idempotency-Key``.
 
     :ivar digest: covers the key and the user who sent it.
-    :ivar content: what a retry must have in common with the first request.
+    :ivar content: the parts that a retry must have in common with the first request.
     """
 
     digest: str
@@ -88,8 +88,8 @@ class IdempotentRequest:
             return None
         key = values[0].decode("ascii", "replace").strip()
         if len(values) > 1 or not _KEY.fullmatch(key):
-            raise BadRequest("The Idempotency-Key must be there once, with 1 to 255 visible ASCII characters.")
-        # JSON tells a missing user (null) from every user id.
+            raise BadRequest("There must be one Idempotency-Key header, with 1 to 255 visible ASCII characters.")
+        # JSON distinguishes a missing user (null) from every user id.
         owner_and_key = json.dumps([call.context.user_id, key.strip('"')])
         digest = hashlib.sha256(owner_and_key.encode()).hexdigest()
         # The content includes the owner, so that the same body has a different fingerprint for each user. Otherwise
@@ -115,7 +115,7 @@ class IdempotentRequest:
             first = await dependencies.repositories.idempotency.find(project_id, self.digest)
             if first is not None:
                 if not await dependencies.fingerprints.matches(first.fingerprint, self.content):
-                    raise UnprocessableContent("This Idempotency-Key was used for another request; take a new one.")
+                    raise UnprocessableContent("This Idempotency-Key was used for another request; use a new one.")
                 return creation_response(call, first.created)
             self._fingerprint = await dependencies.fingerprints.make(self.content)
             try:
@@ -125,7 +125,7 @@ class IdempotentRequest:
         raise ServiceUnavailable("Other requests use the same Idempotency-Key at the moment; please try again.")
 
     def record(self, created: Created, conf: cfg.ConfigOpts) -> IdempotencyRecord:
-        """Return what to store in the transaction that creates the object; for ``create`` of :meth:`respond`."""
+        """Return the record to store in the transaction that creates the object; for ``create`` of :meth:`respond`."""
         return IdempotencyRecord(
             self.digest,
             StoredRequest(self._fingerprint, created),

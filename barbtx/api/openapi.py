@@ -34,7 +34,7 @@ def describe_service() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "barbtx: OpenStack Key Manager API", "version": __version__},
         "paths": paths,
-        "components": {"schemas": {"Fault": ERROR_BODY}},
+        "components": {"schemas": {"Error": ERROR_BODY}},
     }
 
 
@@ -74,9 +74,9 @@ def _describe_operation(operation: Operation, method: str, route: str) -> dict[s
 
 
 def _describe_responses(operation: Operation) -> dict[str, Any]:
-    error = {"schema": {"$ref": "#/components/schemas/Fault"}}
+    error = {"schema": {"$ref": "#/components/schemas/Error"}}
     rejected: dict[str, Any] = {
-        "description": "The request is refused; the description says why and how to mend it.",
+        "description": "The request is rejected; the description names the reason and how to correct the request.",
         # The pipeline's errors are plain text unless the client accepts JSON.
         "content": {JSON: error, "text/plain": {"schema": _TEXT}},
     }
@@ -90,7 +90,7 @@ def _describe_responses(operation: Operation) -> dict[str, Any]:
             success["content"] = content
         described[str(status)] = success
     unavailable = {
-        "description": "Something that the service needs is down; nothing was changed.",
+        "description": "A dependency of the service is unavailable; nothing was changed.",
         "content": {JSON: error},
     }
     return {**described, "4XX": rejected, "503": unavailable}

@@ -1,4 +1,4 @@
-"""What a resource's methods take, require and return, as controllers declare it."""
+"""Declarations of a resource's methods: arguments, checks and responses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _undefined(*arguments: Any) -> Response:
 
 @attrs.frozen(eq=False)
 class Operation:
-    """A method of a resource: its handler and what applies to it. Controllers use it as a decorator of the handler.
+    """A method of a resource: its handler and its properties. Controllers use it as a decorator of the handler.
 
     :ivar name: name in texts for clients, such as ``Secret creation``.
     :ivar rule: name of the policy rule; None if every caller is allowed.

@@ -43,7 +43,7 @@ def parse_request_target(method: bytes, target: bytes) -> RequestTarget:
     if scheme not in _SCHEMES:
         raise ValueError("The scheme of an absolute request target must be http or https.")
     if not is_authority(authority):
-        raise ValueError("An absolute request target needs a host name or address, and perhaps a port.")
+        raise ValueError("An absolute request target must have a host name or address with an optional port.")
     return RequestTarget(path if path.startswith(b"/") else b"/" + path, scheme, authority)
 
 

@@ -50,7 +50,7 @@ def render_error(error: ErrorResponse) -> bytes:
 
 def write_error(request: Request, error: ErrorResponse) -> bytes:
     """Set a request's status and headers for an error, record the error for the access log, and return the body."""
-    request.fault = error
+    request.error = error
     body = render_error(error)
     show_request_id(request)
     _write_head(request, error.status, error.headers, body, "application/json")
@@ -62,10 +62,11 @@ def write_early_error(request: Request, error: ErrorResponse) -> bytes:
 
     The reference implementation's framework responds to such errors, and clients expect its format.
     """
+    add_vary(request, "Accept")
     accept = request.getHeader(b"accept") or b""
     if b"application/json" in accept or b"*/*" in accept:
         return write_error(request, error)
-    request.fault = error
+    request.error = error
     body = f"{error.status} {error.title}\n\n{error.description or ''}\n".encode()
     show_request_id(request)
     _write_head(request, error.status, error.headers, body, "text/plain; charset=utf-8")

@@ -54,7 +54,7 @@ class RootResource(LeafResource):
     """
 
     mounts: Mapping[str, IResource] = attrs.field(
-        validator=attrs.validators.deep_mapping(value_validator=provides(IResource))
+        validator=attrs.validators.deep_mapping(value_validator=provides(IResource)), repr=False
     )
     cors: Cors
 
@@ -81,7 +81,7 @@ def normalize_path(path: bytes) -> str:
     """
     segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
     if any(b"/" in segment or b"\0" in segment for segment in segments):
-        raise ValueError("The path has an encoded slash or NUL; identifiers have none.")
+        raise ValueError("The path contains an encoded slash or NUL.")
     try:
         normalized = "/" + "/".join(segment.decode() for segment in segments if segment)
     except UnicodeDecodeError:

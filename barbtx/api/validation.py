@@ -24,7 +24,7 @@ def read_json(body: bytes, too_large: bool, limit: int) -> dict[str, Any]:
     try:
         document = _strip(json_documents.read(body.decode()))
     except UnicodeEncodeError:
-        raise MalformedJSON("a string has half of a surrogate pair") from None
+        raise MalformedJSON("a string contains a lone surrogate") from None
     except UnicodeDecodeError:
         raise MalformedJSON("the body is not UTF-8") from None
     if not isinstance(document, dict):
@@ -93,7 +93,7 @@ _REASONS: dict[str, Callable[[Any], str]] = {
     "maxLength": lambda error: f"the value is longer than {error.kind.limit} characters",
     "minimum": lambda error: f"the value is less than {error.kind.limit}",
     "maximum": lambda error: f"the value is greater than {error.kind.limit}",
-    "additionalProperties": lambda error: "there is a property that is not allowed",
+    "additionalProperties": lambda error: "a property is not allowed",
 }
 
 

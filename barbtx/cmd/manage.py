@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from barbtx import __version__
 from barbtx.cmd import queue, removals
+from barbtx.cmd.counting import counted
 from barbtx.config import load, locate, require
 from barbtx.errors import ConfigurationError, NotFound, one_line
 from barbtx.identity.policy import Policy
@@ -57,7 +58,7 @@ def _complain(line: str) -> None:
 def _print_warning(event: LogEvent) -> None:
     """Print a warning about the configuration, such as a secret on the command line or a file that others can read."""
     if event.get("log_level") is LogLevel.warn and event.get("log_namespace") in _CONFIGURATION:
-        _complain(formatEvent(event))
+        _complain(f"warning: {formatEvent(event)}")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -144,7 +145,8 @@ def _check_policy(options: argparse.Namespace) -> int:
     risks = list(find_risks(Policy.from_config(load(options.config_file, options.set))))
     for risk in risks:
         print(f"risk: {risk}")
-    print(f"{len(risks)} risks; config/policy-hardened.yaml closes those of the shipped rules" if risks else "no risks")
+    hint = "; policy-hardened.yaml removes those of the default rules" if risks else ""
+    print(counted(len(risks), "risk") + hint)
     return 3 if risks else 0
 
 

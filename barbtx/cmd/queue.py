@@ -11,6 +11,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from barbtx.cmd.counting import counted
 from barbtx.config import load, require
 from barbtx.queue.amqp.dead_letters import DeadLetter, DeadLetters
 from barbtx.reactor import global_reactor
@@ -29,17 +30,17 @@ def add_commands(categories: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.peek(options.limit)), "dead letters")
+    _show(_with_dead_letters(options, lambda letters: letters.peek(options.limit)))
 
 
 def _requeue(options: argparse.Namespace) -> None:
-    _show(_with_dead_letters(options, lambda letters: letters.requeue(options.limit)), "dead letters sent again")
+    _show(_with_dead_letters(options, lambda letters: letters.requeue(options.limit)), "requeued")
 
 
-def _show(letters: Sequence[DeadLetter], what: str) -> None:
+def _show(letters: Sequence[DeadLetter], done: str = "") -> None:
     for letter in letters:
         print(f"{letter.queue}\t{letter.reason}\t{letter.body}".encode("ascii", "backslashreplace").decode())
-    print(f"{len(letters)} {what}")
+    print(counted(len(letters), "dead letter", done))
 
 
 @implementer(ILogObserver)
@@ -54,7 +55,7 @@ def _with_dead_letters(
 
     :raises ConfigurationError: the configuration cannot be used.
     :raises NoUsableBroker: no broker can be used.
-    :raises PublishRefused: a queue does not take a message.
+    :raises PublishRefused: a queue did not accept a message.
     """
     reactor = global_reactor()
     conf = load(options.config_file, options.set)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from oslo_config import cfg
 from sqlalchemy.orm import Session
 
+from barbtx.cmd.counting import counted
 from barbtx.config import load, require
 from barbtx.model.engine import make_engine
 from barbtx.model.migration import check_schema
@@ -65,7 +66,7 @@ def _list(options: argparse.Namespace) -> None:
         state = state_of(removal, now, conf.keystone_notifications.max_attempts)
         until = removal.kept_until or removal.due
         print(f"{removal.project_id}\t{state}\t{_time(until) if until else '-'}\t{removal.problem or '-'}")
-    print(f"{len(shown)} removals")
+    print(counted(len(shown), "removal"))
 
 
 def _cancel(options: argparse.Namespace) -> None:
@@ -73,11 +74,11 @@ def _cancel(options: argparse.Namespace) -> None:
     conf = _configuration(options)
     removal = _transact(conf, lambda session: cancel_removal(session, options.project))
     if removal.kept_until is not None:
-        said = "project {} was removed; it can be added to again"
+        said = "project {} was removed; new objects can be created in it again"
     elif removal.due is not None and removal.due <= now:
-        said = "the removal of project {} is cancelled; it was due, and some of the project's objects may be gone"
+        said = "the removal of project {} is cancelled; it was due, and some of the objects may be deleted already"
     else:
-        said = "the removal of project {} is cancelled; all that the project has stays"
+        said = "the removal of project {} is cancelled; all objects of the project are kept"
     print(said.format(options.project))
 
 
@@ -85,7 +86,7 @@ def _retry(options: argparse.Namespace) -> None:
     now = utcnow(WallClock())
     removal = _transact(_configuration(options), lambda session: retry_removal(session, options.project, now))
     when = _time(removal.due) if removal.due is not None and removal.due > now else "now"
-    print(f"the removal of project {options.project} is tried again {when}")
+    print(f"the removal of project {options.project} will be retried {when}")
 
 
 def _time(moment: datetime.datetime) -> str:

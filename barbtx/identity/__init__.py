@@ -1,1 +1,1 @@
-"""Authentication and authorization: who sends a request, and what policy allows them to do."""
+"""Authentication and authorization: the callers of requests, and their permissions."""

@@ -22,15 +22,31 @@ from barbtx.identity.predicates import Credentials, Predicate, RequestTarget, co
 def list_rules() -> list[oslo_policy.RuleDefault]:
     """Return the default rules, new and deprecated, for oslo.policy and its command line tools."""
     source = json.loads((files(__package__) / "policy_rules.json").read_text())
-    rules = [oslo_policy.RuleDefault(name, check) for name, check in source["helpers"].items()]
+    rules = [
+        oslo_policy.RuleDefault(name, helper["check"], helper["description"])
+        for name, helper in source["helpers"].items()
+    ]
     for name, rule in source["rules"].items():
         deprecated = oslo_policy.DeprecatedRule(
             name,
             rule["deprecated"],
             deprecated_since="0.1",
-            deprecated_reason="The roles reader, member and admin take the place of the service's own roles.",
+            deprecated_reason="Keystone's default roles reader, member and admin replace the roles of the Key Manager "
+            "service: audit, observer, creator and key-manager:service-admin.",
         )
-        rules.append(oslo_policy.RuleDefault(name, rule["check"], scope_types=["project"], deprecated_rule=deprecated))
+        operations: list[oslo_policy.Operation] = [
+            {"method": method, "path": path} for method, path in (text.split(" ") for text in rule["operations"])
+        ]
+        rules.append(
+            oslo_policy.DocumentedRuleDefault(
+                name,
+                rule["check"],
+                rule["description"],
+                operations,
+                scope_types=["project"],
+                deprecated_rule=deprecated,
+            )
+        )
     return rules
 
 
@@ -53,7 +69,7 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
         # oslo.policy may raise anything for a malformed file; the operator gets one line.
         raise ConfigurationError(f"policy: {one_line(problem) or type(problem).__name__}") from None
     if {name: rule.check_str for name, rule in enforcer.file_rules.items()} != overrides:
-        raise ConfigurationError("policy: the files changed while they were read; reload again")
+        raise ConfigurationError("policy: the files changed while they were read; reload once more")
     errors = find_errors(enforcer, overrides, _ATTRIBUTES)
     if errors:
         raise ConfigurationError(*(f"policy: {error}" for error in errors))
@@ -107,8 +123,8 @@ class Policy:
         lost = sorted(self._overridden - overridden)
         if lost:
             raise ConfigurationError(
-                f"policy: the files do not override {', '.join(lost)} any more; restart the "
-                "process if the shipped rules are to take their place"
+                f"policy: the files no longer override {', '.join(lost)}; to return to "
+                "the default rules, restart the process"
             )
         self._predicates, self._overridden = compile_rules(enforcer), overridden
 

@@ -28,7 +28,7 @@ _OWN_PROJECT, _OTHER_PROJECT = "a project", "another project"
 
 
 def find_risks(policy: Policy) -> Iterator[str]:
-    """Yield a line for each rule that reaches into other projects, private objects or the whole deployment."""
+    """Yield a line for each rule that grants access to other projects, private objects or the whole deployment."""
     for rule in (rule.name for rule in list_rules() if ":" in rule.name):
         kinds = kinds_of(rule)
         if kinds:
@@ -36,18 +36,18 @@ def find_risks(policy: Policy) -> Iterator[str]:
                 policy,
                 rule,
                 _targets(kinds, _OTHER_PROJECT, private=False),
-                "of any project, on what belongs to another one",
+                "in any project, on objects of other projects",
             )
         if kinds and kinds != ("order",):
             yield from _risk(
                 policy,
                 rule,
                 _targets(kinds, _OWN_PROJECT, private=True),
-                "of the same project, on what is private and somebody else's",
+                "in the same project, on private objects of other users",
                 without=("admin",),
             )
         if rule in _DEPLOYMENT_RULES:
-            yield from _risk(policy, rule, [{}], "of any project, on what concerns the whole deployment")
+            yield from _risk(policy, rule, [{}], "in any project, on the whole deployment")
         elif not kinds:
             yield from _risk(policy, rule, [{}], "without any role", only=("nobody",))
 

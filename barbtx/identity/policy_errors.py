@@ -49,7 +49,7 @@ def find_errors(enforcer: oslo_policy.Enforcer, overrides: Mapping[str, str], at
 def _unparsed(rules: Mapping[str, BaseCheck], overrides: Mapping[str, str]) -> Iterator[str]:
     for name, text in overrides.items():
         leaves = [leaf for leaf, _ in _leaves(rules[name])]
-        # oslo.policy turns what it cannot parse into a check that allows nobody; under a "not" it allows everybody.
+        # oslo.policy parses malformed text as a check that allows nobody; under a "not" it allows everybody.
         if sum(isinstance(leaf, FalseCheck) for leaf in leaves) != _literal_refusals(text):
             yield f"the rule '{name}' cannot be parsed: {text}"
         if any(isinstance(leaf, HttpCheck | HttpsCheck) for leaf in leaves):
@@ -69,7 +69,7 @@ def _unknown(named: Mapping[str, set[str]], overrides: Mapping[str, str], known:
         pending += new
     for name in overrides:
         if name not in reached:
-            yield f"there is no rule '{name}', nor does another rule use it{hint(name, known)}"
+            yield f"there is no rule '{name}', and no rule refers to it{hint(name, known)}"
 
 
 def _undefined(named: Mapping[str, set[str]]) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _cycles(named: Mapping[str, set[str]]) -> Iterator[str]:
         if name in path:
             cycle = path[path.index(name) :]
             if cycle[0] == min(cycle):
-                yield f"the rules {' -> '.join((*cycle, name))} use each other in a circle"
+                yield f"the rules {' -> '.join((*cycle, name))} refer to each other in a cycle"
         elif name not in done:
             for reference in sorted(named.get(name, ())):
                 yield from visit(reference, (*path, name))
@@ -111,7 +111,7 @@ def _vacuous(rules: Mapping[str, BaseCheck], attributes: frozenset[str]) -> Iter
             if isinstance(leaf, RuleCheck):
                 pending.append((leaf.match, negated, keys))
             elif negated and (wrong := _matches_nobody(leaf, attributes, keys)):
-                line = f"the rule '{name}' has, under a 'not', the check {leaf}: {wrong}, so that everybody passes"
+                line = f"the rule '{name}' negates the check {leaf}, which never matches ({wrong}), so everybody passes"
                 if line not in reported:
                     reported.add(line)
                     yield line
@@ -127,7 +127,7 @@ def _matches_nobody(leaf: BaseCheck, attributes: frozenset[str], keys: frozenset
         if key not in TARGET_KEYS:
             return f"there is no '{key}'{hint(key, TARGET_KEYS)}"
         if key not in keys:
-            return f"where the rule is used there is no '{key}'"
+            return f"there is no '{key}' where the rule is used"
     if "%" in _KEY.sub("", leaf.match):
         return "its right side cannot be read"
     if type(leaf) is GenericCheck and literal_of(leaf.kind) is None:

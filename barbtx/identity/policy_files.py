@@ -47,7 +47,7 @@ def find_policy_files(conf: cfg.ConfigOpts) -> PolicyFiles:
     elif named or main:
         files.problems.append(
             f"[oslo_policy] policy_file: there is no file '{options.policy_file}'; name one that "
-            "exists, or remove the option to use the shipped rules"
+            "exists, or remove the option to use the default rules"
         )
     elif obsolete := conf.find_file("policy.json"):
         files.warnings.append(
@@ -62,7 +62,7 @@ def find_policy_files(conf: cfg.ConfigOpts) -> PolicyFiles:
         elif named or directory:
             files.problems.append(
                 f"[oslo_policy] policy_dirs: there is no directory '{name}'; name one that exists, "
-                "or remove the option to use the shipped rules"
+                "or remove the option to use the default rules"
             )
     return files
 
@@ -73,7 +73,7 @@ def _list_directory(directory: Path, named: bool, found: PolicyFiles) -> None:
         files = [path for path in paths if path.is_file()]
         found.paths.extend(files)
         found.warnings.extend(
-            f"{path} is a directory within policy_dirs: what is in it is not read" for path in paths if path.is_dir()
+            f"{path} is a directory within policy_dirs: its contents are not read" for path in paths if path.is_dir()
         )
         found.problems.extend(
             f"policy: {path} cannot be read: it is neither a file nor a link to one"
@@ -87,8 +87,8 @@ def _list_directory(directory: Path, named: bool, found: PolicyFiles) -> None:
         found.required.update(files)
     if named and all(path.is_dir() for path in paths):
         found.problems.append(
-            f"[oslo_policy] policy_dirs: there is no policy file in {directory}; write one, with {{}} "
-            "if there are to be no rules, or remove the option to use the shipped rules"
+            f"[oslo_policy] policy_dirs: there is no policy file in {directory}; create one, with {{}} "
+            "for no rules, or remove the option to use the default rules"
         )
 
 
@@ -115,18 +115,16 @@ def read_policy_files(conf: cfg.ConfigOpts) -> dict[Path, dict[str, str]]:
             if path in found.required:
                 problems.append(
                     f"policy: {path} is empty, although [oslo_policy] names it or its directory; write rules, "
-                    "or {} if there are to be none"
+                    "or {} for no rules"
                 )
             else:
-                log.warn(
-                    "policy: {path} has no rules; write {nothing} if there are to be none", path=path, nothing="{}"
-                )
+                log.warn("policy: {path} has no rules; write {nothing} for no rules", path=path, nothing="{}")
             files[path] = {}
         elif isinstance(rules, dict):
             files[path] = rules
             problems += _wrong_texts(path, rules)
         else:
-            problems.append(f"policy: {path} is no mapping of rule names to check strings")
+            problems.append(f"policy: {path} is not a mapping of rule names to check strings")
     if problems:
         raise ConfigurationError(*problems)
     return files
@@ -154,7 +152,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the rule '{key}' is there twice", key_node.start_mark
+                    None, None, f"the rule '{key}' is defined twice", key_node.start_mark
                 )
             if isinstance(key, Hashable):
                 seen.add(key)

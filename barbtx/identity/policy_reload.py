@@ -95,17 +95,17 @@ class PolicyReloader(Service):
             await self._in_thread(self._policy.reload)
         except Exception as problem:
             if not isinstance(problem, ConfigurationError):
-                log.failure("the policy could not be read")
-            log.error("the policy was refused, and the one before stays in force: {reason}", reason=str(problem))
+                log.failure("the policy could not be reloaded")
+            log.error("the policy was refused, and the previous one stays in effect: {reason}", reason=str(problem))
         else:
-            log.info("the policy was read again and is in force")
+            log.info("the policy was reloaded and is in effect")
 
     def _in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
 
 
 def _stamp(path: Path) -> tuple[object, ...]:
-    """Return what identifies the content of a file without reading it."""
+    """Return values that change when a file changes, without reading the file."""
     try:
         stat = path.stat()
     except OSError as problem:

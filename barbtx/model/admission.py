@@ -14,7 +14,7 @@ import attrs
 
 
 class Workload(enum.Enum):
-    """What a transaction does. A list may read many rows."""
+    """The kind of work of a transaction. A list may read many rows."""
 
     READ = "read"
     LIST = "list"
@@ -57,8 +57,8 @@ class Admission:
     """Admits transactions. All methods must be called in the reactor's thread.
 
     One group of tables may use at most half of the connections, its lists and its writes at most a quarter each. All
-    lists together may use half, and so may all writes. One project may use half of what its lane may use. Each of these
-    limits is at least one.
+    lists together may use half, and so may all writes. One project may use half of the connections of its lane. Each
+    of these limits is at least one.
 
     :ivar size: maximum number of transactions that run at the same time.
     :ivar limit: maximum number of transactions that run or wait. If it is reached, the lane with the longest queue

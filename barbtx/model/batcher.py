@@ -112,7 +112,7 @@ class Batcher(Generic[K, R]):
                 # Its caller does not wait any more.
                 continue
             if item.since < oldest:
-                item.answered.errback(self.refusal("no turn in time; others take too long"))
+                item.answered.errback(self.refusal("timed out waiting for other transactions"))
             else:
                 group.append(item)
         return group

@@ -158,8 +158,8 @@ class Database:
     def gauges(self) -> dict[str, object]:
         """The state of transactions, threads and connections, for the status report."""
         return {
-            "transactions": f"{self.admission.running} at work, {self.admission.waiting} waiting",
-            "threads": f"{len(self.threads.working)} of {self.threads.workers} at work",
+            "transactions": f"{self.admission.running} running, {self.admission.waiting} waiting",
+            "threads": f"{len(self.threads.working)} of {self.threads.workers} busy",
             "connections": self.engine.pool.status(),
             **self.statements.gauges(),
         }
@@ -167,7 +167,7 @@ class Database:
     def _note_answer(self) -> None:
         if self._lost.is_set():
             self._lost.clear()
-            log.info("the database answers again", log_outage=True)
+            log.info("the database responds again", log_outage=True)
 
     def interact(
         self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False, tables: str = "general"
@@ -175,10 +175,10 @@ class Database:
         """Run work in one transaction, on a thread of the database.
 
         The work is retried from the start after a deadlock, a lost connection, or a constraint violation: another
-        transaction may have created or deleted what it looked up. It must therefore have no effects except through its
-        session; it may also record facts that hold however the transaction ends. Cancelling the Deferred abandons the
-        transaction, which is then rolled back unless its commit has begun. If the Deferred fails, nothing was changed,
-        unless the error's ``outcome_unknown`` is true.
+        transaction may have created or deleted a row that it looked up. It must therefore have no effects except
+        through its session; it may also record facts that hold however the transaction ends. Cancelling the Deferred
+        abandons the transaction, which is then rolled back unless its commit has begun. If the Deferred fails, nothing
+        was changed, unless the error's ``outcome_unknown`` is true.
 
         :param work: a blocking function of a session that returns plain data.
         :param write: whether the work may change the database.
@@ -206,8 +206,8 @@ class Database:
             result.errback(unavailable("too many transactions are waiting"))
 
         def timed_out() -> None:
-            # The log distinguishes an overloaded process from a database that does not answer.
-            cause = "no answer in time" if ticket.running else "no turn in time; others take too long"
+            # The log distinguishes an overloaded process from a database that does not respond.
+            cause = "no response in time" if ticket.running else "timed out waiting for other transactions"
             self._lost.set()
             result.errback(unavailable(cause, outcome_unknown=abandon()))
 

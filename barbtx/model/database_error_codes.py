@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 class ErrorKind(enum.Enum):
-    """What an error means for the transaction, the connection and the operator."""
+    """The consequences of an error for the transaction, the connection and the operator."""
 
     #: The transaction was rolled back because of a concurrent one, for instance in a deadlock; it can be retried.
     CONFLICT = "conflict"

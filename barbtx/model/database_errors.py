@@ -1,4 +1,4 @@
-"""What an error of a database driver means, whichever driver raised it.
+"""Classification of database errors, independent of the driver.
 
 PostgreSQL's errors are classified by SQLSTATE, MariaDB's by number, SQLite's by result code. The drivers' exception
 classes are not reliable: psycopg raises ``InternalError`` in a read-only transaction, PyMySQL when the disk is full.
@@ -40,8 +40,8 @@ class DatabaseProblem:
     def outcome_unknown(self, committing: bool) -> bool:
         """Whether the transaction may have been committed.
 
-        A server that answers COMMIT with an error has rolled back; a server that does not answer may have committed. An
-        error of SQLSTATE class 25 is an answer: the server had ended the session before the COMMIT.
+        A server that responds to COMMIT with an error has rolled back; one that does not respond may have committed. An
+        error of SQLSTATE class 25 is a response: the server had ended the session before the COMMIT.
 
         :param committing: whether COMMIT had been sent.
         """

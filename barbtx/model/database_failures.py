@@ -63,10 +63,10 @@ def unavailable(cause: str, *, outcome_unknown: bool = False, needs_operator: bo
 
 
 def closed() -> DatabaseUnavailable:
-    """Make the error for a transaction that the gate does not admit. Whoever closed the gate has logged the reason."""
-    return DatabaseUnavailable(cause="the checks at startup have not passed yet")
+    """Make the error for a transaction that the gate does not admit. The code that closed the gate logs the reason."""
+    return DatabaseUnavailable(cause="the startup checks have not passed yet")
 
 
 def bad_value() -> BadRequest:
     """Make the error for a value that the database or its driver rejects."""
-    return BadRequest("A value is too long, too large or has characters that cannot be kept.")
+    return BadRequest("A value is too long, too large or has characters that cannot be stored.")

@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from barbtx.errors import ConfigurationError
 from barbtx.model.database_errors import STALE, classify
 from barbtx.model.sqlite_permissions import keep_private
+from barbtx.model.url_arguments import check_arguments
 
 # Seconds for which a connection to a read-only server stays in the pool. After that another server may be the primary.
 _READ_ONLY_SECONDS = 2.0
@@ -28,7 +29,8 @@ _DRIVERS = {
 def parse_url(url: str) -> URL:
     """Parse a database URL, and set the driver that barbtx uses.
 
-    :raises ConfigurationError: it is not a database URL, or it names an SQLite database in memory.
+    :raises ConfigurationError: it is not a database URL, has arguments that cannot be used, or names an SQLite database
+        in memory.
     """
     try:
         parsed = make_url(_spread_hosts(url))
@@ -37,6 +39,7 @@ def parse_url(url: str) -> URL:
         parsed.get_dialect()
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError("[database] connection is not a database URL that barbtx can use") from None
+    check_arguments(parsed)
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         # Each connection would open another database, which is lost when the connection is closed.
         raise ConfigurationError(
@@ -63,7 +66,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
             pool_timeout=timeout,
             pool_recycle=1800,
             hide_parameters=True,
-            connect_args=_connect_arguments(backend, timeout, bound_statements),
+            connect_args=_with_arguments_of(parsed, _connect_arguments(backend, timeout, bound_statements)),
             **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
         )
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):
@@ -117,6 +120,17 @@ def is_read_only(status: Callable[[bytes], bytes | None], age: float) -> bool:
     """
     read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
     return read_only and age > _READ_ONLY_SECONDS
+
+
+def _with_arguments_of(url: URL, arguments: dict[str, object]) -> dict[str, object]:
+    """Return the arguments of connections without those that the URL sets.
+
+    The settings of sessions in ``options`` of a PostgreSQL URL are added to barbtx's own.
+    """
+    kept = {name: value for name, value in arguments.items() if name not in url.query or name == "charset"}
+    if "options" in url.query and "options" in arguments:
+        kept["options"] = f"{arguments['options']} {url.query['options']}"
+    return kept
 
 
 def _connect_arguments(backend: str, timeout: float, bound_statements: bool) -> dict[str, object]:

@@ -100,7 +100,7 @@ def _translate(failure: Any) -> Any:
     """
     error = failure.value
     if isinstance(error, defer.TimeoutError):
-        raise unavailable("no answer in time") from None
+        raise unavailable("no response in time") from None
     if isinstance(error, exc.TimeoutError):
         raise unavailable("no free connection") from None
     if isinstance(error, exc.DBAPIError):

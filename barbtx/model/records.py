@@ -41,7 +41,7 @@ class KEKMeta:
 class EncryptedDatum:
     """The ciphertext of a payload, and the project key that decrypts it.
 
-    :ivar kek_meta_extended: what the plugin needs besides the key to decrypt it.
+    :ivar kek_meta_extended: data of the plugin that decryption requires in addition to the key.
     """
 
     kek: KEKMeta
@@ -51,11 +51,11 @@ class EncryptedDatum:
 
 @attrs.frozen
 class StoredPayload:
-    """Where a secret's payload is stored.
+    """The location of a secret's payload.
 
     :ivar plugin: full class name of the secret store that has it.
     :ivar content_type: media type of the payload, without parameters.
-    :ivar metadata: what the store needs to read or delete the payload; values have at most 255 characters.
+    :ivar metadata: data that the store needs to read or delete the payload; values have at most 255 characters.
     :ivar datum: the ciphertext, if the store keeps it in the database.
     """
 
@@ -82,7 +82,7 @@ class Secret:
     """A secret's metadata.
 
     :ivar project_id: external id of its project.
-    :ivar payload: where its payload is stored; None if it has no payload or the location was not read.
+    :ivar payload: the location of its payload; None if it has none, or if the location was not read.
     :ivar consumers: the oldest of its consumers, if they were read.
     """
 
@@ -275,7 +275,7 @@ class Lease:
     """A worker's lease on an order.
 
     :ivar attempt: number of the attempt, from 1.
-    :ivar passphrase: where the passphrase of the order is stored, if it has one.
+    :ivar passphrase: the location of the order's passphrase, if it has one.
     :ivar request_id: id of the API request that created the order.
     :ivar project_key: primary key of the order's project.
     """

@@ -1,4 +1,4 @@
-"""Permissions of the files of an SQLite database: only their owner may access them, whatever the umask."""
+"""Permissions of the files of an SQLite database: only their owner may access them, regardless of the umask."""
 
 from __future__ import annotations
 

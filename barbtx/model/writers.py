@@ -57,7 +57,7 @@ class PipelineWriter:
             return await pipeline.send(group)
         except CancelledError:
             pipeline.abort()
-            raise unavailable("no answer in time", outcome_unknown=True) from None
+            raise unavailable("no response in time", outcome_unknown=True) from None
         except PipelineLost as problem:
             raise unavailable(str(problem), outcome_unknown=True) from None
 
@@ -65,7 +65,7 @@ class PipelineWriter:
 def _translate(failure: Failure) -> Failure:
     error = failure.value
     if isinstance(error, defer.TimeoutError):
-        raise unavailable("no answer in time") from None
+        raise unavailable("no response in time") from None
     if isinstance(error, exc.TimeoutError):
         raise unavailable("no free connection") from None
     if isinstance(error, exc.DBAPIError):

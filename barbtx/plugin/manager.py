@@ -84,13 +84,13 @@ class PluginNotEnabled(NotAvailableHere, LookupError):
 
 def not_enabled(plugin: str) -> PluginNotEnabled:
     """Log that a plugin is missing and return the error to raise."""
-    log.error("{plugin} is not enabled: requests that need it are answered with 503, and orders wait", plugin=plugin)
+    log.error("{plugin} is not enabled: requests that need it get 503, and orders wait", plugin=plugin)
     return PluginNotEnabled(plugin)
 
 
 @attrs.frozen
 class PluginContext:
-    """What the factory of a plugin is called with.
+    """The argument of a plugin's factory.
 
     :ivar clock: for timers and the lifetime of cache entries; monotonic.
     :ivar in_thread: calls a blocking function with arguments in a thread of the reactor; returns an awaitable.
@@ -232,7 +232,7 @@ class StoreManager:
         return await derived_keys(self.stores, purpose)
 
     def forget_project(self, project_id: str) -> None:
-        """Make the stores drop what they have cached for a project, such as its keys.
+        """Make the stores drop the data that they have cached for a project, such as its keys.
 
         :param project_id: external id.
         """
@@ -266,7 +266,7 @@ def _load_backends(context: PluginContext) -> tuple[Backend, ...]:
         if not section.secret_store_plugin:
             raise ConfigurationError(f"[secretstore:{suffix}] secret_store_plugin is missing")
         own = section.crypto_plugin
-        # Every store can decrypt what the crypto plugins of the others encrypted; its own comes first and encrypts.
+        # Every store can decrypt ciphertext of the other stores' plugins; its own plugin comes first and encrypts.
         plugins = tuple(dict.fromkeys((own, *crypto))) if own else None
         (store,) = load(
             STORES, [section.secret_store_plugin], ISecretStore, attrs.evolve(context, crypto_plugins=plugins)

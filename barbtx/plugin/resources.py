@@ -208,7 +208,7 @@ async def generate_asymmetric_secret(
 ) -> GeneratedObjects:
     """Generate a key pair; the caller writes the rows of its secrets and of their container.
 
-    :param template: what the secrets have in common; its id becomes the id of the container.
+    :param template: the fields that the secrets have in common; its id becomes the id of the container.
     :raises NotSupported: no store generates such keys.
     """
     ids = PairIds(*(str(uuid.uuid4()) for _ in range(3)))

@@ -28,7 +28,7 @@ class TaskClient:
     def send(self, task: Task) -> Deferred[None]:
         """Send a task.
 
-        :return: fires as :meth:`ITransport.send` does. To cancel it ends the wait, not the task.
+        :return: fires as :meth:`ITransport.send` does. Cancelling it ends the wait, not the task.
         :raises PublishRefused: (asynchronously) the transport did not accept the message.
         """
         return Deferred.fromCoroutine(self._send(task))

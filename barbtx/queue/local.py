@@ -57,7 +57,7 @@ class LocalTransport:
         return not self._stopped and len(self._pending) < self.max_waiting
 
     def send(self, message: TaskMessage) -> Deferred[None]:
-        """Run a task; fires when it has ended, whatever its outcome. To cancel ends the wait, not the task.
+        """Run a task; fires when it has ended, with or without success. Cancelling ends the wait, not the task.
 
         :raises PublishRefused: (asynchronously) the transport is full or stopped.
         """

@@ -48,7 +48,7 @@ class Tasks:
         try:
             await self.begin_type_order().process_and_suppress_exceptions(order_id, project_id, lane)
         except NoSuchEntity:
-            log.info("order {order_id} is not there any more", order_id=order_id, request_id=request_id)
+            log.info("order {order_id} no longer exists", order_id=order_id, request_id=request_id)
         except OrderInWrongLane as problem:
             raise WrongLane(problem.lane) from None
         except DependencyUnavailable as problem:

@@ -56,11 +56,11 @@ class BaseTask(ABC, Generic[E, R]):
 
     @abstractmethod
     async def handle_error(
-        self, entity: E, fault: ErrorResponse, exception: Exception, *args: Any, **kwargs: Any
+        self, entity: E, error: ErrorResponse, exception: Exception, *args: Any, **kwargs: Any
     ) -> None:
         """Record that :meth:`handle_processing` failed.
 
-        :param fault: status and description that are safe to show to clients.
+        :param error: status and description that are safe to show to clients.
         """
 
     @abstractmethod
@@ -102,9 +102,9 @@ class BaseTask(ABC, Generic[E, R]):
         try:
             result = await self.handle_processing(entity, *args, **kwargs)
         except Exception as problem:
-            fault = to_error_response(problem, name)
+            error = to_error_response(problem, name)
             try:
-                await self.handle_error(entity, fault, problem, *args, **kwargs)
+                await self.handle_error(entity, error, problem, *args, **kwargs)
             except TaskSuperseded:
                 # That is probably why the processing failed.
                 raise

@@ -58,7 +58,7 @@ class RemoveProject:
                 return removed
             # Objects were added in the meantime.
             stalled += 1
-        raise RemovalIncomplete("it is still in use")
+        raise RemovalIncomplete("the project is still in use")
 
     async def _remove_secrets(self, claim: RemovalClaim) -> int:
         removed, failed, after = 0, 0, ""
@@ -98,7 +98,7 @@ class RemoveProject:
             except (ServiceUnavailable, CancelledError) as problem:
                 if not isinstance(problem, PluginNotEnabled):
                     raise
-                log.error("the payload of {id} stays in its store: {reason}", id=owner_id, reason=str(problem))
+                log.error("the payload of {id} was not deleted: {reason}", id=owner_id, reason=str(problem))
             except Exception:
                 log.failure("the payload of {id} could not be deleted from its store", id=owner_id)
             else:
@@ -134,7 +134,7 @@ class AdvanceRemoval:
                 await self._step_with_renewal(claim)
             except ServiceUnavailable as problem:
                 log.warn(
-                    "the removal of project {project_id} waits: {reason}",
+                    "the removal of project {project_id} is delayed: {reason}",
                     project_id=claim.project_id,
                     reason=problem.description,
                 )
@@ -169,22 +169,22 @@ class AdvanceRemoval:
         if await self.directory.exists(project_id):
             await self.removals.withdraw(claim)
             log.warn(
-                "project {project_id} exists in Keystone, although a notification says that it was deleted: its "
+                "project {project_id} exists in Keystone, although a notification reported its deletion: the "
                 "removal is cancelled",
                 project_id=project_id,
             )
         elif claim.confirmed:
             count = await self.remove.run(claim)
             log.info(
-                "project {project_id} was deleted in Keystone; {count} secrets went with it",
+                "project {project_id} was deleted in Keystone; {count} secrets and all other objects were removed",
                 project_id=project_id,
                 count=count,
             )
         else:
             due = await self.removals.confirm(claim, self.grace)
             log.warn(
-                "project {project_id} was deleted in Keystone: nothing can be added to it any more, and it is "
-                "removed at {due} UTC; 'barbtx-manage removals cancel' prevents that",
+                "project {project_id} was deleted in Keystone: nothing can be added to it any more, and it will "
+                "be removed at {due} UTC; 'barbtx-manage removals cancel' cancels the removal",
                 project_id=project_id,
                 due=due.isoformat(" ", "seconds"),
             )
@@ -193,9 +193,7 @@ class AdvanceRemoval:
         try:
             await self.removals.renew(claim)
         except ServiceUnavailable:
-            log.info(
-                "the lease of project {project_id}'s removal could not be renewed just now", project_id=claim.project_id
-            )
+            log.info("the lease of project {project_id}'s removal could not be renewed", project_id=claim.project_id)
 
     async def _failed(self, claim: RemovalClaim, problem: Exception) -> None:
         log.failure("removing project {project_id} failed", project_id=claim.project_id)
@@ -204,8 +202,8 @@ class AdvanceRemoval:
         await self._postpone(claim, reason, counts=True)
         if claim.attempt >= self.removals.max_attempts:
             log.error(
-                "removing project {project_id} failed {count} times and is given up: {reason}; when that is "
-                "mended, use 'barbtx-manage removals retry'",
+                "removing project {project_id} failed {count} times and is not retried: {reason}; when the "
+                "cause is corrected, run 'barbtx-manage removals retry'",
                 project_id=claim.project_id,
                 count=claim.attempt,
                 reason=reason,

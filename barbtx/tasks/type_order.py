@@ -47,7 +47,7 @@ class OrderInWrongLane(TaskNotStarted):
     """
 
     def __init__(self, lane: str) -> None:
-        super().__init__(f"the order is of the lane {lane}")
+        super().__init__(f"the order belongs to the lane {lane}")
         self.lane = lane
 
 
@@ -143,14 +143,14 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
         """
         if lease.attempt > self.max_attempts:
             raise TooManyAttempts(
-                f"the order was begun {self.max_attempts} times, and each time the worker died or could "
-                "not store the outcome; order again"
+                f"the order was attempted {self.max_attempts} times, but each time the worker died or could "
+                "not store the outcome; create a new order"
             )
         generate = self._generator(lease.order.type)
         # During an outage of a store the order goes back to the queue, because it would delay other projects here.
         return await self.outage_retry.run_until_available(lambda: generate(lease), outage=DatabaseUnavailable)
 
-    async def handle_error(self, lease: Lease, fault: ErrorResponse, exception: Exception, *_: object) -> None:
+    async def handle_error(self, lease: Lease, error: ErrorResponse, exception: Exception, *_: object) -> None:
         """Schedule another attempt if the failure is temporary; otherwise store the error as the order's outcome."""
         if isinstance(exception, ProjectClosed):
             await self._wait_for_project(lease)
@@ -162,7 +162,7 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
             wait = min(self.retry_seconds * 2 ** (lease.attempt - 1), 3600.0)
             await self._record(lambda: self.orders.retry(lease, PROCESS_TYPE_ORDER, wait))
         else:
-            await self._record(lambda: self.orders.fail(lease, str(fault.status), fault.description or fault.title))
+            await self._record(lambda: self.orders.fail(lease, str(error.status), error.description or error.title))
             await resources.delete_orphans(self.stores, [lease.passphrase])
 
     async def handle_success(self, lease: Lease, generated: GeneratedObjects, *_: object) -> None:
@@ -186,7 +186,7 @@ class BeginTypeOrder(BaseTask[Lease, GeneratedObjects]):
 
     async def _wait_for_project(self, lease: Lease) -> None:
         """Release an order whose project is about to be removed. It is processed if the removal is cancelled."""
-        log.info("order {order_id} waits: its project was deleted in Keystone", order_id=lease.order.id)
+        log.info("order {order_id} is suspended: its project was deleted in Keystone", order_id=lease.order.id)
         await self._record(lambda: self.orders.release(lease))
 
     async def _record(self, write: Callable[[], Deferred[None]]) -> None:

@@ -1,4 +1,4 @@
-"""The directives ``barbtx-manage`` and ``twistd-options``: what the commands themselves say of their arguments."""
+"""The directives ``barbtx-manage`` and ``twistd-options``: generated from the commands' argument parsers."""
 
 from __future__ import annotations
 

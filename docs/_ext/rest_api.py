@@ -75,7 +75,7 @@ def _operation(title: str, operation: Mapping[str, Any], parameters: list[Mappin
             kinds = " or ".join(f"``{kind}``" for kind in response.get("content", {})) or "no body"
             yield from (f"Response {status}: {kinds}.", "")
             yield from _fields(
-                response.get("content", {}).get("application/json", {}).get("schema", {}), "always there"
+                response.get("content", {}).get("application/json", {}).get("schema", {}), "always present"
             )
 
 

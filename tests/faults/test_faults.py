@@ -191,11 +191,12 @@ async def test_a_frozen_broker_is_given_up_and_no_order_waits_for_it(
     deployments.append(deployment)
     worker = deployment.worker()
     api = deployment.api()
+    wait_until(lambda: "connected to the broker" in api.process.read_log(), PATIENCE, "the API did not connect")
     own_rabbitmq.signal(signal.SIGSTOP)
     seconds, ref = await timed(Deferred.fromCoroutine(api.order()))
     assert seconds < _AT_ONCE
-    wait_until(lambda: "the broker is silent" in worker.read_log(), PATIENCE, "the worker did not notice the silence")
-    wait_until(lambda: "the broker is silent" in api.process.read_log(), PATIENCE, "the API did not notice the silence")
+    wait_until(lambda: "no heartbeat from the broker" in worker.read_log(), PATIENCE, "the worker did not notice")
+    wait_until(lambda: "no heartbeat from the broker" in api.process.read_log(), PATIENCE, "the API did not notice")
     own_rabbitmq.signal(signal.SIGCONT)
     assert (await api.finished(ref))["status"] == "ACTIVE"
     assert (await api.get("/v1/secrets?limit=1")).json["total"] == 1

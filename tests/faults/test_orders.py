@@ -93,9 +93,9 @@ async def test_a_full_queue_and_a_blocked_broker_hold_orders_up_and_lose_none(tm
         await cluster.start(apis=1, workers=0)
         api: Api = cluster.apis[0]
         await cluster.place(40, pairs=0)
-        assert "did not take the message" in api.process.read_log()
+        assert "rejected the message" in api.process.read_log()
         await in_thread(lambda: cluster.rabbitmq.control("set_vm_memory_high_watermark", "0.0000001"))
-        while "takes no messages" not in api.process.read_log():
+        while "has suspended publishing" not in api.process.read_log():
             await api.order()
         await cluster.place(10, pairs=0)
         assert (await api.get("/v1/orders?limit=1")).status == 200
@@ -244,7 +244,7 @@ async def test_an_order_that_its_worker_always_dies_of_ends_with_a_reason(tmp_pa
         cluster.workers.append(await cluster.start_worker())
         order = await api.finished(reply.json["order_ref"])
         assert (order["status"], order["error_status_code"]) == ("ERROR", "503")
-        assert order["error_reason"].startswith("Process TypeOrder issue seen - the order was begun 2 times"), order
+        assert order["error_reason"].startswith("Process TypeOrder issue seen - the order was attempted 2 times"), order
         figures = await cluster.settle()
         assert (figures.stuck, figures.orphans) == (0, 0), figures
     finally:

@@ -43,7 +43,7 @@ async def test_messages_outlast_an_outage_of_the_database(
             assert (await api.finished(ref, 120))["status"] == "ACTIVE"
         # Without a retry scheduler, and before a lease expires, only the worker itself can have processed them.
         assert reactor.seconds() - back < 60
-        assert "a message goes to tasks" not in worker.read_log() and "went to the dead" not in worker.read_log()
+        assert "moving a message to tasks" not in worker.read_log() and "went to the dead" not in worker.read_log()
         assert "Traceback" not in worker.read_log(), worker.read_log()
         assert (await api.get("/v1/secrets")).json["total"] == len(refs)
 

@@ -127,9 +127,12 @@ async def test_any_failure_of_a_commit_leaves_a_write_unknown_and_a_read_not(dat
     def fail(_: object) -> None:
         raise RuntimeError("the driver has an error")
 
+    def work(session: Session) -> None:
+        session.execute(text("SELECT 1"))
+
     event.listen(database.engine, "commit", fail)
     with pytest.raises(DatabaseUnavailable if write else RuntimeError) as caught:
-        await database.interact(lambda session: session.execute(text("SELECT 1")) and None, write=write)
+        await database.interact(work, write=write)
     event.remove(database.engine, "commit", fail)
     assert unknown(caught.value) is write
 

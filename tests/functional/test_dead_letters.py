@@ -43,6 +43,10 @@ def manage(deployment: Deployment, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+async def nothing(client: object) -> None:
+    pass
+
+
 @pytest_twisted.ensureDeferred
 async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
     from twisted.internet import reactor
@@ -61,9 +65,6 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
         ): "order_id is not a UUID",
     }
 
-    async def nothing(client: object) -> None:
-        pass
-
     service = client_service(reactor, Brokers.from_url(rabbitmq.url), "test", 10, nothing)
     service.startService()
     channel = await (await service.whenConnected(failAfterFailures=1)).new_channel()
@@ -72,7 +73,7 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
         channel.basic_publish(routing_key=queue, content=Content(body))
     # Valid messages are processed meanwhile.
     assert (await api.finished(await api.order()))["status"] == "ACTIVE"
-    await logged(worker, "a message goes to", len(poison))
+    await logged(worker, "moving a message to", len(poison))
     while (await channel.queue_declare(queue=f"{queue}.dead", passive=True)).message_count < len(poison):
         pass
     for _ in range(2):
@@ -85,11 +86,11 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
     await in_thread(worker.stop)
     assert (await in_thread(lambda: manage(deployment, "queue", "requeue", "--limit", "4")))[
         -1
-    ] == "4 dead letters sent again"
-    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "2 dead letters sent again"
+    ] == "4 dead letters requeued"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "2 dead letters requeued"
     assert (await channel.queue_declare(queue=queue, passive=True)).message_count == 6
     again = deployment.worker()
-    await logged(again, "a message goes to", len(poison))
+    await logged(again, "moving a message to", len(poison))
     await service.stopService()
 
 
@@ -101,26 +102,27 @@ def test_without_a_broker_the_command_says_so(deployment: Deployment) -> None:
         text=True,
         timeout=60,
     )
-    assert done.returncode == 1 and done.stderr.startswith("barbtx-manage: no broker answers"), done
+    assert done.returncode == 1 and done.stderr.startswith("barbtx-manage: no broker responds"), done
 
 
 _REFUSALS = [
     ({"transport_url": "rabbit://guest:guest@127.0.0.1:{port}/nowhere"}, "vhost nowhere not found"),
     ({"transport_url": "rabbit://guest:wrong@127.0.0.1:{port}/"}, "refuses the user 'guest' or its password"),
-    ({"transport_url": "rabbit://127.0.0.1:1/"}, "nothing listens there"),
-    ({"transport_url": "rabbit://127.0.0.1:1,127.0.0.1:2/"}, "127.0.0.1:2: nothing listens there"),
+    ({"transport_url": "rabbit://127.0.0.1:1/"}, "connection refused"),
+    ({"transport_url": "rabbit://127.0.0.1:1,127.0.0.1:2/"}, "127.0.0.1:2: connection refused"),
     ({"transport_url": "amqps://guest:guest@127.0.0.1:{port}/"}, "TLS with the broker at 127.0.0.1:{port} fails"),
-    ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it a broker"),
-    ({"transport_url": "rabbit://broker.invalid/"}, "there is no such host"),
+    ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it an AMQP broker"),
+    ({"transport_url": "rabbit://broker.invalid/"}, "the host name is unknown"),
     ({"transport_url": "rabbit://127.0.0.1:{silent}/"}, "within 2.0 seconds"),
-    ({"queue.max_length": 7}, "what is declared at the broker is not what the configuration says: 406"),
+    ({"queue.topic": "mistyped"}, "the broker has no queue mistyped: check [queue] topic"),
+    ({"queue.max_length": 7}, "the exchanges or queues at the broker differ from the configuration: 406"),
 ]
 
 
 def test_the_command_says_in_one_line_why_it_cannot_look(
     deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL
 ) -> None:
-    manage(deployment, "queue", "dead-letters")
+    deployment.worker()
     begin = time.monotonic()
     subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
     start = time.monotonic() - begin
@@ -171,6 +173,10 @@ async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
             if left[0] < 0:
                 proxy.cut()
 
+    service = client_service(reactor, Brokers.from_url(rabbitmq.url), "test", 10, nothing)
+    service.startService()
+    await letters.topology.declare(await (await service.whenConnected(failAfterFailures=1)).new_channel())
+    await service.stopService()
     assert await letters.peek(10) == []
     monkeypatch.setattr(Half, "dataReceived", receive)
     # Cut the connection after each chunk of data, in either direction, while the command still waits for a reply.
@@ -207,7 +213,7 @@ async def test_dead_letters_of_notifications_are_shown_beside_those_of_tasks_and
     assert lines[-1] == "4 dead letters" and len(lines) == 5
     assert [line.split("\t")[0] for line in lines[:3]] == [origin for origin, _ in sent]
     assert lines[3] == "unknown\ta\\nb\\x1b\tline\\nbreak\\t\\x1b[31m\\xff" or lines[3].split("\t")[1] == "a\\nb\\x1b"
-    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "4 dead letters sent again"
+    assert (await in_thread(lambda: manage(deployment, "queue", "requeue")))[-1] == "4 dead letters requeued"
     for queue, count in ((topic, 1), (f"{topic}.asymmetric", 1), (pool, 2)):
         message = await channel.basic_get(queue=queue, no_ack=True)
         assert message.method.name == "get-ok" and message.message_count == count - 1

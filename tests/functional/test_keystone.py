@@ -295,7 +295,9 @@ async def test_a_wrong_password_of_its_own_is_said_in_the_log_and_nowhere_else(
         assert reply.status == 503 and "mistaken" not in reply.content.decode()
     log = api.process.read_log()
     # Each refused request names the cause; what to do about it is said once.
-    assert log.count("Keystone refuses to authenticate barbtx itself: it answers 401") == 1 and "mistaken" not in log
+    assert (
+        log.count("Keystone refuses to authenticate barbtx itself: it responds with 401") == 1 and "mistaken" not in log
+    )
     api.process.stop()
 
 
@@ -325,9 +327,9 @@ async def test_policy_is_read_again_on_sighup_and_refused_whole(
         return (await rita.get("/v1/secrets")).status
 
     assert (await rita.get("/v1/secrets")).status == 403
-    assert await after('"secrets:get": "role:reader"', "the policy was read again") == 200
+    assert await after('"secrets:get": "role:reader"', "the policy was reloaded") == 200
     assert await after('"secrets:get": "!"\n"secrets:post": "role:a or or"', "the policy was refused") == 200
-    assert await after('"secrets:get": "!"', "the policy was read again") == 403
+    assert await after('"secrets:get": "!"', "the policy was reloaded") == 403
     api.process.stop()
 
 

@@ -162,7 +162,7 @@ async def test_fresh_good_tokens_get_through(
             assert slow.asked == 0, "no Keystone is needed to see that these are no tokens"
         assert sorted(waited)[10] <= 3 * _CLIENTS
         assert attack.statuses - {b"401", b""} == set()
-        assert "does not answer" not in api.process.read_log()
+        assert "does not respond" not in api.process.read_log()
         print(f"{make.__name__}, {addresses} addresses: bad tokens asked about before each good one: {waited}")
     finally:
         deployment.stop()

@@ -144,7 +144,7 @@ async def test_outages_are_told_in_a_few_short_lines(tmp_path: Path) -> None:
                 await pause(0.1)
             for process in (worker, api.process):
                 log = process.read_log()
-                for noise in ("Traceback", "_Rotation", "Starting factory", "critical", "Unhandled"):
+                for noise in ("Traceback", "_RoundRobinEndpoint", "Starting factory", "critical", "Unhandled"):
                     assert noise not in log, log
                 lines = [entry for entry in entries(process) if not entry.get("status")]
                 broken = [entry for entry in lines if f"127.0.0.1:{broker.port} cannot be reached" in entry["message"]]
@@ -171,7 +171,7 @@ async def test_a_keystone_that_is_down_is_told_in_a_line(tmp_path: Path) -> None
         for _ in range(5):
             assert (await api.get("/v1/secrets")).status == 503
         log = api.process.read_log()
-        assert "does not answer" in log and "Traceback" not in log and "Starting factory" not in log
+        assert "does not respond" in log and "Traceback" not in log and "Starting factory" not in log
     finally:
         deployment.stop()
 
@@ -231,14 +231,14 @@ async def test_keystone_s_silence_and_its_end_are_told_with_their_cause() -> Non
         for _ in range(4):
             with pytest.raises(ServiceUnavailable) as caught:
                 await projects.exists(OWN)
-            assert caught.value.debug["cause"] == "Keystone does not answer: ConnectionRefusedError"
+            assert caught.value.debug["cause"] == "Keystone does not respond: ConnectionRefusedError"
         stub.listen()
         # The circuit lets a try through after a time.
         await pause(0.2)
         assert await projects.exists(OWN)
     told = [formatEvent(event) for event in events if event.get("log_namespace", "").startswith("barbtx")]
     assert [line.partition(" at ")[0] for line in dict.fromkeys(told)] == ["Keystone", "Keystone"]
-    assert told[-1].endswith("answers again") and sum("again" in line for line in told) == 1
+    assert told[-1].endswith("responds again") and sum("again" in line for line in told) == 1
     await stub.close()
 
 
@@ -256,19 +256,53 @@ async def test_a_database_that_is_silent_is_named_by_api_and_worker(tmp_path: Pa
             reply = await api.get("/v1/secrets")
             assert reply.status == 503
             wait_until(
-                lambda: "database unavailable: no answer in time" in worker.read_log(), 60, "the worker says nothing"
+                lambda: "database unavailable: no response in time" in worker.read_log(), 60, "the worker says nothing"
             )
             database.signal(signal.SIGCONT)
             (line,) = [
                 entry
                 for entry in entries(api.process)
-                if entry["message"].endswith("no answer in time")
+                if entry["message"].endswith("no response in time")
                 and entry.get("request_id") == reply.headers["x-openstack-request-id"]
             ]
             assert line["level"] == "warn" and line["project_id"] == api.project
             await api.finished(await api.order())
-            wait_until(lambda: "answers again" in worker.read_log(), 60, "the worker does not say that it is over")
+            wait_until(lambda: "responds again" in worker.read_log(), 60, "the worker does not say that it is over")
         finally:
             deployment.stop()
     finally:
         database.stop()
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+@pytest_twisted.ensureDeferred
+async def test_no_request_puts_its_query_or_what_the_process_knows_into_the_log(tmp_path: Path, level: str) -> None:
+    keystone = StubKeystone()
+    keystone.listen()
+    deployment = with_keystone(tmp_path, keystone.url, **keystone.settings, log_level=level)
+    try:
+        user = keystone.add_user("known-user-5150", "p")
+        project = keystone.add_project("known", "known-project-5150")
+        keystone.grant(user, "member", project)
+        api = deployment.api()
+        known = api.by(keystone.issue_token(user, project))
+        assert (await known.get("/v1/secrets")).status == 200
+        seen = len(api.process.read_log())
+        for path in (
+            "/healthcheck",
+            "/openapi.json",
+            "/",
+            "/v1/secrets",
+            "/v1/secrets/x/payload",
+            "/v1/%2F",
+            "/none",
+        ):
+            for method in ("HEAD", "GET", "OPTIONS", "POST"):
+                for token in (None, "a" * 32):
+                    await api.by(token).request(method, f"{path}?trans_wrapped_session_key=query-5150")
+        lines = api.process.read_log()[seen:].splitlines()
+        assert not [line for line in lines if "5150" in line or len(line) > 500], lines
+        assert level == "debug" or not [line for line in lines if re.search("(HEAD|GET) /healthcheck 200", line)]
+    finally:
+        deployment.stop()
+        await keystone.close()

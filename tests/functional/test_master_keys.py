@@ -309,7 +309,7 @@ async def test_a_start_without_a_key_in_use_is_refused_and_names_all_that_are_mi
         printed = nodes.refused(nodes.keys(*configured))
         named = {number for number in range(4) if IDS[number] in printed}
         assert named == {0, 1, 2} - set(configured)
-        assert "master key does not open" in printed and "Traceback" not in printed
+        assert "cannot unwrap" in printed and "Traceback" not in printed
     nodes.start(nodes.keys(0, 1, 2)).process.stop()
 
 

@@ -8,7 +8,8 @@ import uuid
 import attrs
 import pytest
 import pytest_twisted
-from sqlalchemy import select, update
+from sqlalchemy import Update, select, update
+from sqlalchemy.orm import Session
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 
@@ -35,6 +36,13 @@ async def new_order(orders: OrderRepo, project: str = "p", type_: str = "key") -
     order_id = str(uuid.uuid4())
     await orders.create(order_id, project, type_, "{}", "u", order_task(order_id, project, "req-1"), 5)
     return order_id
+
+
+async def change(database: Database, statement: Update) -> None:
+    def work(session: Session) -> None:
+        session.execute(statement)
+
+    await database.interact(work)
 
 
 async def due(orders: OrderRepo) -> set[str]:
@@ -77,13 +85,8 @@ async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(
 async def test_a_time_that_cannot_be_right_counts_as_past(database: Database, orders: OrderRepo, ahead: int) -> None:
     order_id = await new_order(orders)
     far = NOW + datetime.timedelta(seconds=ahead)
-    await database.interact(
-        lambda session: (
-            session.execute(
-                update(OrderRetryTask).values(retry_at=far, leased_until=far, lease="somebody's", written_at=None)
-            )
-            and None
-        )
+    await change(
+        database, update(OrderRetryTask).values(retry_at=far, leased_until=far, lease="somebody's", written_at=None)
     )
     assert await due(orders) == {order_id}
     assert await orders.claim(order_id, "p", 30)
@@ -203,15 +206,11 @@ async def test_the_row_of_a_release_before_is_taken_by_whoever_is_sent_for_it(
     database: Database, orders: OrderRepo
 ) -> None:
     old, other = await new_order(orders), await new_order(orders)
-    await database.interact(
-        lambda session: (
-            session.execute(
-                update(OrderRetryTask)
-                .where(OrderRetryTask.order_id == old)
-                .values(waits_in=None, written_at=None, project_id=None)
-            )
-            and None
-        )
+    await change(
+        database,
+        update(OrderRetryTask)
+        .where(OrderRetryTask.order_id == old)
+        .values(waits_in=None, written_at=None, project_id=None),
     )
     assert (await orders.claim_next(SYMMETRIC, "", 30, old, "p")).order.id == old
     assert (await orders.claim_next(SYMMETRIC, "", 30, old, "p")).order.id == other

@@ -202,7 +202,7 @@ async def test_everything_of_a_deleted_project_goes_and_nothing_else(
     api = deployment.api()
     other = api.of(unique())
     async with Exchange(Brokers.from_url(rabbitmq.url), deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         gone = api.of(unique())
         await fill(gone, other)
         await expire_one(deployment)
@@ -265,7 +265,7 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
     payloads = deployment.plugins / "payloads"
     try:
         async with Exchange(Brokers.from_url(rabbitmq.url), deployment) as exchange:
-            worker = deployment.worker("taking notifications from")
+            worker = deployment.worker("consuming notifications from")
             await api.store()
             # Its passphrase waits in the store; nobody makes pairs of keys here.
             await api.post(
@@ -284,7 +284,7 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
             moved = payloads.rename(payloads.with_name("elsewhere"))
             payloads.write_text("a file where a directory should be")
             exchange.send(notification(api.project))
-            await logged(worker, "is given up")
+            await logged(worker, "is not retried")
             assert f"{api.project}\tfailed\t" in "".join(removals(deployment, "list"))
             assert (await api.get("/v1/secrets")).json["total"] == 1
             payloads.unlink()
@@ -293,7 +293,7 @@ async def test_stores_are_asked_to_delete_and_a_failing_one_is_asked_again(
             await logged(worker, f"project {api.project} was deleted in Keystone; ")
             assert not list(payloads.iterdir()) and (await api.get("/v1/secrets")).json["total"] == 0
             exchange.send(b"{")
-            await logged(worker, "a message goes to")
+            await logged(worker, "moving a message to")
     finally:
         deployment.stop()
 
@@ -315,7 +315,7 @@ async def test_a_real_keystone_s_word_is_enough(deployment: Deployment, rabbitmq
         await identity.grant(user, "/system", "reader")
         project, other = await identity.project(unique()), await identity.project(unique())
         # The exchange is there since Keystone has told of the project's making.
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         api = deployment.api().of(project)
         await api.store()
         await api.of(other).store()

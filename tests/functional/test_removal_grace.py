@@ -70,7 +70,7 @@ async def test_a_forged_notification_does_nothing_but_a_warning(deployment: Depl
     deployment.settings["keystone_notifications.grace_seconds"] = 0
     keystone.answers[api.project] = found(api.project, enabled=False)
     async with exchange_of(deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         await api.store()
         exchange.send(notification(api.project))
         await logged(worker, f"project {api.project} exists in Keystone")
@@ -93,7 +93,7 @@ async def test_without_keystone_s_word_nothing_is_lost_neither_data_nor_the_noti
     else:
         keystone.otherwise = 403, b""
     async with exchange_of(deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         await api.store()
         exchange.send(notification(api.project))
         await logged(worker, f"the removal of project {api.project} waits", 4)
@@ -106,7 +106,7 @@ async def test_without_keystone_s_word_nothing_is_lost_neither_data_nor_the_noti
         keystone.otherwise, keystone.answers[OWN] = missing(), found(OWN)
         if trouble == "silent":
             keystone.listen()
-        second = deployment.worker("taking notifications from")
+        second = deployment.worker("consuming notifications from")
         await logged(second, f"project {api.project} was deleted in Keystone; 2 secrets")
         assert await total(api) == 0 and await exchange.dead_letters() == 0
 
@@ -115,7 +115,7 @@ async def test_without_keystone_s_word_nothing_is_lost_neither_data_nor_the_noti
 async def test_in_its_grace_a_project_is_closed_and_can_be_opened_again(deployment: Deployment) -> None:
     api = deployment.api().of(unique())
     async with exchange_of(deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         ref = await api.store("kept")
         empty = (await api.post("/v1/secrets", {})).json["secret_ref"]
         box = (await api.post("/v1/containers", {"type": "generic"})).json["container_ref"]
@@ -148,7 +148,7 @@ async def test_in_its_grace_a_project_is_closed_and_can_be_opened_again(deployme
             assert reply.status == 409 and "deleted in Keystone" in reply.json["description"], (method, path, reply)
         assert (await api.get(f"{ref}/payload")).content == b"kept"
         assert removals(deployment, "list")[0].startswith(f"{api.project}\tpending\t")
-        assert "all that the project has stays" in removals(deployment, "cancel", api.project)[0]
+        assert "all objects of the project are kept" in removals(deployment, "cancel", api.project)[0]
         for method, path, body in writes:
             reply = await api.request(method, path, **body)
             assert reply.status < 300, (method, path, reply)
@@ -161,7 +161,7 @@ async def test_a_removal_that_is_due_is_asked_about_again(deployment: Deployment
     deployment.settings["keystone_notifications.grace_seconds"] = 5
     api = deployment.api().of(unique())
     async with exchange_of(deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         await api.store()
         exchange.send(notification(api.project))
         await logged(worker, "nothing can be added to it any more")
@@ -183,7 +183,7 @@ async def test_a_removal_outlives_the_worker_in_the_middle_of_it(
     api = stored.api().of(unique())
     try:
         async with exchange_of(stored) as exchange:
-            first = stored.worker("taking notifications from")
+            first = stored.worker("consuming notifications from")
             for _ in range(5):
                 await api.store()
             down = stored.plugins / "down"
@@ -193,7 +193,7 @@ async def test_a_removal_outlives_the_worker_in_the_middle_of_it(
             first.kill()
             assert await total(api) == 5 and (await api.post("/v1/secrets", {})).status == 409
             down.unlink()
-            second = stored.worker("taking notifications from")
+            second = stored.worker("consuming notifications from")
             await logged(second, f"project {api.project} was deleted in Keystone; 5 secrets")
             assert not list((stored.plugins / "payloads").iterdir()) and await total(api) == 0
     finally:
@@ -206,7 +206,7 @@ async def test_a_removed_project_stays_closed_and_can_be_opened_with_new_keys(de
     # It remembers the project's key for as long as the test takes, and longer.
     api = deployment.api(**{"crypto.kek_cache_ttl": 3600}).of(unique())
     async with exchange_of(deployment) as exchange:
-        worker = deployment.worker("taking notifications from")
+        worker = deployment.worker("consuming notifications from")
         await api.store("before")
         exchange.send(notification(api.project))
         await logged(worker, f"project {api.project} was deleted in Keystone; 1 secrets")
@@ -216,7 +216,7 @@ async def test_a_removed_project_stays_closed_and_can_be_opened_with_new_keys(de
         exchange.send(notification(api.project))
         await logged(worker, "it is removed already")
         assert removals(deployment, "list")[0].startswith(f"{api.project}\tremoved\t")
-        assert "can be added to again" in removals(deployment, "cancel", api.project)[0]
+        assert "can be created in it again" in removals(deployment, "cancel", api.project)[0]
         ref = await api.store("after")
         assert (await api.get(f"{ref}/payload")).content == b"after" and await total(api) == 1
 

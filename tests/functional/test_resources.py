@@ -59,6 +59,23 @@ def test_every_operation_of_every_route_has_a_rule_that_exists() -> None:
     }
 
 
+def test_the_policy_reference_names_the_operations_of_every_rule() -> None:
+    served: dict[str, set[tuple[str, str]]] = {}
+    for path, controller in V1_ROUTES.items():
+        for attribute in dir(controller):
+            operation = getattr(controller, attribute, None)
+            # A route with <path:…> is another form of the one before it, and on_other rejects methods.
+            if isinstance(operation, Operation) and operation.rule and "<path:" not in path and attribute != "on_other":
+                method = attribute.removeprefix("on_").partition("_")[0].upper()
+                template = path.replace("<", "{").replace(">", "}")
+                served.setdefault(operation.rule, set()).add((method, template))
+    documented = {rule.name: rule for rule in list_rules() if ":" in rule.name}
+    for name, rule in documented.items():
+        assert {(operation["method"], operation["path"]) for operation in rule.operations} == served[name], name
+    assert documented.keys() == served.keys()
+    assert all(rule.description for rule in list_rules())
+
+
 @pytest.mark.parametrize("collection", ["secrets", "containers"])
 @pytest_twisted.ensureDeferred
 async def test_deleting_an_object_removes_all_its_consumers(api: Api, collection: str) -> None:
@@ -72,13 +89,15 @@ async def test_deleting_an_object_removes_all_its_consumers(api: Api, collection
 
 
 @pytest_twisted.ensureDeferred
-async def test_registering_again_needs_no_quota(api: Api) -> None:
+async def test_registering_again_at_the_quota_is_refused_too(api: Api) -> None:
     await set_quota(api, api.project, consumers=1)
     ref = await api.store()
-    for _ in range(2):
-        assert (await api.post(f"{ref}/consumers", consumer())).status == 200
-    reply = await api.post(f"{ref}/consumers", consumer(1))
-    assert reply.status == 403 and "quota has been reached" in reply.json["description"]
+    assert (await api.post(f"{ref}/consumers", consumer())).status == 200
+    for again in (consumer(), consumer(1)):
+        reply = await api.post(f"{ref}/consumers", again)
+        assert reply.status == 403 and "quota has been reached" in reply.json["description"]
+    await set_quota(api, api.project, consumers=2)
+    assert (await api.post(f"{ref}/consumers", consumer())).status == 200
 
 
 @pytest_twisted.ensureDeferred

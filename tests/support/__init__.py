@@ -1,1 +1,1 @@
-"""What the tests stand on: private servers, running services, builders."""
+"""Test support: private servers, running services, builders."""

@@ -122,17 +122,17 @@ class Cluster:
     def processes(self) -> list[Process]:
         return [*(api.process for api in self.apis), *self.workers]
 
-    async def place(self, count: int, concurrency: int = 16, pairs: float = 0.1, patience: float = 60) -> None:
+    async def place(self, count: int, concurrency: int = 16, pairs: float = 0.1, timeout: float = 60) -> None:
         """Order keys, and pairs among them, of whichever node answers, until so many have been accepted."""
         semaphore = DeferredSemaphore(concurrency)
         await gatherResults(
-            [semaphore.run(lambda: Deferred.fromCoroutine(self._order(pairs, patience))) for _ in range(count)],
+            [semaphore.run(lambda: Deferred.fromCoroutine(self._order(pairs, timeout))) for _ in range(count)],
             consumeErrors=True,
         )
 
-    async def _order(self, pairs: float, patience: float) -> None:
+    async def _order(self, pairs: float, timeout: float) -> None:
         body = PAIR if random.random() < pairs else KEY
-        end = reactor().seconds() + patience
+        end = reactor().seconds() + timeout
         while reactor().seconds() < end:
             api = self.apis[next(self._turn) % len(self.apis)]
             try:

@@ -121,7 +121,7 @@ class Deployment:
         self.processes.append(process.start("barbtx listens on"))
         return Api(process, _LISTENS.search(process.read_log())[1])
 
-    def worker(self, ready: str = "taking tasks from", **settings: object) -> Process:
+    def worker(self, ready: str = "consuming tasks from", **settings: object) -> Process:
         """Start a worker process."""
         number = len(self.processes)
         process = Process(

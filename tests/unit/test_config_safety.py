@@ -249,7 +249,7 @@ def test_master_keys_that_others_may_replace_are_warned_of(
     (directory / "mkek").chmod(0o600)
     directory.chmod(mode)
     read_key_file(str(directory / "mkek"), group_may_read=False)
-    assert any("others may replace" in warning for warning in warnings) is warned
+    assert any("other users can replace" in warning for warning in warnings) is warned
 
 
 def test_a_secret_on_the_command_line_is_warned_of_and_not_shown(warnings: list[str]) -> None:
@@ -372,11 +372,14 @@ def test_all_problems_come_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(lines) == 14
 
 
-def test_a_start_names_the_problems_of_files_values_plugins_rules_and_pipeline_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("connection", ["connection = nonsense", ""], ids=["invalid", "missing"])
+def test_a_start_names_the_problems_of_files_values_plugins_rules_and_pipeline_at_once(
+    tmp_path: Path, connection: str
+) -> None:
     (tmp_path / "policy.yaml").write_text('"secret:decyrpt": "@"')
     path = written(
         tmp_path,
-        "[api]\nbind_prot = 1\n[database]\nconnection = nonsense\n[queue]\nenable = true\n"
+        f"[api]\nbind_prot = 1\n[database]\n{connection}\n[queue]\nenable = true\n"
         "[DEFAULT]\ntransport_url = nonsense\napi_paste_config = none.ini\n"
         f"[simple_crypto_plugin]\nkek_file = /none\n[oslo_policy]\npolicy_file = {tmp_path}/policy.yaml\n",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from io import BytesIO
 
+import attrs
 import pytest
+from oslo_config import cfg
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.test.requesthelper import DummyRequest
 
@@ -16,6 +18,8 @@ from barbtx.api.responses import Response
 from barbtx.api.validation import Schema
 from barbtx.config import load
 from barbtx.errors import NotFound
+from barbtx.identity.context import RequestContext
+from barbtx.identity.policy import Policy
 
 BODY = Schema("Thing", {"type": "object", "required": ["x"]})
 
@@ -58,10 +62,18 @@ class Request(DummyRequest):
         self.method = method
         self.too_large = False
         self.request_id = "req-1"
-        self.context = SimpleNamespace(user_id="u", project_id="p")
-        self.content = SimpleNamespace(getvalue=lambda: body)
+        self.context = RequestContext("p", "u", frozenset(), "req-1")
+        self.content = BytesIO(body)
         for name, value in headers.items():
             self.requestHeaders.addRawHeader(name.replace("_", "-"), value)
+
+
+@attrs.frozen
+class UsedDependencies:
+    """The dependencies that an endpoint itself uses."""
+
+    conf: cfg.ConfigOpts
+    policy: Policy
 
 
 @pytest.fixture
@@ -76,8 +88,9 @@ def allowed() -> dict[str, bool]:
 
 @pytest.fixture
 def endpoint(things: Things, allowed: dict[str, bool]) -> Endpoint:
-    policy = SimpleNamespace(allows=lambda rule, context, target: allowed[rule])
-    return Endpoint(things, SimpleNamespace(policy=policy, conf=load([], ["host_href=http://h"])))
+    conf = load([], ["host_href=http://h"])
+    predicates = {rule: lambda target, creds, rule=rule: allowed[rule] for rule in allowed}
+    return Endpoint(things, UsedDependencies(conf, Policy(conf, True, predicates, frozenset())))
 
 
 JSON_TYPE = {"content_type": "application/json"}

@@ -161,7 +161,7 @@ def test_an_override_that_breaks_a_shipped_rule_is_refused(tmp_path: Path) -> No
     said = refusal(
         rules(tmp_path, '"secret_owner": "rule:secret_project_member"\n"secret_project_member": "rule:secret_owner"\n')
     )
-    assert "in a circle" in said
+    assert "in a cycle" in said
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_an_override_that_breaks_a_shipped_rule_is_refused(tmp_path: Path) -> No
     ],
 )
 def test_rules_in_a_circle_are_refused(tmp_path: Path, text: str) -> None:
-    assert "in a circle" in refusal(rules(tmp_path, text))
+    assert "in a cycle" in refusal(rules(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ class Recorder(BaseTask):
     async def handle_processing(self, entity: object) -> object:
         return await self._step("process", "result")
 
-    async def handle_error(self, entity: object, fault: ErrorResponse, exception: Exception) -> None:
-        self.fault = fault
+    async def handle_error(self, entity: object, error: ErrorResponse, exception: Exception) -> None:
+        self.error = error
         await self._step("error", None)
 
     async def handle_success(self, entity: object, result: object) -> None:
@@ -64,14 +64,14 @@ async def test_a_failure_is_recorded_in_safe_words_and_raised() -> None:
     with pytest.raises(RuntimeError):
         await task.process()
     assert task.calls == ["retrieve", "process", "error"]
-    assert task.fault == ErrorResponse(500, "Test task failure seen - please contact site administrator.")
+    assert task.error == ErrorResponse(500, "Test task failure seen - please contact site administrator.")
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_of_known_kind_keeps_its_status_and_reason() -> None:
     task = Recorder(process=NotSupported("no such algorithm"))
     assert await task.process_and_suppress_exceptions() is None
-    assert task.fault == ErrorResponse(400, "Test task issue seen - no such algorithm.")
+    assert task.error == ErrorResponse(400, "Test task issue seen - no such algorithm.")
 
 
 @pytest_twisted.ensureDeferred

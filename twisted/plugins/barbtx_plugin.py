@@ -25,7 +25,7 @@ class _Maker:
 @implementer(IServiceMaker, IPlugin)
 class _ApiMaker(_Maker):
     tapname = "barbtx"
-    description = "barbtx, the key manager: its API"
+    description = "barbtx key manager: API process"
 
     def makeService(self, options: Options) -> IService:
         """Make the services of an API process."""
@@ -38,7 +38,7 @@ class _ApiMaker(_Maker):
 @implementer(IServiceMaker, IPlugin)
 class _WorkerMaker(_Maker):
     tapname = "barbtx-worker"
-    description = "barbtx, the key manager: a worker for its orders"
+    description = "barbtx key manager: worker process"
 
     def makeService(self, options: Options) -> IService:
         """Make the services of a worker process."""

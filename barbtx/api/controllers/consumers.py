@@ -78,7 +78,7 @@ class ConsumerHandlers(Generic[OwnerT]):
 
 
 class _SecretConsumers(ConsumerHandlers[Secret], SecretResource):
-    """What the two resources of a secret's consumers have in common."""
+    """Base class of the two resources of a secret's consumers."""
 
     collection = "secrets"
 
@@ -86,7 +86,7 @@ class _SecretConsumers(ConsumerHandlers[Secret], SecretResource):
         return call.dependencies.repositories.secret_consumers
 
     def owner_document(self, call: Call, owner: Secret, consumers: Consumers) -> dict[str, Any]:
-        """Return the secret with its consumers, whatever the microversion is."""
+        """Return the secret with its consumers, in every microversion."""
         secret = attrs.evolve(owner, consumers=consumers.embedded, updated=consumers.updated)
         return secret_document(call, secret) | {"consumers": [dict(consumer) for consumer in secret.consumers]}
 
@@ -116,7 +116,7 @@ class SecretConsumerController(_SecretConsumers):
 
 
 class _ContainerConsumers(ConsumerHandlers[Container], ContainerResource):
-    """What the two resources of a container's consumers have in common."""
+    """Base class of the two resources of a container's consumers."""
 
     collection = "containers"
     shows_entries = frozenset({"POST", "DELETE"})

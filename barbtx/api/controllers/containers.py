@@ -123,7 +123,7 @@ class ContainerController(ContainerResource):
 
     @Operation("Container deletion", "container:delete", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, container: Container) -> Response:
-        """Delete the container. Only callers of its own project may, whatever policy allows."""
+        """Delete the container. Callers of other projects are refused even if policy allows them."""
         if container.project_id != call.project_id:
             raise NotFound("Secrets container not found.")
         while not await call.dependencies.repositories.containers.delete(container.id):

@@ -12,7 +12,7 @@ _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 def require_uuid4(text: str, kind: str) -> str:
     """Return an id if it is a version 4 UUID in canonical form, with lower-case digits.
 
-    :param kind: what the id identifies, for the error's description.
+    :param kind: the kind of object, for the error's description.
     :raises NotFound: the id is not such a UUID.
     """
     if not _UUID4.fullmatch(text):

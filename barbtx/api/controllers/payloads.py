@@ -95,6 +95,6 @@ def _is_utf8(content: bytes) -> bool:
 
 def _unacceptable() -> NotAcceptable:
     return NotAcceptable(
-        "Secret payload retrieval issue seen - the payload can be had as application/octet-stream, "
+        "Secret payload retrieval issue seen - the payload is available as application/octet-stream, "
         "application/pkcs8 or, if it is UTF-8, text/plain."
     )

@@ -62,7 +62,7 @@ class ProjectQuotasController(CollectionController):
         """Set some of the project's own quotas."""
         project_id = call.ids["project_id"]
         if len(project_id) > 255:
-            raise BadRequest("A project id has 255 characters at most.")
+            raise BadRequest("A project id has at most 255 characters.")
         await call.dependencies.repositories.quotas.merge(project_id, document["project_quotas"])
         return Response(204)
 

@@ -26,7 +26,7 @@ class Filter(LeafResource, ABC):
     :ivar wrapped: the next resource.
     """
 
-    wrapped: IResource = attrs.field(validator=provides(IResource))
+    wrapped: IResource = attrs.field(validator=provides(IResource), repr=False)
 
     @abstractmethod
     def before(self, request: Request) -> Deferred[None] | None:
@@ -62,6 +62,6 @@ class Filter(LeafResource, ABC):
             request.write(body)
             request.finish()
 
-    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+    def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Set the response's status and headers for a rejected request, and return its body."""
-        return write_early_error(request, fault)
+        return write_early_error(request, error)

@@ -68,7 +68,7 @@ class KeystoneAuth(Filter):
     :ivar prefix: the path under which the service is published; empty if that is the root.
     """
 
-    validator: TokenValidator
+    validator: TokenValidator = attrs.field(repr=False)
     challenge: str
     service_roles: frozenset[str]
     service_roles_required: bool
@@ -171,16 +171,16 @@ class KeystoneAuth(Filter):
             raise problem
         request.context = RequestContext(None, None, frozenset(), request.request_id)
 
-    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+    def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Render a 401 so that it has the fields of keystonemiddleware's responses as well as those of this API."""
-        if fault.status != 401:
-            return super().render_error(request, fault)
-        request.fault = fault
+        if error.status != 401:
+            return super().render_error(request, error)
+        request.error = error
         document = {
-            "error": {"code": 401, "title": fault.title, "message": fault.description},
+            "error": {"code": 401, "title": error.title, "message": error.description},
             "code": 401,
-            "title": fault.title,
-            "description": fault.description,
+            "title": error.title,
+            "description": error.description,
         }
         return write_response(request, Response(401, document, headers={"WWW-Authenticate": self.challenge}))
 

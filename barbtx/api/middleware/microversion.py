@@ -51,7 +51,7 @@ def _parse(text: str) -> Version:
         return MAXIMUM
     match = _VERSION.fullmatch(text)
     if match is None:
-        raise BadRequest("The microversion cannot be read; write 'key-manager 1.2' or 'key-manager latest'.")
+        raise BadRequest("The microversion is malformed; use 'key-manager 1.2' or 'key-manager latest'.")
     version = int(match[1]), int(match[2])
     if not MINIMUM <= version <= MAXIMUM:
         raise NotAcceptable(f"There is no such microversion; {version_text(MINIMUM)} to {version_text(MAXIMUM)} are.")
@@ -67,11 +67,11 @@ class Microversion(Filter):
         :raises BadRequest: the requested version is malformed.
         :raises NotAcceptable: the requested version is not supported.
         """
+        add_vary(request, _HEADER.decode())
         values = request.requestHeaders.getRawHeaders(_HEADER, [])
         version = requested_version(b",".join(values).decode("ascii", "replace"))
         request.microversion = version
         request.setHeader(_HEADER, f"{_SERVICE} {version_text(version)}".encode())
-        add_vary(request, _HEADER.decode())
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from barbtx.api.dependencies import PipelineContext
 from barbtx.api.middleware.base import Filter
 from barbtx.api.request_target import host_of, is_loopback
-from barbtx.api.responses import Response, write_response
+from barbtx.api.responses import Response, add_vary, write_response
 from barbtx.api.root import Builder
 from barbtx.errors import BadRequest, ConfigurationError, ErrorResponse, MisdirectedRequest
 from barbtx.identity.context import RequestContext
@@ -68,26 +68,28 @@ class NoAuthContext(Filter):
         host = host_of(authority)
         if not is_loopback(host) and host not in self.hosts:
             raise MisdirectedRequest(
-                "Without authentication the service takes requests only for localhost and loopback addresses. Ask for "
-                "one of these, or have its operator add the name to [api] noauth_hosts."
+                "Without authentication the service accepts requests only for localhost and loopback addresses. Use "
+                "one of these, or ask the operator to add the name to [api] noauth_hosts."
             )
 
-    def render_error(self, request: Request, fault: ErrorResponse) -> bytes:
+    def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Render the error as WebOb does: JSON in WebOb's format if ``Accept`` names JSON, else plain text."""
         if b"application/json" not in (request.getHeader(b"accept") or b""):
-            return super().render_error(request, fault)
+            return super().render_error(request, error)
+        add_vary(request, "Accept")
+        request.error = error
         document = {
-            "message": f"{_EXPLANATION}<br /><br />\n{fault.description}\n\n",
-            "code": f"{fault.status} {fault.title}",
-            "title": fault.title,
+            "message": f"{_EXPLANATION}<br /><br />\n{error.description}\n\n",
+            "code": f"{error.status} {error.title}",
+            "title": error.title,
         }
-        return write_response(request, Response(fault.status, document))
+        return write_response(request, Response(error.status, document))
 
 
 def _header(request: Request, name: bytes) -> str | None:
     values = request.requestHeaders.getRawHeaders(name, [])
     if len(values) > 1:
-        raise BadRequest(f"The header {name.decode()} is there more than once; which one is meant?")
+        raise BadRequest(f"The header {name.decode()} must not occur more than once.")
     if not values or not values[0]:
         return None
     try:
@@ -109,12 +111,12 @@ def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:
         api = context.conf.api
         if not is_loopback(api.bind_host) and not api.allow_unauthenticated_remote:
             raise ConfigurationError(
-                f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: whoever reaches it may "
-                "read every secret. Bind to 127.0.0.1, or set [api] allow_unauthenticated_remote if you mean it"
+                f"the pipeline has no authentication, yet [api] bind_host is {api.bind_host}: everybody who can "
+                "connect can read every secret. Bind to 127.0.0.1, or set [api] allow_unauthenticated_remote"
             )
         log.warn(
-            "no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of whoever "
-            "connects, so it listens on {host} only",
+            "no authentication: this mode trusts the X-Project-Id, X-User-Id and X-Roles headers of every "
+            "client, so it listens on {host} only",
             host=api.bind_host,
         )
         hosts = None if api.allow_unauthenticated_remote else frozenset(host.lower() for host in api.noauth_hosts)

@@ -38,5 +38,5 @@ def lower_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     """
     lowered = {key.lower(): value for key, value in metadata.items()}
     if len(lowered) != len(metadata):
-        raise SchemaMismatch(METADATA.name, "two keys are the same but for their case", "metadata")
+        raise SchemaMismatch(METADATA.name, "two keys differ only in case", "metadata")
     return lowered

@@ -74,7 +74,7 @@ class CircuitBreaker:
             self.open()
 
     def open(self) -> None:
-        """Open the circuit now, whatever happened before."""
+        """Open the circuit now, regardless of the number of failures."""
         self._failures = max(self._failures, self.limit)
         self._opened_since_check = True
         self._next_trial = self.clock.seconds() + self.seconds

@@ -1,7 +1,7 @@
 """A scheduler that limits the requests in flight to a dependency and divides them fairly among clients.
 
-A request goes through one of three lanes, depending on what its sender did before. The slower lanes have few slots, so
-that requests of suspects can neither delay those of others nor overload the dependency. Within a lane, clients take
+A request goes through one of three lanes, depending on earlier requests of its sender. The slower lanes have few slots,
+so that requests of suspects can neither delay those of others nor overload the dependency. Within a lane, clients take
 turns.
 """
 
@@ -33,9 +33,9 @@ _MAX_PENALTY = 5.0
 class Requester:
     """The sender of a request.
 
-    :ivar client: identifies what counts as one client.
+    :ivar client: the key by which limits count a client.
     :ivar connection: identifies its connection, among the open ones of the client; None if there is none.
-    :ivar is_waiting: returns whether anybody still waits for the response.
+    :ivar is_waiting: returns whether a caller still waits for the response.
     """
 
     client: str = ""

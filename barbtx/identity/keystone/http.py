@@ -134,7 +134,7 @@ class KeystoneHTTP:
             status, content, response_headers = await exchange
             found: object = json.loads(content) if status in (200, 201) else _error_document(content)
         except Exception as problem:
-            # Only the class of the error is safe to log: its text may quote what Keystone sent.
+            # Only the class of the error is safe to log: its text may quote Keystone's response.
             raise NoResponse(type(problem).__name__) from None
         if status == 500:
             raise RequestFailed("status 500")

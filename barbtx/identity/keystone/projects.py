@@ -17,7 +17,7 @@ _GONE = frozenset({404, 410})
 
 
 class ProjectStateUnknown(ServiceUnavailable):
-    """Keystone does not tell whether it has the project; the description is for operators."""
+    """It is not known whether Keystone has the project. The description is for operators."""
 
 
 @attrs.frozen
@@ -45,16 +45,16 @@ class ProjectDirectory:
     async def exists(self, project_id: str) -> bool:
         """Return whether Keystone has a project, enabled or not.
 
-        :raises ProjectStateUnknown: Keystone refuses to tell, or its response is not one of a working Keystone.
+        :raises ProjectStateUnknown: Keystone denies access to the project, or its response is not valid.
         :raises ServiceUnavailable: Keystone cannot be reached.
         """
         found = await self._look_up(project_id)
         if not found:
-            # A server that answers 404 to everything is not Keystone, or auth_url has the wrong path.
+            # A server that responds with 404 to everything is not Keystone, or auth_url has the wrong path.
             own_id = await self.own.project_id()
             if own_id is None or own_id == project_id or not await self._look_up(own_id):
                 raise ProjectStateUnknown(
-                    "Keystone does not find the project of [keystone_authtoken] either: is auth_url right?"
+                    "Keystone does not find the project of [keystone_authtoken] either: is auth_url correct?"
                 )
         return found
 
@@ -66,10 +66,10 @@ class ProjectDirectory:
             return False
         if status == 403:
             raise ProjectStateUnknown(
-                "Keystone answers 403: the user of [keystone_authtoken] may not read projects; it needs "
+                "Keystone responds with 403: the user of [keystone_authtoken] may not read projects; it needs "
                 "the role reader on the system, and [keystone_notifications] system_scope, or admin"
             )
-        raise ProjectStateUnknown(f"Keystone answers {status}, and not in a form that says whether it has the project")
+        raise ProjectStateUnknown(f"the response of Keystone is not valid: status {status}")
 
 
 def _field(document: object, *names: str) -> object:

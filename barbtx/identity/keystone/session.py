@@ -66,7 +66,7 @@ class KeystoneSession:
     _suspects: SuspectTable
     _last_response_at: float = attrs.field(default=float("-inf"), init=False)
     _outage_logged: bool = attrs.field(default=False, init=False)
-    _own: _OwnToken | None = attrs.field(default=None, init=False)
+    _own: _OwnToken | None = attrs.field(default=None, init=False, repr=False)
     _logins: SingleFlight[_OwnToken] = attrs.field(factory=SingleFlight, init=False)
 
     @classmethod
@@ -128,7 +128,7 @@ class KeystoneSession:
         self._circuit.open()
         self._circuit.cause = f"Keystone does not validate tokens for barbtx: status {status}"
         log.error(
-            "Keystone does not validate tokens for barbtx: it answers {status}; does the user of "
+            "Keystone does not validate tokens for barbtx: it responds with {status}; does the user of "
             "[keystone_authtoken] have a role on its project?",
             status=status,
             log_outage=True,
@@ -177,7 +177,7 @@ class KeystoneSession:
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             log.error(
-                "Keystone refuses to authenticate barbtx itself: it answers {status}; see the user, password "
+                "Keystone refuses to authenticate barbtx itself: it responds with {status}; check the user, password "
                 "and project of [keystone_authtoken]",
                 status=response.status,
                 log_outage=True,
@@ -229,13 +229,13 @@ class KeystoneSession:
         if self._last_response_at < started_at and not isinstance(problem, RequestFailed):
             self._circuit.record_failure()
         log.warn(
-            "Keystone at {url} does not answer: {reason}", url=self._http.url, reason=str(problem), log_outage=True
+            "Keystone at {url} does not respond: {reason}", url=self._http.url, reason=str(problem), log_outage=True
         )
-        self._circuit.cause, self._outage_logged = f"Keystone does not answer: {problem}", True
+        self._circuit.cause, self._outage_logged = f"Keystone does not respond: {problem}", True
 
     def _record_response(self) -> None:
         self._last_response_at = self.reactor.seconds()
         if self._outage_logged:
             self._outage_logged = False
-            log.info("Keystone at {url} answers again", url=self._http.url, log_outage=True)
+            log.info("Keystone at {url} responds again", url=self._http.url, log_outage=True)
         self._scheduler.window.record_response()

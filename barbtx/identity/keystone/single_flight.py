@@ -35,7 +35,7 @@ class SingleFlight(Generic[T]):
         return result
 
     def is_awaited(self, key: Hashable) -> bool:
-        """Return whether a call is in flight for a key and anybody waits for its result."""
+        """Return whether a call is in flight for a key and a caller waits for its result."""
         return bool(self._waiting.get(key))
 
     def _leave(self, key: Hashable, result: Deferred[T]) -> None:

@@ -22,7 +22,7 @@ _CLOCK_SKEW = 3600
 def _decode(part: str) -> bytes:
     """Decode base64url with or without padding.
 
-    :raises ValueError: it is something else.
+    :raises ValueError: it is not base64url.
     """
     bare = part.rstrip("=")
     try:

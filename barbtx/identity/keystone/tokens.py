@@ -87,8 +87,8 @@ class TokenValidator:
 
     session: KeystoneSession
     clock: Clock
-    _valid: MutableMapping[bytes, Identity]
-    _invalid: MutableMapping[bytes, bool]
+    _valid: MutableMapping[bytes, Identity] = attrs.field(repr=False)
+    _invalid: MutableMapping[bytes, bool] = attrs.field(repr=False)
     _flights: SingleFlight[Identity] = attrs.field(factory=SingleFlight, init=False)
     _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
 
@@ -124,7 +124,7 @@ class TokenValidator:
 
     def gauges(self) -> dict[str, object]:
         """Return the sizes of the caches, for the status report."""
-        return {"good": len(self._valid), "bad": len(self._invalid)}
+        return {"valid": len(self._valid), "invalid": len(self._invalid)}
 
     def validate(
         self, token: bytes, *, allow_expired: bool = False, requester: Requester = ANONYMOUS
@@ -148,8 +148,8 @@ class TokenValidator:
         try:
             identity = Identity.from_document(document)
         except (LookupError, TypeError, ValueError, AttributeError):
-            log.error("Keystone's response to the validation of a token cannot be read")
-            raise ServiceUnavailable("Keystone gave an answer that cannot be read.") from None
+            log.error("the response of Keystone to the validation of a token is not valid")
+            raise ServiceUnavailable("The response of Keystone is not valid.") from None
         if not allow_expired and identity.expires_at <= self.clock.seconds():
             self._invalid[key] = True
             raise InvalidToken

@@ -11,7 +11,7 @@ from barbtx.model.models.base import Base, FreeText, Id, Time
 
 
 class Acl(Base):
-    """Who may read a secret or a container. Without a row, every member of its project may.
+    """The access control list of a secret or a container. Without a row, every member of its project may read it.
 
     ``object_id`` has no foreign key, because it may refer to either table. Transactions that write this table hold a
     lock on the object's row.

@@ -97,10 +97,11 @@ class ConsumerRepo(Repository):
 
         def work(session: Session) -> Consumers:
             touch_to_add(session, self.kind.owner, object_id, now)
+            project = project_key(session, project_id, now)
+            # The contract (behaviour.md, section 8) counts the quota before it is known whether the consumer is new.
+            enforce_quota(session, project, "consumers", self.quota, count_of(model))
             digest = self._digest(fields)
             if session.scalar(select(model.id).where(model.object_id == object_id, model.digest == digest)) is None:
-                project = project_key(session, project_id, now)
-                enforce_quota(session, project, "consumers", self.quota, count_of(model))
                 self._enforce_limits(session, object_id, project)
                 session.execute(
                     insert(model).values(

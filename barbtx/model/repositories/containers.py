@@ -67,7 +67,7 @@ class ContainerRepo(Repository):
             project = project_key(session, new.project_id, now)
             remember_key(session, project, idempotency, now)
             enforce_quota(session, project, "containers", self.quota, count_of(_C))
-            self._require_room(len(new.entries))
+            self._enforce_limit(len(new.entries))
             _require_secrets(session, project, [entry.secret_id for entry in new.entries], now)
             insert_container(session, project, new, now)
 
@@ -165,7 +165,7 @@ class ContainerRepo(Repository):
             held = session.execute(
                 select(func.count()).select_from(_L).where(_L.container_id == container.id)
             ).scalar_one()
-            self._require_room(held + 1)
+            self._enforce_limit(held + 1)
             _insert_entries(session, container.id, [entry])
 
         return self._interact(work)
@@ -189,8 +189,11 @@ class ContainerRepo(Repository):
 
         return self._interact(work)
 
-    def _require_room(self, entries: int) -> None:
-        """:raises LimitReached: a container may not hold so many secrets."""
+    def _enforce_limit(self, entries: int) -> None:
+        """Check the number of secrets that a container is going to hold.
+
+        :raises LimitReached: it is more than a container may hold.
+        """
         if entries > self.limits.max_secrets_per_container:
             raise LimitReached("secrets of one container", self.limits.max_secrets_per_container)
 

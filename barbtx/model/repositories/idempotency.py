@@ -105,7 +105,7 @@ def remember_key(session: Session, project: str, record: IdempotencyRecord | Non
     stored = session.execute(select(func.count()).select_from(_I).where(_I.project_id == project)).scalar_one()
     if stored >= record.limit and not _is_stored(session, project, record.digest):
         raise TooManyRequests(
-            "The project has used too many idempotency keys lately; use none, or wait.",
+            "The project has too many idempotency keys; send the request without one, or retry later.",
             headers={"Retry-After": "60"},
         )
     created = record.first.created

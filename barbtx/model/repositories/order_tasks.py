@@ -256,7 +256,7 @@ def make_project_due(session: Session, project_id: str) -> None:
 
     :param project_id: external id.
     """
-    # The time of creation is in the past by whichever clock the tasks use.
+    # The time of creation is in the past by either clock that tasks may use.
     session.execute(
         update(_T)
         .where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))

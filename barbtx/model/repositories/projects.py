@@ -30,7 +30,7 @@ def find_or_create(
 
     A constraint must make the second creation fail, and a ``find`` after that failure must see the other row.
 
-    :param create: inserts the row and returns what ``find`` would return for it.
+    :param create: inserts the row and returns the value that ``find`` returns for it.
     :param race_hook: called between the search and the creation, so that tests can act as the other transaction.
     :raises ConcurrentChange: the row of the other transaction was deleted again.
     """

@@ -51,7 +51,7 @@ class UserMetadataRepo(Repository):
 
         def work(session: Session) -> None:
             touch_to_add(session, models.Secret, secret_id, utcnow(self.clock))
-            self._require_room(len(metadata))
+            self._enforce_limit(len(metadata))
             session.execute(delete(_M).where(_M.secret_id == secret_id))
             if metadata:
                 session.execute(
@@ -75,13 +75,16 @@ class UserMetadataRepo(Repository):
             if session.scalar(select(_M.key).where(_M.secret_id == secret_id, _M.key == key)) is not None:
                 raise Conflict(f"Conflict. Key in request is already in the secret metadata: {key}")
             held = session.execute(select(func.count()).select_from(_M).where(_M.secret_id == secret_id)).scalar_one()
-            self._require_room(held + 1)
+            self._enforce_limit(held + 1)
             session.execute(insert(_M).values(secret_id=secret_id, key=key, value=value))
 
         return self._interact(work)
 
-    def _require_room(self, keys: int) -> None:
-        """:raises LimitReached: a secret may not have so many keys."""
+    def _enforce_limit(self, keys: int) -> None:
+        """Check the number of keys that a secret is going to have.
+
+        :raises LimitReached: it is more than a secret may have.
+        """
         if keys > self.limits.max_metadata_per_secret:
             raise LimitReached("metadata keys of one secret", self.limits.max_metadata_per_secret)
 

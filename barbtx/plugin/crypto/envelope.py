@@ -46,7 +46,7 @@ def seal(key: AESGCM, key_id: bytes, plaintext: bytes, context: Sequence[str]) -
     """Encrypt a plaintext into an envelope.
 
     :param key_id: 16 bytes that identify the key.
-    :param context: the domain of the plaintext and what it belongs to; opening requires the same context.
+    :param context: the domain of the plaintext and the object that it belongs to; opening requires the same context.
     """
     header = bytes([VERSION]) + key_id
     nonce = os.urandom(_NONCE_BYTES)

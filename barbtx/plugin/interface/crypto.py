@@ -3,7 +3,7 @@
 A crypto plugin is registered under the entry point group ``barbtx.crypto`` and enabled in ``[crypto]
 enabled_crypto_plugins``. The entry point is a factory that takes a
 :class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ICryptoPlugin`. A crypto plugin never
-accesses the database. See :mod:`barbtx.plugin.interface.optional` for what it may provide in addition.
+accesses the database. See :mod:`barbtx.plugin.interface.optional` for optional interfaces.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ICryptoPlugin(Interface):
     Methods whose result is ``MaybeAwaitable`` may be coroutines, or return a Deferred or a plain value.
 
     A plugin must bind a ciphertext to its secret, project and domain, so that it decrypts for no other. It must
-    raise one and the same exception for everything that is not intact. It must not block the reactor. It must never
+    raise the same exception for every kind of corruption. It must not block the reactor. It must never
     write plaintext or keys to the log or into an exception. If it lacks, or cannot reach, the master key that wraps a
     project key, it raises :class:`MasterKeyUnavailable`: nothing is corrupt, and another process may have the key.
     """
@@ -122,7 +122,7 @@ class ICryptoPlugin(Interface):
         """
 
     def decrypt(dto: DecryptDTO, kek_meta: KEKMeta, project_id: str) -> MaybeAwaitable[bytes]:
-        """Decrypt what was encrypted for this secret of this project in this domain.
+        """Decrypt a ciphertext that was encrypted for this secret of this project in this domain.
 
         :raises DecryptionFailed: the ciphertext is not intact, or was encrypted for something else.
         :raises MasterKeyUnavailable: the master key that wraps the project key is missing.
@@ -170,4 +170,4 @@ class MasterKeyUnavailable(NotAvailableHere):
 
 
 class DecryptionFailed(Exception):
-    """The ciphertext is corrupt, belongs to another secret or is under another key; which one is not told."""
+    """The ciphertext is corrupt, belongs to another secret or is under another key; it is not disclosed which."""

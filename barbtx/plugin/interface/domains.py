@@ -6,7 +6,7 @@ import enum
 
 
 class Domain(enum.Enum):
-    """A kind of plaintext. What was stored as one kind must never be returned as another.
+    """A kind of plaintext. A plaintext that was stored as one kind must never be returned as another.
 
     The caller's own purpose determines the domain; it is never read from the row that holds the ciphertext.
     """

@@ -15,6 +15,6 @@ MaybeAwaitable: TypeAlias = T | Awaitable[T]
 async def resolve(result: MaybeAwaitable[T]) -> T:
     """Wait for the result of a plugin's method.
 
-    :raises Exception: whatever the awaitable raises.
+    :raises Exception: any exception of the awaitable.
     """
     return await cast(Awaitable[T], result) if inspect.isawaitable(result) else result

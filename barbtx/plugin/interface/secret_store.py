@@ -3,7 +3,7 @@
 A store is registered under the entry point group ``barbtx.secretstore`` and enabled in ``[secretstore]
 enabled_secretstore_plugins``. The entry point is a factory that takes a
 :class:`~barbtx.plugin.manager.PluginContext` and returns a provider of :class:`ISecretStore`. A store never sees HTTP
-requests. See :mod:`barbtx.plugin.interface.optional` for what a store may provide in addition.
+requests. See :mod:`barbtx.plugin.interface.optional` for optional interfaces.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class KeySpec:
 
 @attrs.frozen
 class SecretDTO:
-    """A payload to store, and what it belongs to.
+    """A payload to store, and the object that it belongs to.
 
     :ivar secret_id: id of the secret or, in the domain of passphrases, of the order.
     :ivar project_id: external id.
@@ -60,7 +60,7 @@ class SecretDTO:
 
 @attrs.frozen
 class StorageReceipt:
-    """What a store returns for a stored payload, and is given again to read or delete it.
+    """A store's receipt for a stored payload, with which the payload is read or deleted later.
 
     :ivar metadata: data of the store's own; values of at most 255 characters, nothing secret.
     :ivar datum: the ciphertext, if the store leaves it to the database. barbtx writes it in the transaction that writes
@@ -104,7 +104,7 @@ class ISecretStore(Interface):
 
     Methods whose result is ``MaybeAwaitable`` may be coroutines, or return a Deferred or a plain value.
 
-    A store must either keep what it is given or raise an exception. It must not block the reactor. It must never write
+    A store must either keep a payload or raise an exception. It must not block the reactor. It must never write
     a payload or a key to the log or into an exception. While it is briefly unreachable it may raise
     :class:`barbtx.errors.ServiceUnavailable`: clients are then told to retry, and orders are retried later.
     """
@@ -122,8 +122,8 @@ class ISecretStore(Interface):
         """Store a payload.
 
         The method may be called several times for one secret, even concurrently, when clients send payloads for it.
-        Each call stores a separate payload and returns a separate receipt: a later call must not replace what an
-        earlier one stored, and deleting by one receipt must not delete the payload of another.
+        Each call stores a separate payload and returns a separate receipt: a later call must not replace the
+        payload of an earlier one, and deleting by one receipt must not delete the payload of another.
         """
 
     def get_secret(

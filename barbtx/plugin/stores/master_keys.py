@@ -1,6 +1,6 @@
 """Checks that crypto plugins have the master keys (MKEKs) that a database needs.
 
-Each master key that is in use is tried on a project key. In addition, the database holds a canary for each plugin: a
+Each master key that is in use is tested with a project key. In addition, the database holds a canary for each plugin: a
 wrapped key that belongs to no project. The first process writes it; while there are no project keys, it alone decides.
 """
 
@@ -69,14 +69,14 @@ async def _unwrap(plugin: ICryptoPlugin, kek: KEKMeta, project_id: str, missing:
         missing[problem.key_id] = None
     except DecryptionFailed:
         raise ConfigurationError(
-            f"the configured master key does not open the project keys in this database (tried: key {kek.id}); is it "
-            "another database's, or was the row changed?"
+            f"the configured master key cannot unwrap the project key {kek.id} in this database; does the master key "
+            "belong to another database, or was the row changed?"
         ) from None
 
 
 def _raise_if_any(missing: dict[str, None]) -> None:
     if missing:
         raise ConfigurationError(
-            "the configured master key does not open the project keys in this database, which needs the master keys "
-            f"with the ids {', '.join(missing)}; is it another database's, or is one of several missing?"
+            "the configured master keys cannot unwrap all project keys in this database; the ids of the missing "
+            f"master keys: {', '.join(missing)}"
         )

@@ -242,7 +242,7 @@ class StoreCrypto:
             if problem.key_id not in self.reported:
                 self.reported[problem.key_id] = True
                 log.error(
-                    "the master key {key_id} is missing: requests that need it are answered with 503, and orders wait",
+                    "the master key {key_id} is missing: requests that need it get 503, and orders wait",
                     key_id=problem.key_id,
                 )
             raise

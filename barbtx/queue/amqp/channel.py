@@ -1,6 +1,6 @@
 """A channel of an AMQP connection: requests and their replies, and messages with content.
 
-In contrast to txAMQP 0.8.2 the replies are matched to their requests, bodies are bytes of bounded length, and frames
+In contrast to txAMQP 0.8.2, replies are matched to their requests, bodies are bytes of bounded length, and frames
 that are out of sequence end the connection.
 """
 
@@ -88,7 +88,7 @@ class Channel(_Methods):
 
     :ivar on_deliver: called with each delivered message.
     :ivar on_return: called with each message that the broker could not route.
-    :ivar on_confirm: called with a delivery tag, whether all tags up to it are meant, and whether the broker
+    :ivar on_confirm: called with a delivery tag, whether it stands for all tags up to it, and whether the broker
         acknowledged the messages.
     :ivar on_cancel: called when the broker cancels a consumer.
     :ivar on_closed: called with the reason when the channel or its connection is closed.

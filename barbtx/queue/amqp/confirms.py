@@ -19,7 +19,7 @@ log = Logger()
 
 @attrs.define(eq=False)
 class Confirms:
-    """Publishes on one channel and matches the broker's confirms to the messages. Its length is the unconfirmed ones.
+    """Publishes on one channel and matches the broker's confirms to the messages. ``len()`` counts unconfirmed ones.
 
     :ivar on_unroutable: called when the broker returns a message because its queue does not exist.
     """
@@ -83,7 +83,7 @@ class Confirms:
             if acknowledged:
                 confirmed.callback(None)
             else:
-                confirmed.errback(PublishRefused("the broker did not take the message"))
+                confirmed.errback(PublishRefused("the broker rejected the message"))
 
     def _return(self, message: Message) -> None:
         # The return precedes a positive confirm of the same message, which then does not mean that it was queued.

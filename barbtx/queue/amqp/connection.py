@@ -243,12 +243,13 @@ class _Preparation:
             if isinstance(problem, ChannelClosed) and str(problem).startswith(_PRECONDITION_FAILED):
                 self._mismatch(str(problem))
             else:
+                reason = close_reason(problem.args[0] if problem.args else problem)
                 log.warn(
                     "{name}: the broker at {host}:{port} cannot be used: {reason}",
                     name=self.clients.name,
                     host=broker.host,
                     port=broker.port,
-                    reason=close_reason(problem.args[0] if problem.args else problem),
+                    reason=reason if watchdog.active() else "no response in time",
                     log_outage=True,
                 )
             raise
@@ -265,8 +266,8 @@ class _Preparation:
 
     def _mismatch(self, problem: str) -> None:
         text = (
-            f"what is declared at the broker is not what the configuration says: {problem}; change [queue], or delete "
-            "it at the broker once it is empty"
+            "the exchanges or queues at the broker differ from the configuration: "
+            f"{problem}; correct [queue], or delete the queue at the broker once it is empty"
         )
         if self._attempts == 1 and self.refuse is not None:
             self.refuse(text)

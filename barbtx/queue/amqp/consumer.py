@@ -1,4 +1,4 @@
-"""The consumer: it receives messages from a queue, has them handled, and acknowledges them."""
+"""The consumer: it receives messages from a queue, passes them to a handler, and acknowledges them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What the messages are, in logs and in the connection's name."""
+        """Kind of the messages, in logs and in the connection's name."""
 
     @property
     def queue(self) -> str:
@@ -81,7 +81,7 @@ class _Session:
 
 @attrs.define(eq=False)
 class Consumer(Service):
-    """Handles messages concurrently, and acknowledges each one when it was handled (at-least-once delivery).
+    """Handles messages concurrently, and acknowledges each one after it was handled (at-least-once delivery).
 
     :ivar handle: handles the body of a message. If it raises :class:`InvalidMessage`, the message goes to the dead
         letter queue; :class:`Requeue` sends a copy to the end of a queue; after any other exception the broker
@@ -90,7 +90,7 @@ class Consumer(Service):
     :ivar concurrency: maximum number of messages in flight, which is the prefetch count.
     :ivar grace: seconds for which a stopping service waits for messages in flight. The others are redelivered.
     :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
-    :ivar release: called when messages are still in flight after the grace period, to release what they locked.
+    :ivar release: called when messages are still in flight after the grace period, to release their leases.
     :ivar process_next: called when the queue is empty and no message is in flight. Processes work for which no message
         was received, and returns whether there was any.
     :ivar unfinished: whether messages were still in flight when the grace period ended.
@@ -129,7 +129,7 @@ class Consumer(Service):
 
     def gauges(self) -> dict[str, object]:
         """Return the state of the consumer, for the status report."""
-        return {"connected": self._session is not None, "messages in hand": self._in_flight}
+        return {"connected": self._session is not None, "messages in flight": self._in_flight}
 
     async def _stop(self) -> None:
         self._stopping = True
@@ -140,7 +140,7 @@ class Consumer(Service):
             in_time = self._idle.addCallback(lambda _: True).addTimeout(self.grace, self.reactor, lambda *_: False)
             self.unfinished = not await in_time
         if self.unfinished:
-            log.warn("{count} messages were not finished in time and go back to the queue", count=self._in_flight)
+            log.warn("{count} messages were not finished in time and are returned to the queue", count=self._in_flight)
             if self.release is not None:
                 await self.release()
         if self._connection is not None:
@@ -157,7 +157,7 @@ class Consumer(Service):
         channel.on_closed = lambda reason: self._lost(session)
         await channel.basic_consume(queue=self.source.queue, consumer_tag=_TAG)
         self._session = session
-        log.info("taking {name} from {queue}", name=self.source.name, queue=self.source.queue)
+        log.info("consuming {name} from {queue}", name=self.source.name, queue=self.source.queue)
 
     def _lost(self, session: _Session) -> None:
         if self._session is session:
@@ -177,11 +177,11 @@ class Consumer(Service):
         try:
             try:
                 if content.missing:
-                    raise InvalidMessage(f"the body is longer than {MAX_BODY} bytes; what is beyond is not kept")
+                    raise InvalidMessage(f"the body is longer than {MAX_BODY} bytes; the rest was discarded")
                 await self.handle(content.body)
             except InvalidMessage as problem:
                 log.error(
-                    "{name}: a message goes to {queue}: {reason}",
+                    "{name}: moving a message to {queue}: {reason}",
                     name=self.source.name,
                     queue=self.source.dead_queue,
                     reason=str(problem),
@@ -191,21 +191,21 @@ class Consumer(Service):
                 )
             except Requeue as requeue:
                 log.info(
-                    "{name}: a message goes to the end of {queue}: {reason}",
+                    "{name}: moving a message to the end of {queue}: {reason}",
                     name=self.source.name,
                     queue=requeue.queue,
                     reason=str(requeue),
                 )
                 await session.confirms.publish(requeue.queue, copy_of(content))
             except Exception:
-                log.failure("{name}: handling a message failed; it goes back to the queue", name=self.source.name)
+                log.failure("{name}: handling a message failed; it is returned to the queue", name=self.source.name)
                 await channel.basic_reject(delivery_tag=tag, requeue=True)
                 return
             await channel.basic_ack(delivery_tag=tag)
         except Closed:
             log.info("the connection was lost before a message was acknowledged; it will be delivered again")
         except PublishRefused as problem:
-            log.warn("a message could not be republished and goes back to the queue: {reason}", reason=str(problem))
+            log.warn("a message could not be republished and is returned to the queue: {reason}", reason=str(problem))
             await deferLater(self.reactor, _REQUEUE_DELAY, lambda: None)
             if not channel.closed:
                 await channel.basic_nack(delivery_tag=tag, requeue=True)

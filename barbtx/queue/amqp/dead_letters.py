@@ -94,7 +94,7 @@ class DeadLetters:
     async def _read_all(self, limit: int, *, requeue: bool) -> Sequence[DeadLetter]:
         client = await connect_one_shot(self.reactor, self.brokers, "barbtx-manage", _CONNECT_SECONDS)
         try:
-            await self._reply(self._declare(client))
+            await self._reply(self._check(client))
             letters: list[DeadLetter] = []
             for queue in self.queues:
                 letters += await self._read_queue(client, queue, limit - len(letters), requeue=requeue)
@@ -102,12 +102,12 @@ class DeadLetters:
         except ChannelClosed as problem:
             if str(problem).startswith(_PRECONDITION_FAILED):
                 raise NoUsableBroker(
-                    f"what is declared at the broker is not what the configuration says: {problem}"
+                    f"the exchanges or queues at the broker differ from the configuration: {problem}"
                 ) from None
-            raise NoUsableBroker(f"the broker does not allow it: {problem}") from None
+            raise NoUsableBroker(f"the broker denied access: {problem}") from None
         except Closed as problem:
             raise NoUsableBroker(
-                "the connection to the broker was lost before it had answered: "
+                "the connection to the broker was lost before the broker replied: "
                 f"{close_reason(problem.args[0] if problem.args else problem)}"
             ) from None
         finally:
@@ -118,8 +118,25 @@ class DeadLetters:
             if abort.active():
                 abort.cancel()
 
-    async def _declare(self, client: Client) -> None:
-        await self.topology.declare(await client.new_channel())
+    async def _check(self, client: Client) -> None:
+        """Check that the queues exist and have the configured arguments.
+
+        :raises NoUsableBroker: a queue does not exist.
+        :raises ChannelClosed: a queue has other arguments.
+        """
+        channel = await client.new_channel()
+        for queue in self.topology.queues:
+            try:
+                await channel.queue_declare(queue=queue, passive=True)
+            except ChannelClosed as problem:
+                if not str(problem).startswith(_NOT_FOUND):
+                    raise
+                raise NoUsableBroker(
+                    f"the broker has no queue {queue}: check [queue] topic and dead_letter_queue; API processes and "
+                    "workers create the queues when they start"
+                ) from None
+        # All of them exist, so that this creates none; the broker compares the arguments.
+        await self.topology.declare(channel)
 
     async def _reply(self, request: Awaitable[T]) -> T:
         """Wait for the reply to a request.
@@ -131,7 +148,7 @@ class DeadLetters:
             return await request
 
         def timed_out(*_: object) -> NoReturn:
-            raise NoUsableBroker("the broker does not answer any more")
+            raise NoUsableBroker("the broker no longer responds")
 
         return await Deferred.fromCoroutine(reply()).addTimeout(
             max(self.timeout, _CONNECT_SECONDS), self.reactor, timed_out

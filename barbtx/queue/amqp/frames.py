@@ -1,4 +1,4 @@
-"""Encoding and decoding of frames with barbtx's codec, where txAMQP's frame objects use its own.
+"""Encoding and decoding of frames with barbtx's codec, which replaces that of txAMQP.
 
 Source: AMQP 0-9-1, section 4.2.3 to 4.2.6.
 """

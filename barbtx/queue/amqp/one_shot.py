@@ -83,22 +83,22 @@ def _reason(problem: Exception, broker: Broker, brokers: Brokers, seconds: float
             return f"the broker at {place} refuses the user {broker.user!r} or its password: {text}"
         if text.startswith(_NOT_ALLOWED):
             return (
-                f"the broker at {place} does not let the user {broker.user!r} into the virtual host "
+                f"the broker at {place} denies the user {broker.user!r} access to the virtual host "
                 f"{brokers.vhost!r}: {text}"
             )
         return f"the broker at {place} refuses the connection: {text}"
     if isinstance(problem, SSL.Error):
         reason = "; ".join(error[-1] for error in problem.args[0] if error) if problem.args and problem.args[0] else ""
-        return f"TLS with the broker at {place} fails: {reason or 'the connection was ended in the handshake'}"
+        return f"TLS with the broker at {place} fails: {reason or 'the connection was closed during the handshake'}"
     if isinstance(problem, VerificationError):
         return f"TLS with the broker at {place} fails: its certificate is for another name"
     if isinstance(problem, (defer.TimeoutError, error.TimeoutError)):
-        return f"no broker answers at {place} within {seconds:.1f} seconds"
+        return f"no broker responds at {place} within {seconds:.1f} seconds"
     if isinstance(problem, error.ConnectionRefusedError):
-        return f"no broker answers at {place}: nothing listens there"
+        return f"no broker responds at {place}: connection refused"
     if isinstance(problem, error.DNSLookupError):
-        return f"no broker answers at {place}: there is no such host"
+        return f"no broker responds at {place}: the host name is unknown"
     if isinstance(problem, (error.ConnectionLost, error.ConnectionDone, error.ConnectionAborted)):
         tls = " with TLS" if brokers.tls is not None else ""
-        return f"what listens at {place} ended the connection at once{tls}; is it a broker, and is TLS right?"
-    return f"no broker answers at {place}: {type(problem).__name__}"
+        return f"the server at {place} closed the connection at once{tls}; is it an AMQP broker, and is TLS correct?"
+    return f"no broker responds at {place}: {type(problem).__name__}"

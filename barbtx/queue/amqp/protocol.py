@@ -71,7 +71,7 @@ class Delegate(TwistedDelegate):
     def connection_blocked(self, channel: Channel, message: Message) -> None:
         """Stop publishing, because the broker is low on memory or disk space."""
         log.warn(
-            "{name}: the broker takes no messages: {reason}",
+            "{name}: the broker has suspended publishing: {reason}",
             name=self.client.name,
             reason=message.reason,
             log_outage=True,
@@ -80,7 +80,7 @@ class Delegate(TwistedDelegate):
 
     def connection_unblocked(self, channel: Channel, message: Message) -> None:
         """Publish again."""
-        log.info("{name}: the broker takes messages again", name=self.client.name)
+        log.info("{name}: the broker has resumed publishing", name=self.client.name)
         self.client.blocked = False
 
     def channel_flow(self, channel: Channel, message: Message) -> None:
@@ -213,7 +213,7 @@ class Client(AMQClient):
 
     def _beat(self, timeout: float) -> None:
         if self.clock.seconds() - self._silent_since > timeout:
-            log.warn("{name}: the broker is silent; giving up the connection", name=self.name, log_outage=True)
+            log.warn("{name}: no heartbeat from the broker; closing the connection", name=self.name, log_outage=True)
             self.transport.abortConnection()
         else:
             self.send_frame(Frame(0, Heartbeat()))
@@ -231,7 +231,7 @@ class Client(AMQClient):
                 if channel is not None and not isinstance(frame.payload, Heartbeat):
                     channel.frame_received(frame.payload)
         except Exception:
-            log.failure("{name}: giving up the connection", name=self.name)
+            log.failure("{name}: processing received data failed; closing the connection", name=self.name)
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:

@@ -66,6 +66,11 @@ class Topology:
         """Queue of the lane for key pairs."""
         return f"{self.queue}.asymmetric"
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Names of all queues."""
+        return self.queue, self.asymmetric_queue, self.dead_queue
+
     def queue_of(self, lane: str) -> str:
         """Return the queue of a lane."""
         return self.asymmetric_queue if lane == ASYMMETRIC else self.queue

@@ -62,7 +62,6 @@ def write_early_error(request: Request, error: ErrorResponse) -> bytes:
 
     The reference implementation's framework responds to such errors, and clients expect its format.
     """
-    add_vary(request, "Accept")
     accept = request.getHeader(b"accept") or b""
     if b"application/json" in accept or b"*/*" in accept:
         return write_error(request, error)

@@ -67,11 +67,11 @@ class Microversion(Filter):
         :raises BadRequest: the requested version is malformed.
         :raises NotAcceptable: the requested version is not supported.
         """
-        add_vary(request, _HEADER.decode())
         values = request.requestHeaders.getRawHeaders(_HEADER, [])
         version = requested_version(b",".join(values).decode("ascii", "replace"))
         request.microversion = version
         request.setHeader(_HEADER, f"{_SERVICE} {version_text(version)}".encode())
+        add_vary(request, _HEADER.decode())
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

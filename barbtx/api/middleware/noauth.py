@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from barbtx.api.dependencies import PipelineContext
 from barbtx.api.middleware.base import Filter
 from barbtx.api.request_target import host_of, is_loopback
-from barbtx.api.responses import Response, add_vary, write_response
+from barbtx.api.responses import Response, write_response
 from barbtx.api.root import Builder
 from barbtx.errors import BadRequest, ConfigurationError, ErrorResponse, MisdirectedRequest
 from barbtx.identity.context import RequestContext
@@ -76,7 +76,6 @@ class NoAuthContext(Filter):
         """Render the error as WebOb does: JSON in WebOb's format if ``Accept`` names JSON, else plain text."""
         if b"application/json" not in (request.getHeader(b"accept") or b""):
             return super().render_error(request, error)
-        add_vary(request, "Accept")
         request.error = error
         document = {
             "message": f"{_EXPLANATION}<br /><br />\n{error.description}\n\n",

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 import pytest_twisted
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
-from barbtx.errors import BadRequest
+from barbtx.errors import BadRequest, ProjectClosed, QuotaReached
 from barbtx.model.database import Database
 from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.records import NewSecret, Secret
@@ -158,6 +159,80 @@ async def test_lookups_whose_callers_left_do_not_hold_up_others(world: World) ->
         for deferred in abandoned:
             deferred.cancel()
     assert len(await world.read()) == len(_IDS)
+
+
+def new(number: int, **fields: Any) -> NewSecret:
+    return NewSecret(f"{number:08}-0000-4000-9000-000000000000", "p", **fields)
+
+
+async def stored(world: World) -> list[str]:
+    return [row[0] for row in world.run("SELECT id FROM secrets WHERE id LIKE '%-9000-%' ORDER BY id")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_creations_that_share_a_transaction_one_that_fails_takes_no_other_with_it(world: World) -> None:
+    bad = {3: {"name": "x" * 600}, 7: {"mode": "\ud800"}, 11: {"algorithm": "a\0b"}}
+    creations = [world.secrets.create(new(number, **bad.get(number, {}))) for number in range(20)]
+    creations.append(world.secrets.create(new(5)))
+    outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
+    assert isinstance(outcomes[3].value, BadRequest) and isinstance(outcomes[7].value, BadRequest)
+    # NUL can be stored in free text. Of two creations with one id, one fails.
+    assert outcomes[11] is None and [outcomes[5], outcomes[20]].count(None) == 1
+    assert await stored(world) == [new(number).id for number in range(20) if number not in (3, 7)]
+    assert (await world.secrets.get(new(11).id)).algorithm == "a\0b"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_creation_whose_session_is_killed_is_not_tried_again_and_its_outcome_is_unknown(world: World) -> None:
+    await world.secrets.create(new(0))
+    with world.connect() as locker, locker.transaction():
+        locker.execute("LOCK TABLE secrets")
+        creating = [outcome(world.secrets.create(new(number))) for number in range(1, 10)]
+        creating = [Deferred.fromCoroutine(creation) for creation in creating]
+        while not (waiting := world.run("SELECT pid FROM pg_locks WHERE NOT granted")):
+            await pause(0.02)
+        world.run(f"SELECT pg_terminate_backend({waiting[0][0]})")
+    outcomes = await gatherResults(creating)
+    unknown = [problem for problem in outcomes if problem is not None]
+    assert unknown and all(isinstance(p, DatabaseUnavailable) and p.outcome_unknown for p in unknown), outcomes
+    assert len(await stored(world)) == 1 + outcomes.count(None)
+    # The next creation has a new connection.
+    await world.secrets.create(new(10))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_creation_that_waits_too_long_for_a_lock_is_refused_and_changes_nothing(world: World) -> None:
+    with world.connect() as locker, locker.transaction():
+        locker.execute("LOCK TABLE encrypted_data, secrets IN EXCLUSIVE MODE")
+        problem = await outcome(world.secrets.create(new(0)))
+        assert isinstance(problem, DatabaseUnavailable)
+        # Reads do not need the lock.
+        assert (await world.secrets.get(_IDS[0])).id == _IDS[0]
+    await world.secrets.create(new(1))
+    assert new(1).id in await stored(world)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_creation_by_one_statement_cannot_do_is_done_the_general_way(world: World) -> None:
+    world.run(
+        "INSERT INTO project_quotas (project_id, secrets, created_at, updated_at) "
+        "SELECT id, 42, now(), now() FROM projects WHERE external_id = 'p'"
+    )
+    outcomes = [
+        result
+        for _, result in await DeferredList(
+            [world.secrets.create(new(number)) for number in range(5)], consumeErrors=True
+        )
+    ]
+    assert outcomes.count(None) == 42 - len(_IDS) == len(await stored(world))
+    assert {type(o.value) for o in outcomes if o is not None} == {QuotaReached}
+    world.run(
+        "INSERT INTO project_removals (project_id, requested_at, due_at, retry_at, attempts) "
+        "VALUES ('p', now(), now(), now(), 0)"
+    )
+    assert isinstance(await outcome(world.secrets.create(new(9))), ProjectClosed)
+    await world.secrets.create(attrs.evolve(new(9), project_id="another"))
+    assert (await world.secrets.get(new(9).id)).project_id == "another"
 
 
 @pytest_twisted.ensureDeferred

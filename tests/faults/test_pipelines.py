@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
@@ -12,16 +13,19 @@ import attrs
 import psycopg
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
-from barbtx.errors import BadRequest, ProjectClosed, QuotaReached
+from barbtx.errors import BadRequest, NotFound, ProjectClosed, QuotaReached
 from barbtx.model.database import Database
 from barbtx.model.database_failures import DatabaseUnavailable
-from barbtx.model.records import NewSecret, Secret
-from barbtx.model.repositories.orders import OrderRepo
+from barbtx.model.database_time import database_time
+from barbtx.model.pipeline import Pipeline, PipelineLost
+from barbtx.model.records import SYMMETRIC, GeneratedObjects, NewSecret, Secret, Task, lane_of
+from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, WrongLane
 from barbtx.model.repositories.secrets import SecretRepo
+from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
 from barbtx.times import WallClock
 from tests.conftest import unique
 from tests.support.cluster import pause
@@ -293,3 +297,105 @@ async def test_stopping_closes_the_connections_and_starts_no_new_ones(postgresql
         await pause(0.05)
     assert isinstance(await outcome(world.secrets.get(_IDS[0])), DatabaseUnavailable)
     assert threading.active_count() <= threads
+
+
+async def order(world: World, orders: OrderRepo, project: str = "p", type_: str = "key") -> str:
+    order_id = str(uuid.uuid4())
+    task = Task(order_id, PROCESS_TYPE_ORDER, {"request_id": f"req-{order_id}"}, lane_of(type_))
+    await orders.create(order_id, project, type_, "{}", "u", task, 60)
+    return order_id
+
+
+@pytest.fixture
+def orders(world: World) -> OrderRepo:
+    return OrderRepo(world.database, WallClock(), task_time=database_time)
+
+
+@pytest_twisted.ensureDeferred
+async def test_concurrent_claims_get_different_orders_and_projects_take_turns(world: World, orders: OrderRepo) -> None:
+    much = [await order(world, orders, "much") for _ in range(6)]
+    little = await order(world, orders, "little")
+    leases = await gatherResults([orders.claim_next(SYMMETRIC, "", 30, much[0], "much") for _ in range(4)])
+    assert len({lease.order.id for lease in leases}) == 4
+    assert all(lease.attempt == 1 and lease.request_id == f"req-{lease.order.id}" for lease in leases)
+    claimed = {lease.order.id for lease in leases}
+    after = leases[0].project_key
+    while little not in claimed and len(claimed) < 7:
+        lease = await orders.claim_next(SYMMETRIC, after, 30)
+        after = lease.project_key
+        claimed.add(lease.order.id)
+    # The project with one order did not wait for more than one further order of the other.
+    assert len(claimed) <= 6
+    while (lease := await orders.claim_next(SYMMETRIC, after, 30)) is not None:
+        claimed.add(lease.order.id)
+    assert claimed == {*much, little}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_of_another_lane_or_for_a_due_retry_is_not_taken_for_a_permit(
+    world: World, orders: OrderRepo
+) -> None:
+    waiting, pair = await order(world, orders), await order(world, orders, type_="asymmetric")
+    with pytest.raises(WrongLane):
+        await orders.claim_next(SYMMETRIC, "", 30, pair, "p")
+    retried = await order(world, orders, "q")
+    lease = await orders.claim(retried, "q", 30)
+    await orders.retry(lease, PROCESS_TYPE_ORDER, 0)
+    assert (await orders.claim_next(SYMMETRIC, "", 30, retried, "q")).order.id == retried
+    # An order that was deleted is a permit like any other.
+    await orders.delete(retried, "q")
+    assert (await orders.claim_next(SYMMETRIC, "", 30, retried, "q")).order.id == waiting
+    with pytest.raises(NotFound):
+        await orders.claim_next(SYMMETRIC, "", 30, retried, "q")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_order_is_completed_once_and_only_by_who_holds_it(world: World, orders: OrderRepo) -> None:
+    order_id = await order(world, orders)
+    stale = await orders.claim_next(SYMMETRIC, "", 0.01)
+    await pause(0.05)
+    lease = await orders.claim_next(SYMMETRIC, "", 30, order_id, "p")
+    assert lease.attempt == 2
+    with pytest.raises(LeaseLost):
+        await orders.complete(stale, GeneratedObjects((new(1),)), "s", "m")
+    for _ in range(2):
+        # The second call is the retry of one whose outcome was unknown.
+        await orders.complete(lease, GeneratedObjects((new(2, name="made"),)), "s", "m")
+    assert await stored(world) == [new(2).id]
+    done = await orders.get(order_id, "p")
+    assert (done.status, done.secret_id, done.sub_status, done.sub_status_message) == ("ACTIVE", new(2).id, "s", "m")
+    assert world.run("SELECT count(*) FROM order_retry_tasks") == [(0,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_order_of_a_closed_project_is_neither_claimed_nor_completed(world: World, orders: OrderRepo) -> None:
+    order_id = await order(world, orders)
+    lease = await orders.claim_next(SYMMETRIC, "", 30)
+    await order(world, orders)
+    world.run(
+        "INSERT INTO project_removals (project_id, requested_at, due_at, retry_at, attempts) "
+        "VALUES ('p', now(), now(), now(), 0)"
+    )
+    assert await orders.claim_next(SYMMETRIC, "", 30) is None
+    with pytest.raises(ProjectClosed):
+        await orders.complete(lease, GeneratedObjects((new(1),)), "s", "m")
+    assert await stored(world) == [] and (await orders.get(order_id, "p")).status == "PENDING"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_of_unknown_outcome_is_found_by_its_retry(
+    world: World, orders: OrderRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id, claim = await order(world, orders), Claim()
+    send = Pipeline.send
+
+    def lose(pipeline: Pipeline, executions: Any) -> Deferred[Any]:
+        # The server commits, and its response is lost.
+        return send(pipeline, executions).addCallback(lambda _: fail(PipelineLost()))
+
+    monkeypatch.setattr(Pipeline, "send", lose)
+    problem = await outcome(orders.claim_next(SYMMETRIC, "", 30, claim=claim))
+    assert isinstance(problem, DatabaseUnavailable) and problem.outcome_unknown
+    monkeypatch.undo()
+    lease = await orders.claim_next(SYMMETRIC, "", 30, claim=claim)
+    assert (lease.order.id, lease.token, lease.attempt) == (order_id, claim.token, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.database import Database
+from barbtx.model.lookups import NamedRow
 from barbtx.model.writers import NotWritten
 from barbtx.times import Clock
 
@@ -32,19 +33,25 @@ class Repository:
     database: Database
     clock: Clock
 
-    async def _create(
-        self, statement: CompiledStatement, values: Mapping[str, Any], general: Callable[[Session], None]
-    ) -> None:
-        """Create an object, by one statement if the database has pipelines and that suffices.
+    async def _execute(self, statement: CompiledStatement, values: Mapping[str, Any]) -> Sequence[NamedRow]:
+        """Execute a statement through a pipeline; the result is empty if the database refuses it or has no pipelines.
 
-        :param statement: returns a row if it has created the object.
-        :param general: the general way: creates the object, or raises the error, in a transaction.
+        :raises DatabaseUnavailable: the database is down or too slow.
         """
         if self.database.statements.has_pipelines:
             with contextlib.suppress(NotWritten):
-                if await self.database.statements.write(statement, values, tables=self.tables):
-                    return
-        await self._interact(general)
+                return await self.database.statements.write(statement, values, tables=self.tables)
+        return ()
+
+    async def _execute_or(
+        self, statement: CompiledStatement, values: Mapping[str, Any], general: Callable[[Session], None]
+    ) -> None:
+        """Execute a statement that returns a row if it has done everything; otherwise do that in a transaction.
+
+        :param general: does the same, or raises the error.
+        """
+        if not await self._execute(statement, values):
+            await self._interact(general)
 
     def _interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False) -> Deferred[T]:
         """Run work in one transaction; see :meth:`Database.interact`."""

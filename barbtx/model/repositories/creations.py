@@ -39,7 +39,8 @@ from barbtx.model.repositories.secret_queries import payload_values
 _S, _D, _O, _T = models.Secret, models.EncryptedDatum, models.Order, models.OrderRetryTask
 _P, _Q, _R = models.Project, models.ProjectQuota, models.ProjectRemoval
 
-_DATABASE_TIME = cast(func.timezone("UTC", func.clock_timestamp()), DateTime)
+#: The wall clock of the database server, as in :mod:`barbtx.model.database_time`.
+DATABASE_TIME = cast(func.timezone("UTC", func.clock_timestamp()), DateTime)
 
 
 def _value(column: InstrumentedAttribute[Any], name: str | None = None) -> Any:
@@ -51,19 +52,19 @@ def _value(column: InstrumentedAttribute[Any], name: str | None = None) -> Any:
     return value.label(column.key)
 
 
-def _project(quota: InstrumentedAttribute[int | None]) -> CTE:
-    """The project to which something is added, if it exists, is open and has no quota for it."""
+def open_project() -> Select[str]:
+    """The primary key of the project ``project`` to which something is added, if it exists and is open."""
     return (
         select(_P.id)
-        .outerjoin(_Q, _Q.project_id == _P.id)
         .outerjoin(_R, (_R.project_id == _P.external_id) & closes(bindparam("now", type_=_R.due_at.type)))
-        .where(
-            _P.external_id == bindparam("project"),
-            _R.project_id.is_(None),
-            func.coalesce(quota, bindparam("quota", type_=Integer)) < 0,
-        )
-        .cte("project")
+        .where(_P.external_id == bindparam("project"), _R.project_id.is_(None))
     )
+
+
+def _project(quota: InstrumentedAttribute[int | None]) -> CTE:
+    """The project to which something is added, if it exists, is open and has no quota for it."""
+    unlimited = func.coalesce(quota, bindparam("quota", type_=Integer)) < 0
+    return open_project().outerjoin(_Q, _Q.project_id == _P.id).where(unlimited).cte("project")
 
 
 def _insert(model: Any, source: CTE, columns: Mapping[str, Any]) -> Any:
@@ -71,8 +72,12 @@ def _insert(model: Any, source: CTE, columns: Mapping[str, Any]) -> Any:
     return insert(model).from_select(list(columns), select(*columns.values()).select_from(source))
 
 
-def _secret_statement() -> Select[Any]:
-    project = _project(_Q.secrets)
+def secret_insertion(source: CTE, project: ColumnElement[str]) -> tuple[CTE, CTE]:
+    """Insert a secret and, if it has one, its ciphertext, if another CTE has a row.
+
+    :param project: the primary key of the project, in that CTE.
+    :return: the secret's id, and the insertion of the ciphertext.
+    """
     parameters = (
         _S.id,
         _S.name,
@@ -87,16 +92,22 @@ def _secret_statement() -> Select[Any]:
         _S.store_metadata,
     )
     columns = {column.key: _value(column) for column in parameters}
-    columns |= {"project_id": project.c.id, "status": literal(ACTIVE)}
+    columns |= {"project_id": project, "status": literal(ACTIVE)}
     columns |= {"created_at": _value(_S.created_at, "now"), "updated_at": _value(_S.updated_at, "now")}
-    secret = _insert(_S, project, columns).returning(_S.id).cte("secret")
+    secret = _insert(_S, source, columns).returning(_S.id).cte("secret")
     datum = insert(_D).from_select(
         ["secret_id", "kek_id", "cypher_text", "kek_meta_extended"],
         select(secret.c.id, _value(_D.kek_id), _value(_D.cypher_text), _value(_D.kek_meta_extended)).where(
             bindparam("kek_id", type_=_D.kek_id.type).is_not(None)
         ),
     )
-    return select(secret.c.id).add_cte(datum.cte("datum"))
+    return secret, datum.cte("datum")
+
+
+def _secret_statement() -> Select[Any]:
+    project = _project(_Q.secrets)
+    secret, datum = secret_insertion(project, project.c.id)
+    return select(secret.c.id).add_cte(datum)
 
 
 def _order_statement() -> Select[Any]:
@@ -105,7 +116,7 @@ def _order_statement() -> Select[Any]:
     columns |= {"project_id": project.c.id, "status": literal(PENDING)}
     columns |= {"created_at": _value(_O.created_at, "now"), "updated_at": _value(_O.updated_at, "now")}
     order = _insert(_O, project, columns).returning(_O.id, _O.project_id).cte("order_")
-    clock = select(_DATABASE_TIME.label("now")).cte("clock")
+    clock = select(DATABASE_TIME.label("now")).cte("clock")
     task = insert(_T).from_select(
         [
             "order_id",
@@ -139,8 +150,8 @@ CREATE_SECRET = CompiledStatement.of(_secret_statement())
 CREATE_ORDER = CompiledStatement.of(_order_statement())
 
 
-def secret_values(new: NewSecret, now: datetime.datetime, quota: int) -> dict[str, Any]:
-    """The parameters of :data:`CREATE_SECRET`.
+def secret_values(new: NewSecret, now: datetime.datetime, quota: int = -1) -> dict[str, Any]:
+    """The parameters of :data:`CREATE_SECRET`, and of :func:`secret_insertion`.
 
     :param quota: secrets that a project without its own quota may have; negative is unlimited.
     """

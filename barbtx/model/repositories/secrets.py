@@ -98,7 +98,7 @@ class SecretRepo(Repository):
 
         if idempotency is not None:
             return self._interact(work)
-        return Deferred.fromCoroutine(self._create(CREATE_SECRET, secret_values(new, now, self.quota), work))
+        return Deferred.fromCoroutine(self._execute_or(CREATE_SECRET, secret_values(new, now, self.quota), work))
 
     def get(
         self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False

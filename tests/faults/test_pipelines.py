@@ -13,6 +13,7 @@ import attrs
 import psycopg
 import pytest
 import pytest_twisted
+from sqlalchemy import event
 from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults
 
 from barbtx.cmd.manage import main as manage
@@ -347,6 +348,20 @@ async def test_a_message_of_another_lane_or_for_a_due_retry_is_not_taken_for_a_p
     assert (await orders.claim_next(SYMMETRIC, "", 30, retried, "q")).order.id == waiting
     with pytest.raises(NotFound):
         await orders.claim_next(SYMMETRIC, "", 30, retried, "q")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_frequent_needs_no_transaction_of_several_statements(world: World, orders: OrderRepo) -> None:
+    general: list[str] = []
+    event.listen(world.database.engine, "before_cursor_execute", lambda *arguments: general.append(arguments[2]))
+    order_id = await order(world, orders)
+    lease = await orders.claim_next(SYMMETRIC, "", 30, order_id, "p")
+    await orders.complete(lease, GeneratedObjects((new(1),)), "s", "m")
+    await world.secrets.create(new(2))
+    assert (await orders.get(order_id, "p")).status == "ACTIVE" and await world.secrets.get(new(1).id)
+    assert (await orders.list_page("p", None, 10, 0)).total == 1
+    assert (await world.secrets.list_page("p", (), (), 10, 0)).total == len(_IDS) + 2
+    assert general == []
 
 
 @pytest_twisted.ensureDeferred

@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     policy = categories.add_parser("policy", help="policy rules").add_subparsers(required=True, metavar="action")
     check = policy.add_parser(
         "check",
-        help="show each rule that grants access across projects or to private secrets; exit status 3 if there are "
+        help="show each rule that grants access across projects or to private objects; exit status 3 if there are "
         "any, 1 if the rules are not valid",
     )
     check.set_defaults(run=_check_policy)

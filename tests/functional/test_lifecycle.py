@@ -154,7 +154,7 @@ def _without_table(path: Path) -> None:
         ),
         (_sqlite(lambda path: path.write_text("x")), "is not an SQLite database"),
         (_sqlite(lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))), "file is not a database"),
-        (_sqlite(lambda path: path.touch()), "at version none"),
+        (_sqlite(lambda path: path.touch()), "the database has no schema yet"),
         (_sqlite(os.mkfifo), "is not a file"),
         (_sqlite(_without_table), "no table acl_users"),
     ],

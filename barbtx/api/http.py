@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
@@ -172,6 +173,8 @@ class Request(RequestBase):
         """
         body = resource.render(self)
         if body != NOT_DONE_YET:
+            if self.code not in NO_BODY_CODES:
+                self.setHeader(b"content-length", b"%d" % len(body))
             self.write(body)
             self.finish()
 

@@ -22,6 +22,8 @@ _MAX_DIGITS = 309
 # From this magnitude on, numbers are serialized with an exponent, as in ECMAScript, so that a few characters of input
 # cannot become hundreds of digits of output.
 _EXPONENT_FROM = 10**21
+# Beyond this, not every integer is a double.
+_EXACT_UP_TO = 2**53
 
 
 class UnrepresentableNumber(ValueError):
@@ -101,8 +103,10 @@ def _number(text: str) -> int | float:
     if not value.is_integer() or abs(value) >= _EXPONENT_FROM:
         return value
     exact = Decimal(text)
-    # A whole number is exact; one that only rounding made whole keeps the form of a fraction.
-    return int(exact) if exact == exact.to_integral_value() else value
+    if exact == exact.to_integral_value():
+        return int(exact)
+    # As an integer, a large number that only rounding made whole would look exact.
+    return int(value) if abs(value) < _EXACT_UP_TO else value
 
 
 def _or_null(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -54,7 +54,7 @@ class RootResource(LeafResource):
     """
 
     mounts: Mapping[str, IResource] = attrs.field(
-        validator=attrs.validators.deep_mapping(value_validator=provides(IResource))
+        validator=attrs.validators.deep_mapping(value_validator=provides(IResource)), repr=False
     )
     cors: Cors
 

@@ -43,6 +43,10 @@ def manage(deployment: Deployment, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+async def nothing(client: object) -> None:
+    pass
+
+
 @pytest_twisted.ensureDeferred
 async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: Deployment, rabbitmq: RabbitMQ) -> None:
     from twisted.internet import reactor
@@ -60,9 +64,6 @@ async def test_poison_is_kept_with_its_reason_and_can_be_sent_again(deployment: 
             TaskMessage(PROCESS_TYPE_ORDER, args | {"order_id": "x" * 36}), "barbtx", "1.1"
         ): "order_id is not a UUID",
     }
-
-    async def nothing(client: object) -> None:
-        pass
 
     service = client_service(reactor, Brokers.from_url(rabbitmq.url), "test", 10, nothing)
     service.startService()
@@ -113,6 +114,7 @@ _REFUSALS = [
     ({"transport_url": "rabbit://127.0.0.1:{database}/"}, "is it an AMQP broker"),
     ({"transport_url": "rabbit://broker.invalid/"}, "the host name is unknown"),
     ({"transport_url": "rabbit://127.0.0.1:{silent}/"}, "within 2.0 seconds"),
+    ({"queue.topic": "mistyped"}, "the broker has no queue mistyped: check [queue] topic"),
     ({"queue.max_length": 7}, "the exchanges or queues at the broker differ from the configuration: 406"),
 ]
 
@@ -120,7 +122,7 @@ _REFUSALS = [
 def test_the_command_says_in_one_line_why_it_cannot_look(
     deployment: Deployment, rabbitmq: RabbitMQ, postgresql: PostgreSQL
 ) -> None:
-    manage(deployment, "queue", "dead-letters")
+    deployment.worker()
     begin = time.monotonic()
     subprocess.run([BIN / "barbtx-manage", "--help"], capture_output=True, check=True)
     start = time.monotonic() - begin
@@ -171,6 +173,10 @@ async def test_a_broker_that_goes_away_while_it_is_asked_is_named_in_one_line(
             if left[0] < 0:
                 proxy.cut()
 
+    service = client_service(reactor, Brokers.from_url(rabbitmq.url), "test", 10, nothing)
+    service.startService()
+    await letters.topology.declare(await (await service.whenConnected(failAfterFailures=1)).new_channel())
+    await service.stopService()
     assert await letters.peek(10) == []
     monkeypatch.setattr(Half, "dataReceived", receive)
     # Cut the connection after each chunk of data, in either direction, while the command still waits for a reply.

@@ -272,3 +272,37 @@ async def test_a_database_that_is_silent_is_named_by_api_and_worker(tmp_path: Pa
             deployment.stop()
     finally:
         database.stop()
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+@pytest_twisted.ensureDeferred
+async def test_no_request_puts_its_query_or_what_the_process_knows_into_the_log(tmp_path: Path, level: str) -> None:
+    keystone = StubKeystone()
+    keystone.listen()
+    deployment = with_keystone(tmp_path, keystone.url, **keystone.settings, log_level=level)
+    try:
+        user = keystone.add_user("known-user-5150", "p")
+        project = keystone.add_project("known", "known-project-5150")
+        keystone.grant(user, "member", project)
+        api = deployment.api()
+        known = api.by(keystone.issue_token(user, project))
+        assert (await known.get("/v1/secrets")).status == 200
+        seen = len(api.process.read_log())
+        for path in (
+            "/healthcheck",
+            "/openapi.json",
+            "/",
+            "/v1/secrets",
+            "/v1/secrets/x/payload",
+            "/v1/%2F",
+            "/none",
+        ):
+            for method in ("HEAD", "GET", "OPTIONS", "POST"):
+                for token in (None, "a" * 32):
+                    await api.by(token).request(method, f"{path}?trans_wrapped_session_key=query-5150")
+        lines = api.process.read_log()[seen:].splitlines()
+        assert not [line for line in lines if "5150" in line or len(line) > 500], lines
+        assert level == "debug" or not [line for line in lines if re.search("(HEAD|GET) /healthcheck 200", line)]
+    finally:
+        deployment.stop()
+        await keystone.close()

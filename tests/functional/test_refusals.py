@@ -111,6 +111,27 @@ async def test_nothing_may_be_kept_and_what_depends_on_accept_says_so(api: Api) 
     assert "accept" not in gone.header("vary").lower()
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/plain", "*/*"])
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /v1 HTTP/1.1\nHost: localhost\nConnection: close", 400),
+        (f"GET /v1/secrets HTTP/1.1\n{COMMON}\nOpenStack-API-Version: key-manager x", 400),
+        (f"GET /v1/secrets HTTP/1.1\n{COMMON}\nOpenStack-API-Version: key-manager 9.9", 406),
+        ("GET /v1/secrets HTTP/1.1\nHost: evil.example\nConnection: close\nX-Project-Id: p", 421),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_errors_before_routing_vary_by_accept_and_are_logged_with_their_reason(
+    service: Api, head: str, status: int, accept: str
+) -> None:
+    before = len(service.process.read_log())
+    answer = await send(service, f"{head}\nAccept: {accept}")
+    check(answer, status)
+    assert len(answer.headers["vary"]) == 1 and "accept" in answer.header("vary").lower().split(", ")
+    assert "reason=" in service.process.read_log()[before:]
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -89,13 +89,15 @@ async def test_deleting_an_object_removes_all_its_consumers(api: Api, collection
 
 
 @pytest_twisted.ensureDeferred
-async def test_registering_again_needs_no_quota(api: Api) -> None:
+async def test_registering_again_at_the_quota_is_refused_too(api: Api) -> None:
     await set_quota(api, api.project, consumers=1)
     ref = await api.store()
-    for _ in range(2):
-        assert (await api.post(f"{ref}/consumers", consumer())).status == 200
-    reply = await api.post(f"{ref}/consumers", consumer(1))
-    assert reply.status == 403 and "quota has been reached" in reply.json["description"]
+    assert (await api.post(f"{ref}/consumers", consumer())).status == 200
+    for again in (consumer(), consumer(1)):
+        reply = await api.post(f"{ref}/consumers", again)
+        assert reply.status == 403 and "quota has been reached" in reply.json["description"]
+    await set_quota(api, api.project, consumers=2)
+    assert (await api.post(f"{ref}/consumers", consumer())).status == 200
 
 
 @pytest_twisted.ensureDeferred

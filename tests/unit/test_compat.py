@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -232,3 +233,8 @@ def test_klein_cancels_a_handler_whose_client_disconnects() -> None:
     channel, _ = _serve(app)
     channel.connectionLost(Failure(ConnectionDone()))
     assert ended == [CancelledError], ADAPT.format("klein")
+
+
+@pytest.mark.parametrize("base", [HTTPChannel, Request])
+def test_twisted_web_logs_through_an_attribute_that_can_be_replaced(base: type) -> None:
+    assert isinstance(base._log, Logger), ADAPT.format("Twisted")

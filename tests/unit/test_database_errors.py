@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from typing import NoReturn
 
 import psycopg
 import pymysql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
+from barbtx.errors import ConfigurationError
 from barbtx.model.database_errors import UNAVAILABLE, ErrorKind, classify
-from barbtx.model.engine import _spread_hosts
+from barbtx.model.engine import _spread_hosts, make_engine
 
 
 def postgresql(state: str) -> psycopg.Error:
@@ -156,3 +160,49 @@ def test_several_hosts_may_be_written_as_libpq_takes_them(url: str, hosts: list[
 @pytest.mark.parametrize("url", ["sqlite:///a,b.sqlite", "postgresql://u@h:1/db?x=a,b", "mysql://u:a,b@h/db"])
 def test_other_urls_stay_as_they_are(url: str) -> None:
     assert _spread_hosts(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u@h/d?foo=bar", "unknown argument 'foo'"),
+        ("postgresql://a,b/d?target_session_attrs=any&sslmod=require", "unknown argument 'sslmod'"),
+        ("mysql://u@h/d?foo=bar", "unknown argument 'foo'"),
+        ("mysql://u@h/d?connect_timeout=abc", "not valid"),
+        ("mysql://u@h/d?charset=latin1", "the charset must be utf8mb4"),
+        ("mysql://u@h/d?init_command=SELECT", "barbtx sets init_command itself"),
+        ("mysql://u@h/d?ssl_ca=/none.pem", "the file /none.pem (ssl_ca)"),
+        ("sqlite:////none/d?timeout=5", "SQLite takes arguments only with"),
+        ("sqlite:////none/d?cache=private&uri=true", "SQLite takes arguments only with"),
+        ("sqlite:///file:/none/d?mode=ro", "SQLite takes arguments only with"),
+    ],
+)
+def test_arguments_of_a_url_that_would_have_no_effect_are_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as refused:
+        make_engine(url, 1, 1.0)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "value"),
+    [
+        ("postgresql://u@h/d?options=-csearch_path%3Dkeys", "options", " -csearch_path=keys"),
+        ("postgresql://u@h/d?connect_timeout=7", "connect_timeout", "7"),
+        ("postgresql://u@h/d", "connect_timeout", "2"),
+        ("mysql://u@h/d?charset=utf8&connect_timeout=7", "connect_timeout", "7"),
+        ("mysql://u@h/d?charset=utf8", "charset", "utf8mb4"),
+    ],
+)
+def test_arguments_of_a_url_have_an_effect(url: str, name: str, value: str) -> None:
+    engine = make_engine(url, 1, 1.0)
+    taken: dict[str, object] = {}
+
+    @event.listens_for(engine, "do_connect")
+    def take(_dialect: object, _record: object, _arguments: object, keywords: dict[str, object]) -> NoReturn:
+        taken.update(keywords)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        engine.connect()
+    assert str(taken[name]).endswith(value)
+    assert name != "options" or "lock_timeout" in str(taken[name])

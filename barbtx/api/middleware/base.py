@@ -26,7 +26,7 @@ class Filter(LeafResource, ABC):
     :ivar wrapped: the next resource.
     """
 
-    wrapped: IResource = attrs.field(validator=provides(IResource))
+    wrapped: IResource = attrs.field(validator=provides(IResource), repr=False)
 
     @abstractmethod
     def before(self, request: Request) -> Deferred[None] | None:

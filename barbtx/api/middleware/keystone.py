@@ -68,7 +68,7 @@ class KeystoneAuth(Filter):
     :ivar prefix: the path under which the service is published; empty if that is the root.
     """
 
-    validator: TokenValidator
+    validator: TokenValidator = attrs.field(repr=False)
     challenge: str
     service_roles: frozenset[str]
     service_roles_required: bool

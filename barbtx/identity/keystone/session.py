@@ -66,7 +66,7 @@ class KeystoneSession:
     _suspects: SuspectTable
     _last_response_at: float = attrs.field(default=float("-inf"), init=False)
     _outage_logged: bool = attrs.field(default=False, init=False)
-    _own: _OwnToken | None = attrs.field(default=None, init=False)
+    _own: _OwnToken | None = attrs.field(default=None, init=False, repr=False)
     _logins: SingleFlight[_OwnToken] = attrs.field(factory=SingleFlight, init=False)
 
     @classmethod

@@ -87,8 +87,8 @@ class TokenValidator:
 
     session: KeystoneSession
     clock: Clock
-    _valid: MutableMapping[bytes, Identity]
-    _invalid: MutableMapping[bytes, bool]
+    _valid: MutableMapping[bytes, Identity] = attrs.field(repr=False)
+    _invalid: MutableMapping[bytes, bool] = attrs.field(repr=False)
     _flights: SingleFlight[Identity] = attrs.field(factory=SingleFlight, init=False)
     _secret: bytes = attrs.field(factory=lambda: os.urandom(32), init=False, repr=False)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 from oslo_config import cfg
@@ -30,6 +31,13 @@ log = Logger()
 
 _PROJECT = "barbtx"
 
+#: Help texts of the options that name configuration files, for every command.
+CONFIGURATION_HELP: Mapping[str, str] = {
+    "config-file": "configuration file; can be given several times, later files take precedence (default: the first "
+    "barbtx.conf, and the *.conf files in the first barbtx.conf.d, in ~/.barbtx, ~, /etc/barbtx or /etc)",
+    "config-dir": "directory whose *.conf files are read after the configuration files, in alphabetical order",
+}
+
 
 @attrs.frozen
 class ConfigReading:
@@ -50,8 +58,8 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = ()) -> cfg.Config
 
     Environment variables of the form ``OS_<SECTION>__<OPTION>`` override files.
 
-    :param files: paths; later files win.
-    :param overrides: ``section.option=value`` (``option=value`` for the section DEFAULT); they win over all others.
+    :param files: paths; later files take precedence.
+    :param overrides: ``section.option=value`` (``option=value`` for the section DEFAULT); they override all others.
     :raises ConfigurationError: a file cannot be read, an option is unknown or a value is not valid. The error lists all
         problems.
     """
@@ -68,7 +76,8 @@ def locate(files: Sequence[str] = (), directories: Sequence[str] = ()) -> list[s
     ``/etc/barbtx`` and ``/etc``.
 
     :param directories: directories whose ``*.conf`` files are read after ``files``, in alphabetical order.
-    :return: the files; later ones win. Unreadable files and directories are included, and :func:`read` reports them.
+    :return: the files; later ones take precedence. Unreadable files and directories are included, and :func:`read`
+        reports them.
     """
     if not files and not directories:
         files, directories = cfg.find_config_files(_PROJECT, _PROJECT), cfg.find_config_dirs(_PROJECT, _PROJECT)
@@ -213,6 +222,12 @@ class _Sources:
         return "default", []
 
 
+# What Python says of a value, and what it should be.
+_PYTHON_REASONS = {
+    re.compile(r"invalid literal for int\(\) with base 10: (.*)"): "an integer",
+    re.compile(r"could not convert string to float: (.*)"): "a number",
+    re.compile(r"(.*) does not appear to be an IPv4 or IPv6 network"): "an IPv4 or IPv6 network",
+}
 _DOLLAR = "a '$' stands for another option's value; write $$ for the character itself"
 
 
@@ -222,7 +237,11 @@ def _reason(opt: cfg.Opt, values: Iterable[str], problem: Exception) -> str:
         return _DOLLAR
     if opt.secret or not isinstance(problem, ValueError):
         return "the value is not valid"
-    return one_line(str(problem).rpartition(" is not valid: ")[2])
+    reason = one_line(str(problem).rpartition(" is not valid: ")[2])
+    for pattern, text in _PYTHON_REASONS.items():
+        if match := pattern.fullmatch(reason):
+            return f"{match[1]} is not {text}"
+    return reason
 
 
 def _group(section: str) -> str | None:

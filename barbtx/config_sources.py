@@ -184,8 +184,8 @@ def read_settings(texts: Iterable[str]) -> tuple[list[Setting], list[str]]:
 def setting_problem(setting: Setting, known: Known) -> str | None:
     """Return the problem if the section or the option of a setting is unknown."""
     if setting.section not in known:
-        shown = f"[{setting.section}]" if _NAME.fullmatch(setting.section) else "the section"
-        return f"{setting.label}: {shown} is unknown{hint(setting.section, known)}"
+        shown = f" [{setting.section}]" if _NAME.fullmatch(setting.section) else ""
+        return f"{setting.label}: unknown section{shown}{hint(setting.section, known)}"
     if setting.option not in known[setting.section]:
         return f"{setting.label}: {_unknown(setting.option, setting.section, known)}"
     return None

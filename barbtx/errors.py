@@ -7,11 +7,14 @@ match on are those of the Key Manager API v1, section 1.7 of the contract.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 import attrs
 
 TITLES = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}
+
+_LINE_END = re.compile(r"(?<![\s.:;,?!])\s*\n\s*")
 
 
 class BarbtxError(Exception):
@@ -257,3 +260,13 @@ def one_line(problem: object, limit: int | None = None) -> str:
     :param limit: longest text to return, in characters.
     """
     return " ".join(str(problem).split())[:limit]
+
+
+def joined_lines(problem: object, limit: int | None = None) -> str:
+    """Return the text of an exception in one line, with semicolons after those lines that end without punctuation.
+
+    libpq's messages consist of such lines.
+
+    :param limit: longest text to return, in characters.
+    """
+    return one_line(_LINE_END.sub("; ", str(problem).strip()), limit)

@@ -274,9 +274,7 @@ class CheckedStart(Service):
     def _log_once(self, now: float, reason: str) -> None:
         if self._logged is None or self._logged[0] != reason or now - self._logged[1] >= _LOG_AGAIN_SECONDS:
             self._logged = reason, now
-            log.warn(
-                "the startup check cannot be completed yet, and requests get 503 until then: {reason}", reason=reason
-            )
+            log.warn("the startup check is not complete; requests get 503 until it is: {reason}", reason=reason)
 
 
 def _reason(problem: BaseException | None) -> str:

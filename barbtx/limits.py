@@ -9,11 +9,15 @@ _QUOTA = (
     "Maximum number of {} per project, unless a quota of the project is set through the API. A negative value means no "
     "limit, 0 that none can be created."
 )
+_QUOTAS = {resource: _QUOTA.format(resource) for resource in ("secrets", "orders", "containers", "consumers")} | {
+    "cas": "Not used, because there are no certificate authorities. The API shows it, and configurations of the "
+    "reference service contain it."
+}
 
 OPTIONS = {
     "quotas": [
-        cfg.IntOpt(f"quota_{resource}", default=-1, min=-(2**31), max=2**31 - 1, help=_QUOTA.format(resource))
-        for resource in ("secrets", "orders", "containers", "consumers", "cas")
+        cfg.IntOpt(f"quota_{resource}", default=-1, min=-(2**31), max=2**31 - 1, help=text)
+        for resource, text in _QUOTAS.items()
     ],
     "DEFAULT": [
         cfg.IntOpt(

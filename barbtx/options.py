@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from oslo_config import cfg
 
 from barbtx import files, lifecycle, limits, log
@@ -36,9 +38,24 @@ _MODULES = (
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """Return the options of each section, in the form that ``oslo-config-generator`` expects."""
+    """Return the options of each section."""
     sections: dict[str, list[cfg.Opt]] = {}
     for module in _MODULES:
         for section, opts in module.OPTIONS.items():
             sections.setdefault(section, []).extend(opts)
     return list(sections.items())
+
+
+def describe_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return the options of each section for ``oslo-config-generator`` and the documentation.
+
+    Unlike those of :func:`list_opts`, they cannot be registered together with a library's options of the same names,
+    whose help texts differ.
+    """
+    return [(section, [_describe(opt) for opt in opts]) for section, opts in list_opts()]
+
+
+def _describe(opt: cfg.Opt) -> cfg.Opt:
+    described = copy.copy(opt)
+    described.help = identity.HELP_TEXTS.get(opt.name, opt.help)
+    return described

@@ -70,7 +70,7 @@ class StatusReport:
         return {
             "threads": f"{len(pool.working)} of {pool.workers} busy, at most {pool.max}",
             "sockets": len(self.reactor.getReaders()) if IReactorFDSet.providedBy(self.reactor) else "unknown",
-            "calls due later": len(self.reactor.getDelayedCalls()),
+            "delayed calls": len(self.reactor.getDelayedCalls()),
         }
 
 

@@ -18,7 +18,7 @@ from twisted.python import usage
 
 import twisted
 from barbtx import __version__, garbage_collection
-from barbtx.config import load, locate, read, require
+from barbtx.config import CONFIGURATION_HELP, load, locate, read, require
 from barbtx.config_diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError, one_line
 from barbtx.log import LoggingService
@@ -35,14 +35,16 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["config-file"], self["config-dir"], self["set"] = [], [], []
+        # Instead of the docstrings of the methods, whose indentation Twisted would print.
+        for name, text in CONFIGURATION_HELP.items():
+            self.docs[name] = f"{text[0].upper()}{text[1:]}."
 
     def opt_config_file(self, path: str) -> None:
-        """Configuration file; can be given several times, later files win. Default: barbtx.conf in ~/.barbtx, ~,
-        /etc/barbtx or /etc."""
+        """Add a configuration file."""
         self["config-file"].append(path)
 
     def opt_config_dir(self, path: str) -> None:
-        """Directory whose *.conf files are read after the configuration files, in alphabetical order."""
+        """Add a directory with configuration files."""
         self["config-dir"].append(path)
 
     def opt_set(self, setting: str) -> None:

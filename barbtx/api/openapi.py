@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from barbtx import __version__
@@ -16,10 +17,11 @@ from barbtx.api.operation import Operation, RawBody, UntypedBody
 from barbtx.api.responses import Response, write_error, write_response
 from barbtx.api.root import Builder
 from barbtx.api.routes import ROOT_ROUTES, V1_ROUTES
+from barbtx.api.schemas.parameters import PATH_PARAMETERS, QUERY_PARAMETERS
 from barbtx.api.schemas.responses import ERROR_BODY
 from barbtx.errors import MethodNotAllowed, NotFound, to_error_response
 
-_PLACEHOLDER = re.compile(r"<(?:path:)?(\w+)>")
+_PLACEHOLDER = re.compile(r"<(\w+)>")
 _METHODS = ("get", "post", "put", "patch", "delete")
 _TEXT = {"type": "string"}
 
@@ -29,6 +31,8 @@ def describe_service() -> dict[str, Any]:
     paths = {
         _PLACEHOLDER.sub(r"{\1}", route): _describe_path(route, controller)
         for route, controller in {**ROOT_ROUTES, **V1_ROUTES}.items()
+        # Paths that continue with anything exist for compatibility and are not documented.
+        if "<path:" not in route
     }
     return {
         "openapi": "3.1.0",
@@ -41,7 +45,8 @@ def describe_service() -> dict[str, Any]:
 def _describe_path(route: str, controller: type[Controller[Any]]) -> dict[str, Any]:
     described: dict[str, Any] = {}
     if parameters := [
-        {"name": name, "in": "path", "required": True, "schema": _TEXT} for name in _PLACEHOLDER.findall(route)
+        {"name": name, "in": "path", "required": True, "description": PATH_PARAMETERS[name], "schema": _TEXT}
+        for name in _PLACEHOLDER.findall(route)
     ]:
         described["parameters"] = parameters
     for method in _METHODS:
@@ -53,14 +58,23 @@ def _describe_path(route: str, controller: type[Controller[Any]]) -> dict[str, A
 
 def _describe_operation(operation: Operation, method: str, route: str) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "summary": operation.name,
+        "summary": operation.title,
         "operationId": f"{method} {route}",
         "responses": _describe_responses(operation),
     }
-    parameters = [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "query", "description": QUERY_PARAMETERS[name], "schema": _TEXT}
+        for name in operation.query
+    ]
     if operation.supports_idempotency:
         parameters.append(
-            {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "Identifies the request: if it is sent again with the same key and body, the response "
+                "is the first one, and nothing is created.",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+            }
         )
     if parameters:
         described["parameters"] = parameters
@@ -82,7 +96,7 @@ def _describe_responses(operation: Operation) -> dict[str, Any]:
     }
     described: dict[str, Any] = {}
     for status in operation.success:
-        success: dict[str, Any] = {"description": operation.name}
+        success: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status not in (204, 302):
             content: dict[str, Any] = {kind: {} for kind in operation.media_types}
             if operation.response is not None:

@@ -41,8 +41,9 @@ async def _undefined(*arguments: Any) -> Response:
 class Operation:
     """A method of a resource: its handler and its properties. Controllers use it as a decorator of the handler.
 
-    :ivar name: name in texts for clients, such as ``Secret creation``.
+    :ivar name: name in error texts for clients, such as ``Secret creation``. Clients match on these texts.
     :ivar rule: name of the policy rule; None if every caller is allowed.
+    :ivar title: summary in the OpenAPI document, such as ``Create a secret``; empty if the operation is not in it.
     :ivar accepts: decides by the ``Accept`` header, None if there is none, whether the client accepts the response.
     :ivar body: the schema of a JSON body, an :class:`UntypedBody`, a :class:`RawBody`, or None if a body is ignored.
     :ivar success: status codes of successful responses. This and the next three are for the OpenAPI document.
@@ -57,6 +58,7 @@ class Operation:
 
     name: str
     rule: str | None
+    title: str = attrs.field(default="", kw_only=True)
     accepts: Callable[[str | None], bool] = attrs.field(default=accepts_json, kw_only=True)
     body: Schema | UntypedBody | RawBody | None = attrs.field(default=None, kw_only=True)
     success: tuple[int, ...] = attrs.field(default=(200,), kw_only=True)

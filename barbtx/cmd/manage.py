@@ -15,8 +15,8 @@ from zope.interface import implementer
 from barbtx import __version__
 from barbtx.cmd import queue, removals
 from barbtx.cmd.counting import counted
-from barbtx.config import load, locate, require
-from barbtx.errors import ConfigurationError, NotFound, one_line
+from barbtx.config import CONFIGURATION_HELP, load, locate, require
+from barbtx.errors import ConfigurationError, NotFound, joined_lines
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_audit import find_risks
 from barbtx.model.migration import head_revision, known_revisions
@@ -43,11 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(line)
         return 1
     except (NotFound, OSError, exc.DBAPIError, NoUsableBroker, PublishRefused, Closed) as problem:
-        text = getattr(problem, "orig", None) or problem
-        _complain(one_line(text))
+        _complain(_describe(problem))
         return 1
     finally:
         globalLogPublisher.removeObserver(_print_warning)
+
+
+def _describe(problem: Exception) -> str:
+    if isinstance(problem, OSError) and problem.filename and problem.strerror:
+        return f"{problem.filename}: {problem.strerror}"
+    return joined_lines(getattr(problem, "orig", None) or problem)
 
 
 def _complain(line: str) -> None:
@@ -68,14 +73,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--config-file",
         action="append",
         default=[],
-        help="configuration file; can be given several times, later files win (default: barbtx.conf in ~/.barbtx, ~, "
-        "/etc/barbtx or /etc)",
+        help=CONFIGURATION_HELP["config-file"],
     )
     parser.add_argument(
         "--config-dir",
         action="append",
         default=[],
-        help="directory whose *.conf files are read after the configuration files, in alphabetical order",
+        help=CONFIGURATION_HELP["config-dir"],
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.OPTION=VALUE", help="option; overrides the files"
@@ -115,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     policy = categories.add_parser("policy", help="policy rules").add_subparsers(required=True, metavar="action")
     check = policy.add_parser(
         "check",
-        help="show each rule that grants access across projects or to private secrets; exit status 3 if there are "
+        help="show each rule that grants access across projects or to private objects; exit status 3 if there are "
         "any, 1 if the rules are not valid",
     )
     check.set_defaults(run=_check_policy)
@@ -151,7 +155,10 @@ def _check_policy(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigurationError(f"{options.file} exists; it was not overwritten") from None
     with open(descriptor, "w") as file:
         file.write(generate_master_key() + "\n")
         file.flush()

@@ -17,6 +17,7 @@ from oslo_config import cfg
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -160,9 +161,17 @@ class Database:
         return {
             "transactions": f"{self.admission.running} running, {self.admission.waiting} waiting",
             "threads": f"{len(self.threads.working)} of {self.threads.workers} busy",
-            "connections": self.engine.pool.status(),
+            "connections": self._describe_connections(),
             **self.statements.gauges(),
         }
+
+    def _describe_connections(self) -> str:
+        pool = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return pool.status()
+        return (
+            f"{pool.checkedin() + pool.checkedout()} open, {pool.checkedout()} in use; size of the pool: {pool.size()}"
+        )
 
     def _note_answer(self) -> None:
         if self._lost.is_set():

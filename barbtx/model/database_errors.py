@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from barbtx.errors import one_line
+from barbtx.errors import joined_lines, one_line
 from barbtx.model.database_error_codes import CLASSES, MARIADB_CODES, SQLITE_CODES, SQLSTATES, ErrorKind
 
 __all__ = ["STALE", "UNAVAILABLE", "DatabaseProblem", "ErrorKind", "classify"]
@@ -76,7 +76,7 @@ def _of_postgresql(error: BaseException, name: str, state: str | None, message: 
         # An error of psycopg itself: a connection failed, unless the class says that it is about a value.
         kind = _by_class(error)
         kind = ErrorKind.LOST if kind is ErrorKind.BUSY else kind
-        return DatabaseProblem(kind, name, None, one_line(error, _LONGEST_TEXT) if kind is ErrorKind.LOST else "")
+        return DatabaseProblem(kind, name, None, joined_lines(error, _LONGEST_TEXT) if kind is ErrorKind.LOST else "")
     kind = SQLSTATES.get(state) or SQLSTATES.get(state[:2]) or _by_class(error)
     return DatabaseProblem(
         kind, name, f"SQLSTATE {state}", "" if state[:2] in _QUOTING else one_line(message, _LONGEST_TEXT)

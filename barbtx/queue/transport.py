@@ -90,7 +90,7 @@ def decode(body: bytes, namespace: str, version: str) -> TaskMessage:
         raise InvalidMessage("another namespace")
     theirs = document.get("version")
     if not isinstance(theirs, str) or theirs.partition(".")[0] != version.partition(".")[0]:
-        raise InvalidMessage("another major version")
+        raise InvalidMessage("unsupported major version")
     method, args = document.get("method"), document.get("args")
     if not isinstance(method, str) or not isinstance(args, dict):
         raise InvalidMessage("no method or no arguments")

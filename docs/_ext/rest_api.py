@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -19,10 +20,11 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 _LIMITS = {
     "minimum": "at least {}",
     "maximum": "at most {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
+    "minLength": "at least {} {}",
+    "maxLength": "at most {} {}",
     "pattern": "matches ``{}``",
 }
+_CODE = re.compile(r"`([^`]+)`")
 
 Schema = Mapping[str, Any]
 
@@ -63,8 +65,11 @@ def _operation(title: str, operation: Mapping[str, Any], parameters: list[Mappin
     yield from (f"{operation['summary']}.", "")
     if parameters:
         yield from _table(
-            ("parameter", "in", "type"),
-            [(f"``{given['name']}``", given["in"], _type(given["schema"])) for given in parameters],
+            ("parameter", "in", "type", "description"),
+            [
+                (f"``{given['name']}``", given["in"], _type(given["schema"]), _inline(given["description"]))
+                for given in parameters
+            ],
         )
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield from (f"Request body: ``{media_type}``.", "")
@@ -103,8 +108,17 @@ def _type(schema: Schema) -> str:
         parts[0] = f"{parts[0]} of {_type(schema['items'])}"
     if "enum" in schema:
         parts.append("one of " + ", ".join(f"``{json.dumps(value)}``" for value in schema["enum"]))
-    parts += [text.format(schema[keyword]) for keyword, text in _LIMITS.items() if keyword in schema]
+    parts += [
+        text.format(schema[keyword], "character" if schema[keyword] == 1 else "characters")
+        for keyword, text in _LIMITS.items()
+        if keyword in schema
+    ]
     return ", ".join(parts) or "any"
+
+
+def _inline(text: str) -> str:
+    """CommonMark as reStructuredText, as far as descriptions use it."""
+    return _CODE.sub(r"``\1``", text)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -105,7 +105,7 @@ def test_a_stop_during_the_start_is_not_held_up_either(
     process = Process(plugin, tmp_path, deployment.settings, "starting")
     deployment.processes.append(process)
     with frozen(postgresql):
-        process.start("startup check cannot be completed yet")
+        process.start("startup check is not complete")
         assert stopped(process) < SLACK / 2
 
 

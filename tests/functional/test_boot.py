@@ -46,7 +46,8 @@ def refused(plugin: str, *settings: str, files: Iterable[Path] = ()) -> str:
 )
 def test_a_bad_setting_stops_the_start_with_one_line(tmp_path: Path, setting: str, said: str) -> None:
     manage("simple_crypto", "gen_mkek", str(tmp_path / "mkek"))
-    (line,) = refused("barbtx", f"simple_crypto_plugin.kek_file={tmp_path}/mkek", setting).strip().splitlines()
+    needed = (f"database.connection=sqlite:///{tmp_path}/db", f"simple_crypto_plugin.kek_file={tmp_path}/mkek")
+    (line,) = refused("barbtx", *needed, setting).strip().splitlines()
     assert line.startswith("barbtx: ") and said in line
 
 

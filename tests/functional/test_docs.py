@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,16 +184,18 @@ async def test_a_database_is_backed_up_and_restored_as_the_guide_shows(postgresq
 def directory_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """A deployment with the secret store of the guide to plugins, installed as its own distribution."""
     (module,) = blocks("python", PLUGIN)
-    (entry_points,) = blocks("toml", PLUGIN)
+    (pyproject,) = blocks("toml", PLUGIN)
+    project = tomllib.loads(pyproject.text)["project"]
     plugins = tmp_path / "plugins"
     metadata = plugins / "directory_store-1.0.dist-info"
     metadata.mkdir(parents=True)
     (plugins / "directory_store.py").write_text(module.text)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: directory-store\nVersion: 1.0\n")
-    section, line = entry_points.text.splitlines()
-    name, _, target = line.partition(" = ")
-    group = section.removeprefix('[project.entry-points."').removesuffix('"]')
-    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {json.loads(target)}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in factories.items())
+        for group, factories in project["entry-points"].items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
     (tmp_path / "payloads").mkdir()
     monkeypatch.setenv("DIRECTORY_STORE_PATH", str(tmp_path / "payloads"))
     settings = next(block for block in blocks("ini", PLUGIN) if "directory" in block.text)

@@ -154,7 +154,7 @@ def _without_table(path: Path) -> None:
         ),
         (_sqlite(lambda path: path.write_text("x")), "is not an SQLite database"),
         (_sqlite(lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))), "file is not a database"),
-        (_sqlite(lambda path: path.touch()), "at version none"),
+        (_sqlite(lambda path: path.touch()), "the database has no schema yet"),
         (_sqlite(os.mkfifo), "is not a file"),
         (_sqlite(_without_table), "no table acl_users"),
     ],
@@ -227,7 +227,7 @@ async def test_a_check_that_may_pass_later_is_repeated_and_nothing_is_served_bef
     for reply in (await api.get("/v1/secrets"), await api.post("/v1/secrets", {"name": "x"})):
         assert reply.status == 503 and "retry-after" in reply.headers
     assert (await api.get("/healthcheck")).status == 200
-    assert "startup check cannot be completed yet" in api.process.read_log()
+    assert "startup check is not complete" in api.process.read_log()
     behaving.behave("")
 
     while (await api.get("/v1/secrets")).status != 200:

@@ -8,6 +8,8 @@ import pytest
 
 from barbtx.config import load
 from barbtx.errors import ConfigurationError
+from barbtx.identity.options import HELP_TEXTS
+from barbtx.options import describe_opts
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -44,6 +46,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, said: str)
     with pytest.raises(ConfigurationError) as caught:
         load([str(path)])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_help_texts_that_replace_those_of_a_library_belong_to_options() -> None:
+    described = {opt.name: opt.help for section, opts in describe_opts() if section == "oslo_policy" for opt in opts}
+    assert {name: described[name] for name in HELP_TEXTS} == HELP_TEXTS
 
 
 def test_an_option_with_several_values_is_set_by_naming_it_several_times() -> None:

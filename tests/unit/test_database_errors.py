@@ -118,6 +118,10 @@ def test_a_cause_is_one_short_line() -> None:
     assert str(classify(psycopg.OperationalError("connection failed:\n\trefused" + " x" * 1000))).startswith(
         "connection failed: refused x"
     )
+    text = "server at ::1 failed: refused\n\tIs it running?\nAll failures were:\n- refused\n"
+    assert str(classify(psycopg.OperationalError(text))).startswith(
+        "server at ::1 failed: refused; Is it running? All failures were: - refused"
+    )
     assert "\n" not in str(classify(mariadb(1290, "read\nonly")))
     assert len(str(classify(mariadb(1290, "y" * 5000)))) < 400
 

@@ -82,16 +82,30 @@ class SecretAclController(AclHandlers, SecretResource):
         """Return the repository of secrets' ACLs."""
         return call.dependencies.repositories.secret_acls
 
-    on_get = Operation(name, "secret_acls:get", response=responses.ACL)(AclHandlers.get_acl)
-    on_put = Operation("SecretACL(s) update", "secret_acls:put_patch", body=ACL, response=responses.ACL_REF)(
-        AclHandlers.replace_acl
+    on_get = Operation(name, "secret_acls:get", title="Show the ACL of a secret", response=responses.ACL)(
+        AclHandlers.get_acl
     )
-    on_patch = Operation("SecretACL(s) update", "secret_acls:put_patch", body=ACL, response=responses.ACL_REF)(
-        AclHandlers.merge_acl
-    )
-    on_delete = Operation("SecretACL(s) deletion", "secret_acls:delete", response=responses.NULL, has_references=False)(
-        AclHandlers.delete_acl
-    )
+    on_put = Operation(
+        "SecretACL(s) update",
+        "secret_acls:put_patch",
+        title="Replace the ACL of a secret",
+        body=ACL,
+        response=responses.ACL_REF,
+    )(AclHandlers.replace_acl)
+    on_patch = Operation(
+        "SecretACL(s) update",
+        "secret_acls:put_patch",
+        title="Change the ACL of a secret",
+        body=ACL,
+        response=responses.ACL_REF,
+    )(AclHandlers.merge_acl)
+    on_delete = Operation(
+        "SecretACL(s) deletion",
+        "secret_acls:delete",
+        title="Remove the ACL of a secret",
+        response=responses.NULL,
+        has_references=False,
+    )(AclHandlers.delete_acl)
 
 
 class ContainerAclController(AclHandlers, ContainerResource):
@@ -104,13 +118,27 @@ class ContainerAclController(AclHandlers, ContainerResource):
         """Return the repository of containers' ACLs."""
         return call.dependencies.repositories.container_acls
 
-    on_get = Operation(name, "container_acls:get", response=responses.ACL)(AclHandlers.get_acl)
-    on_put = Operation("ContainerACL(s) update", "container_acls:put_patch", body=ACL, response=responses.ACL_REF)(
-        AclHandlers.replace_acl
+    on_get = Operation(name, "container_acls:get", title="Show the ACL of a container", response=responses.ACL)(
+        AclHandlers.get_acl
     )
-    on_patch = Operation("ContainerACL(s) update", "container_acls:put_patch", body=ACL, response=responses.ACL_REF)(
-        AclHandlers.merge_acl
-    )
+    on_put = Operation(
+        "ContainerACL(s) update",
+        "container_acls:put_patch",
+        title="Replace the ACL of a container",
+        body=ACL,
+        response=responses.ACL_REF,
+    )(AclHandlers.replace_acl)
+    on_patch = Operation(
+        "ContainerACL(s) update",
+        "container_acls:put_patch",
+        title="Change the ACL of a container",
+        body=ACL,
+        response=responses.ACL_REF,
+    )(AclHandlers.merge_acl)
     on_delete = Operation(
-        "ContainerACL(s) deletion", "container_acls:delete", response=responses.NULL, has_references=False
+        "ContainerACL(s) deletion",
+        "container_acls:delete",
+        title="Remove the ACL of a container",
+        response=responses.NULL,
+        has_references=False,
     )(AclHandlers.delete_acl)

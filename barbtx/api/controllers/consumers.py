@@ -96,14 +96,26 @@ class SecretConsumersController(_SecretConsumers):
 
     name = "SecretConsumers(s) retrieval"
 
-    on_get = Operation(name, "secret_consumers:get", response=responses.SECRET_CONSUMERS, query=("limit", "offset"))(
-        _SecretConsumers.list_consumers
-    )
+    on_get = Operation(
+        name,
+        "secret_consumers:get",
+        title="List the consumers of a secret",
+        response=responses.SECRET_CONSUMERS,
+        query=("limit", "offset"),
+    )(_SecretConsumers.list_consumers)
     on_post = Operation(
-        "SecretConsumer creation", "secret_consumers:post", body=SECRET_CONSUMER, response=responses.SECRET
+        "SecretConsumer creation",
+        "secret_consumers:post",
+        title="Register a consumer of a secret",
+        body=SECRET_CONSUMER,
+        response=responses.SECRET,
     )(_SecretConsumers.add_consumer)
     on_delete = Operation(
-        "SecretConsumer deletion", "secret_consumers:delete", body=SECRET_CONSUMER, response=responses.SECRET
+        "SecretConsumer deletion",
+        "secret_consumers:delete",
+        title="Remove a consumer of a secret",
+        body=SECRET_CONSUMER,
+        response=responses.SECRET,
     )(_SecretConsumers.remove_consumer)
 
 
@@ -112,7 +124,9 @@ class SecretConsumerController(_SecretConsumers):
 
     name = "SecretConsumer retrieval"
 
-    on_get = Operation(name, "consumer:get", response=responses.SECRET_CONSUMER)(_SecretConsumers.get_consumer)
+    on_get = Operation(name, "consumer:get", title="Show a consumer of a secret", response=responses.SECRET_CONSUMER)(
+        _SecretConsumers.get_consumer
+    )
 
 
 class _ContainerConsumers(ConsumerHandlers[Container], ContainerResource):
@@ -134,17 +148,23 @@ class ContainerConsumersController(_ContainerConsumers):
     name = "ContainerConsumers(s) retrieval"
 
     on_get = Operation(
-        name, "container_consumers:get", response=responses.CONTAINER_CONSUMERS, query=("limit", "offset")
+        name,
+        "container_consumers:get",
+        title="List the consumers of a container",
+        response=responses.CONTAINER_CONSUMERS,
+        query=("limit", "offset"),
     )(_ContainerConsumers.list_consumers)
     on_post = Operation(
         "ContainerConsumer creation",
         "container_consumers:post",
+        title="Register a consumer of a container",
         body=CONTAINER_CONSUMER,
         response=responses.CONTAINER,
     )(_ContainerConsumers.add_consumer)
     on_delete = Operation(
         "ContainerConsumer deletion",
         "container_consumers:delete",
+        title="Remove a consumer of a container",
         body=CONTAINER_CONSUMER,
         response=responses.CONTAINER,
     )(_ContainerConsumers.remove_consumer)
@@ -155,4 +175,6 @@ class ContainerConsumerController(_ContainerConsumers):
 
     name = "ContainerConsumer retrieval"
 
-    on_get = Operation(name, "consumer:get", response=responses.CONTAINER_CONSUMER)(_ContainerConsumers.get_consumer)
+    on_get = Operation(
+        name, "consumer:get", title="Show a consumer of a container", response=responses.CONTAINER_CONSUMER
+    )(_ContainerConsumers.get_consumer)

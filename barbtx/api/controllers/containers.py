@@ -44,7 +44,13 @@ class ContainersController(CollectionController):
 
     name = "Containers(s) retrieval"
 
-    @Operation(name, "containers:get", response=responses.CONTAINERS, query=("limit", "offset", "name", "type"))
+    @Operation(
+        name,
+        "containers:get",
+        title="List containers",
+        response=responses.CONTAINERS,
+        query=("limit", "offset", "name", "type"),
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return a page of the project's containers."""
         query = call.query
@@ -63,6 +69,7 @@ class ContainersController(CollectionController):
     @Operation(
         "Container creation",
         "containers:post",
+        title="Create a container",
         body=CONTAINER,
         success=(201,),
         response=responses.CONTAINER_REF,
@@ -116,12 +123,14 @@ class ContainerController(ContainerResource):
 
     shows_entries = shows_consumers = SAFE_METHODS
 
-    @Operation("Container retrieval", "container:get", response=responses.CONTAINER)
+    @Operation("Container retrieval", "container:get", title="Show a container", response=responses.CONTAINER)
     async def on_get(self, call: Call, container: Container) -> Response:
         """Return the container, with its entries and consumers."""
         return Response(document=container_document(call, container))
 
-    @Operation("Container deletion", "container:delete", accepts=accepts_anything, success=(204,))
+    @Operation(
+        "Container deletion", "container:delete", title="Delete a container", accepts=accepts_anything, success=(204,)
+    )
     async def on_delete(self, call: Call, container: Container) -> Response:
         """Delete the container. Callers of other projects are refused even if policy allows them."""
         if container.project_id != call.project_id:
@@ -137,7 +146,14 @@ class ContainerSecretsController(ContainerResource):
 
     name = "Container secret creation"
 
-    @Operation(name, "container_secret:post", body=CONTAINER_SECRET, success=(201,), response=responses.CONTAINER_REF)
+    @Operation(
+        name,
+        "container_secret:post",
+        title="Add a secret to a container",
+        body=CONTAINER_SECRET,
+        success=(201,),
+        response=responses.CONTAINER_REF,
+    )
     async def on_post(self, call: Call, container: Container, document: Mapping[str, Any]) -> Response:
         """Add a secret to the container."""
         if container.type != "generic":
@@ -149,6 +165,7 @@ class ContainerSecretsController(ContainerResource):
     @Operation(
         "Container secret deletion",
         "container_secret:delete",
+        title="Remove a secret from a container",
         accepts=accepts_anything,
         body=UntypedBody(CONTAINER_SECRET),
         success=(204,),

@@ -68,7 +68,7 @@ class OrdersController(CollectionController):
 
     name = "Order(s) retrieval"
 
-    @Operation(name, "orders:get", response=responses.ORDERS, query=("limit", "offset", "meta"))
+    @Operation(name, "orders:get", title="List orders", response=responses.ORDERS, query=("limit", "offset", "meta"))
     async def on_get(self, call: Call, _: None) -> Response:
         """Return a page of the project's orders."""
         paging = Paging.from_query(call.query, call.dependencies.conf)
@@ -81,6 +81,7 @@ class OrdersController(CollectionController):
     @Operation(
         "Order creation",
         "orders:post",
+        title="Create an order",
         body=ORDER,
         success=(202,),
         response=responses.ORDER_REF,
@@ -123,7 +124,7 @@ class OrdersController(CollectionController):
             await sent.addTimeout(timeout, dependencies.reactor, lambda outcome, timeout: None)
         return creation_response(call, created)
 
-    @Operation("Order update", "orders:put", success=())
+    @Operation("Order update", "orders:put", title="Not supported: an order cannot be changed", success=())
     async def on_put(self, call: Call, _: None) -> Response:
         """Reject the method: an order cannot be changed."""
         raise MethodNotAllowed
@@ -147,7 +148,7 @@ class OrderController(Controller[Order]):
             raise NotFound("Order not found.")
         return ResolvedResource(order, order_target(order))
 
-    @Operation(name, "order:get", response=responses.ORDER)
+    @Operation(name, "order:get", title="Show an order", response=responses.ORDER)
     async def on_get(self, call: Call, order: Order) -> Response:
         """Return the order. ``Prefer: wait=<seconds>`` delays the response until it has ended."""
         seconds = preferred_wait(call.header("prefer"))
@@ -165,7 +166,7 @@ class OrderController(Controller[Order]):
                 headers["Preference-Applied"] = f"wait={seconds}"
         return Response(document=order_document(call, order), headers=headers)
 
-    @Operation("Order deletion", "order:delete", accepts=accepts_anything, success=(204,))
+    @Operation("Order deletion", "order:delete", title="Delete an order", accepts=accepts_anything, success=(204,))
     async def on_delete(self, call: Call, order: Order) -> Response:
         """Delete the order, and the passphrase that it came with."""
         passphrase = await call.dependencies.repositories.orders.delete(order.id, call.project_id)

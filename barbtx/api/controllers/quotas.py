@@ -21,7 +21,9 @@ class QuotasController(CollectionController):
 
     name = "Quotas"
 
-    @Operation(name, "quotas:get", response=responses.QUOTAS)
+    @Operation(
+        name, "quotas:get", title="Show the quotas that apply to the caller's project", response=responses.QUOTAS
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return the quotas that apply to the caller's project."""
         quotas = await call.dependencies.repositories.quotas.effective(call.project_id)
@@ -33,7 +35,13 @@ class ProjectsQuotasController(CollectionController):
 
     name = "Project Quotas"
 
-    @Operation(name, "project_quotas:get", response=responses.PROJECTS_QUOTAS, query=("limit", "offset"))
+    @Operation(
+        name,
+        "project_quotas:get",
+        title="List the quotas of projects",
+        response=responses.PROJECTS_QUOTAS,
+        query=("limit", "offset"),
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return a page of the projects that have quotas of their own."""
         paging = Paging.from_query(call.query, call.dependencies.conf)
@@ -49,7 +57,7 @@ class ProjectQuotasController(CollectionController):
 
     name = "Project Quotas"
 
-    @Operation(name, "project_quotas:get", response=responses.PROJECT_QUOTAS)
+    @Operation(name, "project_quotas:get", title="Show the quotas of a project", response=responses.PROJECT_QUOTAS)
     async def on_get(self, call: Call, _: None) -> Response:
         """Return the project's own quotas."""
         quotas = await call.dependencies.repositories.quotas.get(call.ids["project_id"])
@@ -57,7 +65,7 @@ class ProjectQuotasController(CollectionController):
             raise NotFound("Not Found. Sorry, no project quotas are set for this project.")
         return Response(document={"project_quotas": quotas})
 
-    @Operation(name, "project_quotas:put", body=PROJECT_QUOTAS, success=(204,))
+    @Operation(name, "project_quotas:put", title="Set quotas of a project", body=PROJECT_QUOTAS, success=(204,))
     async def on_put(self, call: Call, _: None, document: Mapping[str, Any]) -> Response:
         """Set some of the project's own quotas."""
         project_id = call.ids["project_id"]
@@ -66,7 +74,9 @@ class ProjectQuotasController(CollectionController):
         await call.dependencies.repositories.quotas.merge(project_id, document["project_quotas"])
         return Response(204)
 
-    @Operation(name, "project_quotas:delete", accepts=accepts_anything, success=(204,))
+    @Operation(
+        name, "project_quotas:delete", title="Remove the quotas of a project", accepts=accepts_anything, success=(204,)
+    )
     async def on_delete(self, call: Call, _: None) -> Response:
         """Remove the project's own quotas, so that the defaults apply."""
         await call.dependencies.repositories.quotas.delete(call.ids["project_id"])

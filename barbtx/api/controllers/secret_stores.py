@@ -44,7 +44,7 @@ class SecretStoresController(CollectionController):
 
     name = "Secret store(s) retrieval"
 
-    @Operation(name, "secretstores:get", response=responses.SECRET_STORES)
+    @Operation(name, "secretstores:get", title="List secret stores", response=responses.SECRET_STORES)
     async def on_get(self, call: Call, _: None) -> Response:
         """Return all secret stores."""
         return Response(
@@ -57,7 +57,9 @@ class GlobalDefaultController(CollectionController):
 
     name = "Global default secret store retrieval"
 
-    @Operation(name, "secretstores:get_global_default", response=responses.SECRET_STORE)
+    @Operation(
+        name, "secretstores:get_global_default", title="Show the default secret store", response=responses.SECRET_STORE
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return the store of projects that have no preferred store."""
         (store,) = [store for store in await _repository(call).list_all() if store.global_default]
@@ -69,7 +71,12 @@ class PreferredStoreController(CollectionController):
 
     name = "Preferred secret store retrieval"
 
-    @Operation(name, "secretstores:get_preferred", response=responses.SECRET_STORE)
+    @Operation(
+        name,
+        "secretstores:get_preferred",
+        title="Show the preferred secret store of the caller's project",
+        response=responses.SECRET_STORE,
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return the preferred store of the caller's project."""
         store = await _repository(call).preferred(call.project_id)
@@ -97,7 +104,7 @@ class SecretStoreController(SecretStoreResource):
 
     name = "Secret store retrieval"
 
-    @Operation(name, "secretstore:get", response=responses.SECRET_STORE)
+    @Operation(name, "secretstore:get", title="Show a secret store", response=responses.SECRET_STORE)
     async def on_get(self, call: Call, store: SecretStore) -> Response:
         """Return the store."""
         return Response(document=_document(call, store))
@@ -108,13 +115,20 @@ class StorePreferenceController(SecretStoreResource):
 
     name = "Setting preferred secret store"
 
-    @Operation(name, "secretstore_preferred:post", success=(204,))
+    @Operation(
+        name, "secretstore_preferred:post", title="Prefer a secret store for the caller's project", success=(204,)
+    )
     async def on_post(self, call: Call, store: SecretStore) -> Response:
         """Make the store the preferred store of the caller's project."""
         await _repository(call).prefer(call.project_id, store.id)
         return Response(204)
 
-    @Operation("Removing preferred secret store", "secretstore_preferred:delete", success=(204,))
+    @Operation(
+        "Removing preferred secret store",
+        "secretstore_preferred:delete",
+        title="Remove the preference of the caller's project",
+        success=(204,),
+    )
     async def on_delete(self, call: Call, store: SecretStore) -> Response:
         """Remove the preference of the caller's project, whichever store it names."""
         await _repository(call).forget_preference(call.project_id)

@@ -80,6 +80,7 @@ class SecretsController(CollectionController):
     @Operation(
         name,
         "secrets:get",
+        title="List secrets",
         response=responses.SECRETS,
         query=_LIST_PARAMETERS,
     )
@@ -103,6 +104,7 @@ class SecretsController(CollectionController):
     @Operation(
         "Secret creation",
         "secrets:post",
+        title="Create a secret",
         body=SECRET,
         success=(201,),
         response=responses.SECRET_REF,
@@ -195,6 +197,7 @@ class SecretController(SecretResource):
     @Operation(
         "Secret retrieval",
         "secret:get",
+        title="Show the metadata of a secret",
         accepts=accepts_anything,
         success=(200, 204),
         response=responses.SECRET,
@@ -212,6 +215,7 @@ class SecretController(SecretResource):
     @Operation(
         "Secret payload retrieval",
         "secret:decrypt",
+        title="Read the payload of a secret",
         accepts=accepts_anything,
         success=(200, 204),
         media_types=PAYLOAD_TYPES,
@@ -223,6 +227,7 @@ class SecretController(SecretResource):
     @Operation(
         "Secret update",
         "secret:put",
+        title="Add the payload of a secret",
         accepts=accepts_anything,
         body=RawBody((TEXT, OCTETS)),
         success=(204,),
@@ -251,7 +256,14 @@ class SecretController(SecretResource):
         await resources.retry_on_stale_key(call.dependencies.stores, secret.project_id, write)
         return Response(204)
 
-    @Operation("Secret deletion", "secret:delete", accepts=accepts_anything, success=(204,), query=("force",))
+    @Operation(
+        "Secret deletion",
+        "secret:delete",
+        title="Delete a secret",
+        accepts=accepts_anything,
+        success=(204,),
+        query=("force",),
+    )
     async def on_delete(self, call: Call, secret: Secret) -> Response:
         """Delete the secret and its payload."""
         force = True
@@ -280,6 +292,7 @@ class SecretPayloadController(SecretResource):
     @Operation(
         name,
         "secret:decrypt",
+        title="Read the payload of a secret",
         accepts=accepts_anything,
         success=(200, 204),
         media_types=PAYLOAD_TYPES,

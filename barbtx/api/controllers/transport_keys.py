@@ -28,7 +28,13 @@ class TransportKeysController(CollectionController):
         """Reject a method that the resource does not have, without the ``Allow`` header."""
         raise MethodNotAllowed
 
-    @Operation(name, "transport_keys:get", response=responses.TRANSPORT_KEYS, query=("limit", "offset", "plugin_name"))
+    @Operation(
+        name,
+        "transport_keys:get",
+        title="List transport keys",
+        response=responses.TRANSPORT_KEYS,
+        query=("limit", "offset", "plugin_name"),
+    )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return a page of references to transport keys."""
         paging = Paging.from_query(call.query, call.dependencies.conf)
@@ -43,6 +49,7 @@ class TransportKeysController(CollectionController):
     @Operation(
         "Transport Key Creation",
         "transport_keys:post",
+        title="Create a transport key",
         body=TRANSPORT_KEY,
         success=(201,),
         response=responses.TRANSPORT_KEY_REF,
@@ -80,7 +87,7 @@ class TransportKeyController(Controller[TransportKey | None]):
             raise NotFound("Not Found. Transport Key not found.")
         return ResolvedResource(key)
 
-    @Operation(name, "transport_key:get", response=responses.TRANSPORT_KEY)
+    @Operation(name, "transport_key:get", title="Show a transport key", response=responses.TRANSPORT_KEY)
     async def on_get(self, call: Call, key: TransportKey) -> Response:
         """Return the transport key."""
         return Response(
@@ -96,7 +103,13 @@ class TransportKeyController(Controller[TransportKey | None]):
             }
         )
 
-    @Operation("Transport Key deletion", "transport_key:delete", accepts=accepts_anything, success=(204,))
+    @Operation(
+        "Transport Key deletion",
+        "transport_key:delete",
+        title="Delete a transport key",
+        accepts=accepts_anything,
+        success=(204,),
+    )
     async def on_delete(self, call: Call, key: TransportKey) -> Response:
         """Delete the transport key."""
         await call.dependencies.repositories.transport_keys.delete(key.id)

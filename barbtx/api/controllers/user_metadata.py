@@ -28,13 +28,24 @@ class SecretMetadataController(SecretResource):
     def _ref(self, call: Call, secret: Secret) -> str:
         return f"{call.ref('secrets', secret.id)}/metadata"
 
-    @Operation(name, "secret_meta:get", accepts=accepts_json_alone, response=responses.METADATA)
+    @Operation(
+        name,
+        "secret_meta:get",
+        title="List the user metadata of a secret",
+        accepts=accepts_json_alone,
+        response=responses.METADATA,
+    )
     async def on_get(self, call: Call, secret: Secret) -> Response:
         """Return all metadata of the secret."""
         return Response(document={"metadata": await call.dependencies.repositories.user_metadata.get(secret.id)})
 
     @Operation(
-        "Secret metadata creation", "secret_meta:put", body=METADATA, success=(201,), response=responses.METADATA_REF
+        "Secret metadata creation",
+        "secret_meta:put",
+        title="Replace the user metadata of a secret",
+        body=METADATA,
+        success=(201,),
+        response=responses.METADATA_REF,
     )
     async def on_put(self, call: Call, secret: Secret, document: Mapping[str, Any]) -> Response:
         """Replace all metadata of the secret."""
@@ -42,7 +53,12 @@ class SecretMetadataController(SecretResource):
         return Response(201, {"metadata_ref": self._ref(call, secret)})
 
     @Operation(
-        "Secret metadatum creation", "secret_meta:post", body=METADATUM, success=(201,), response=responses.METADATUM
+        "Secret metadatum creation",
+        "secret_meta:post",
+        title="Add an item of user metadata",
+        body=METADATUM,
+        success=(201,),
+        response=responses.METADATUM,
     )
     async def on_post(self, call: Call, secret: Secret, document: Mapping[str, Any]) -> Response:
         """Add a metadatum."""
@@ -56,7 +72,7 @@ class SecretMetadatumController(SecretResource):
 
     name = "Secret metadatum retrieval"
 
-    @Operation(name, "secret_meta:get", response=responses.METADATUM)
+    @Operation(name, "secret_meta:get", title="Show an item of user metadata", response=responses.METADATUM)
     async def on_get(self, call: Call, secret: Secret) -> Response:
         """Return the metadatum."""
         key = call.ids["key"]
@@ -68,6 +84,7 @@ class SecretMetadatumController(SecretResource):
     @Operation(
         "Secret metadatum update",
         "secret_meta:put",
+        title="Change an item of user metadata",
         accepts=accepts_anything,
         body=METADATUM,
         response=responses.METADATUM,
@@ -83,7 +100,9 @@ class SecretMetadatumController(SecretResource):
         await call.dependencies.repositories.user_metadata.change(secret.id, key, value)
         return Response(document={"key": key, "value": value})
 
-    @Operation("Secret metadatum removal", "secret_meta:delete", success=(204,))
+    @Operation(
+        "Secret metadatum removal", "secret_meta:delete", title="Delete an item of user metadata", success=(204,)
+    )
     async def on_delete(self, call: Call, secret: Secret) -> Response:
         """Remove the metadatum."""
         await call.dependencies.repositories.user_metadata.remove(secret.id, call.ids["key"])

@@ -38,6 +38,7 @@ class VersionsController(CollectionController):
     @Operation(
         name,
         None,
+        title="List the versions of the API",
         accepts=accepts_version_document,
         success=(200, 300, 302),
         response=responses.VERSIONS,
@@ -59,7 +60,11 @@ class VersionController(CollectionController):
     name = "Version retrieval"
 
     @Operation(
-        name, None, accepts=accepts_version_document, response=responses.strict_object({"version": responses.VERSION})
+        name,
+        None,
+        title="Show the version of the API",
+        accepts=accepts_version_document,
+        response=responses.strict_object({"version": responses.VERSION}),
     )
     async def on_get(self, call: Call, _: None) -> Response:
         """Return the version of the API."""

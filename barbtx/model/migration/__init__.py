@@ -55,10 +55,8 @@ def check_schema(session: Session) -> None:
         connection = session.connection()
         current = check_ownership(connection, known)
         if current != head:
-            raise ConfigurationError(
-                f"the database schema is at version {current or 'none'}, this release needs {head}: "
-                "run 'barbtx-manage db upgrade'"
-            )
+            found = f"the database schema is at version {current}" if current else "the database has no schema yet"
+            raise ConfigurationError(f"{found}; this release needs version {head}: run 'barbtx-manage db upgrade'")
         missing = sorted(Base.metadata.tables.keys() - set(inspect(connection).get_table_names()))
         if missing:
             raise ConfigurationError(

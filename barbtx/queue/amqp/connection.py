@@ -267,7 +267,7 @@ class _Preparation:
     def _mismatch(self, problem: str) -> None:
         text = (
             "the exchanges or queues at the broker differ from the configuration: "
-            f"{problem}; correct [queue], or delete the queue at the broker once it is empty"
+            f"{problem}; change the options in [queue], or delete the queue in RabbitMQ once it is empty"
         )
         if self._attempts == 1 and self.refuse is not None:
             self.refuse(text)

@@ -289,7 +289,7 @@ def test_a_database_in_the_default_place_is_not_used_by_chance(tmp_path: Path) -
             timeout=120,
         )
         assert done.returncode == 1
-        assert done.stderr.splitlines() == [f"barbtx: [database] connection is not set; put it into {config}"]
+        assert done.stderr.splitlines() == [f"barbtx: [database] connection is not set; set it in {config}"]
 
 
 def test_removals_of_a_database_without_tables_name_the_remedy(

@@ -67,7 +67,15 @@ class Server:
 
     def run(self, *command: str) -> None:
         """Run a command to its end, as the server's user."""
-        subprocess.run(command, check=True, capture_output=True, cwd=self.directory, **self._identity())
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self.directory,
+            **self._identity(),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} ends with {done.returncode}: {done.stdout[-4000:]!r}")
 
     def _identity(self) -> dict[str, object]:
         return {"user": self.user, "group": self.user, "extra_groups": []} if self._other_user else {}

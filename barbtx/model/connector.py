@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
 import psycopg
-from sqlalchemy import exc
+from sqlalchemy import exc, select
 from sqlalchemy.engine import Engine
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
@@ -15,6 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.engine import is_read_only
 from barbtx.model.pipeline import Pipeline
 from barbtx.reactor import IReactor
@@ -22,16 +24,20 @@ from barbtx.reactor import IReactor
 _backoff = backoffPolicy(initialDelay=0.02, maxDelay=0.5, factor=2.0)
 
 
-def connect(engine: Engine) -> psycopg.Connection[Any]:
+def connect(engine: Engine) -> tuple[psycopg.Connection[Any], datetime.datetime]:
     """Take a connection from an engine's pool for good. The call blocks.
+
+    :return: the connection, and the time by the server's clock.
 
     :raises sqlalchemy.exc.SQLAlchemyError: there is no connection.
     """
-    pooled = engine.raw_connection()
-    connection = pooled.driver_connection
-    pooled.detach()
+    with engine.connect() as pooled:
+        now = pooled.execute(select(DATABASE_TIME)).scalar_one()
+        pooled.rollback()
+        connection = pooled.connection.driver_connection
+        pooled.detach()
     assert isinstance(connection, psycopg.Connection)
-    return connection
+    return connection, now
 
 
 @attrs.define(eq=False)
@@ -43,7 +49,7 @@ class Connector:
 
     reactor: IReactor
     threads: ThreadPool
-    connect: Callable[[], psycopg.Connection[Any]]
+    connect: Callable[[], tuple[psycopg.Connection[Any], datetime.datetime]]
     _pipeline: Pipeline | None = attrs.field(default=None, init=False)
     _waiting: list[Deferred[Pipeline]] = attrs.field(factory=list, init=False)
     _connecting: bool = attrs.field(default=False, init=False)
@@ -86,11 +92,12 @@ class Connector:
             )
         return await waiting
 
-    def _connected(self, connection: psycopg.Connection[Any]) -> None:
+    def _connected(self, connected: tuple[psycopg.Connection[Any], datetime.datetime]) -> None:
+        connection, server_time = connected
         if self._closed:
             connection.close()
             raise exc.TimeoutError
-        self._pipeline = pipeline = Pipeline(self.reactor, connection)
+        self._pipeline = pipeline = Pipeline(self.reactor, connection, server_time)
         self._failures, self._failure = 0, None
         self._end(lambda waiting: waiting.callback(pipeline))
 

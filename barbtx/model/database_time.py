@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 
-from sqlalchemy import text
+from sqlalchemy import DateTime, cast, func, text
 from sqlalchemy.orm import Session
+
+#: That clock in statements for PostgreSQL.
+DATABASE_TIME = cast(func.timezone("UTC", func.clock_timestamp()), DateTime)
 
 # Not the transaction's start time: the transaction may have waited for a lock since then.
 _QUERIES = {

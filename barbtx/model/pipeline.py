@@ -6,6 +6,7 @@ groups before it. See "Pipeline Mode" in the documentation of libpq.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
 from collections import deque
@@ -74,12 +75,14 @@ class Pipeline:
     """One connection in pipeline mode.
 
     :param connection: a connection that is in no transaction and belongs to the pipeline from now on.
+    :param server_time: the present time by the server's clock, in UTC.
     :ivar since: when the pipeline began, in seconds of the reactor's clock.
     """
 
-    def __init__(self, reactor: IReactor, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, reactor: IReactor, connection: psycopg.Connection[Any], server_time: datetime.datetime) -> None:
         self._reactor = reactor
         self.since = reactor.seconds()
+        self.note_time(server_time)
         self._connection: psycopg.Connection[Any] | None = connection
         self._pgconn = connection.pgconn
         self._transformer = Transformer(connection)
@@ -98,6 +101,15 @@ class Pipeline:
     def lost(self) -> bool:
         """Whether the connection was lost or closed."""
         return self._connection is None
+
+    def note_time(self, server_time: datetime.datetime) -> None:
+        """Note the present time by the server's clock."""
+        self._time = server_time, self._reactor.seconds()
+
+    def time(self) -> datetime.datetime:
+        """Return the time by the server's clock, as far as is known."""
+        server_time, noted = self._time
+        return server_time + datetime.timedelta(seconds=self._reactor.seconds() - noted)
 
     @property
     def in_flight(self) -> int:

@@ -15,10 +15,10 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector
-from barbtx.model.database_errors import classify
+from barbtx.model.database_errors import STALE, classify
 from barbtx.model.database_failures import DriverError, bad_value, raise_for, unavailable
 from barbtx.model.lookups import Key, Lookup, NamedRow, Query, in_order, write_keys
-from barbtx.model.pipeline import Execution, PipelineLost
+from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
 
 Rows: TypeAlias = Sequence[NamedRow | None]
@@ -87,7 +87,11 @@ class PipelineReader:
                 # The server may be frozen; what is sent after this would wait as well.
                 pipeline.abort()
                 raise
-            except PipelineLost:
+            except psycopg.Error as error:
+                if classify(error).kind not in STALE:
+                    raise
+                # A new connection may lead to another server.
+                pipeline.abort()
                 attempt += 1
                 if attempt > self.max_retries:
                     raise

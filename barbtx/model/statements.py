@@ -23,9 +23,8 @@ from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
 from barbtx.model.database_failures import DatabaseUnavailable, closed, unavailable
 from barbtx.model.lookups import Key, Lookup, NamedRow, Query
-from barbtx.model.pipeline import Execution
 from barbtx.model.readers import PipelineReader, Reader, Rows, TransactionReader
-from barbtx.model.writers import PipelineWriter
+from barbtx.model.writers import PipelineWriter, Write
 from barbtx.reactor import IReactor
 
 K = TypeVar("K")
@@ -61,7 +60,7 @@ class Statements:
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
     _queries: dict[Query, Batcher[Mapping[str, Any], Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
-    _writes: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
+    _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
 
     def find(
         self, lookup: Lookup, key: Key, now: datetime.datetime | None = None, *, tables: str
@@ -126,13 +125,13 @@ class Statements:
         return self.engine.dialect.name == "postgresql"
 
     def write(
-        self, statement: CompiledStatement, values: Mapping[str, Any], *, tables: str
+        self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
     ) -> Deferred[Sequence[NamedRow]]:
         """Execute one statement and commit. Concurrent calls for the same tables share a transaction.
 
         The statement must not take locks that another transaction holds for long, since the others then wait for it.
 
-        :param values: the statement's parameters by name.
+        :param values: the statement's parameters by name, except ``deadline``; see :class:`PipelineWriter`.
         :param tables: the group of tables that the statement uses; see :class:`~barbtx.model.admission.Lane`.
         :return: fires with the rows that the statement returns.
         :raises NotWritten: (asynchronously) the database refused the statement. A transaction with separate statements
@@ -145,7 +144,7 @@ class Statements:
         if batcher is None:
             connectors = [self._make_connector(f"{tables} writes {number}") for number in range(_WRITERS)]
             batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors, self.timeout).write)
-        return batcher.request(Execution(statement, statement.parameters(values)))
+        return batcher.request(Write(statement, values))
 
     def _make_connector(self, name: str) -> Connector:
         connector = self._connectors.get(name)

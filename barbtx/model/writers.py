@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import psycopg
-from sqlalchemy import exc
+from sqlalchemy import exc, select
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector
-from barbtx.model.database_errors import ErrorKind, classify
+from barbtx.model.database_errors import STALE, ErrorKind, classify
 from barbtx.model.database_failures import raise_for, unavailable
+from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.pipeline import Execution, PipelineLost
 from barbtx.reactor import IReactor
 
@@ -23,6 +26,21 @@ Results = Sequence[Sequence[Any]]
 
 # The general way of writing handles these: it retries, or says which object is missing.
 _NOT_WRITTEN = frozenset({ErrorKind.CONFLICT, ErrorKind.INTEGRITY, ErrorKind.BAD_VALUE, ErrorKind.UNEXPECTED})
+
+
+# Sent with each group, so that the deadlines follow the server's clock if it is set.
+_CLOCK = CompiledStatement.of(select(DATABASE_TIME.label("now")))
+
+
+@attrs.frozen
+class Write:
+    """A statement that writes.
+
+    :ivar values: its parameters by name, without ``deadline``.
+    """
+
+    statement: CompiledStatement
+    values: dict[str, Any] = attrs.field(repr=False)
 
 
 class NotWritten(Exception):
@@ -41,8 +59,11 @@ class PipelineWriter:
     connectors: Sequence[Connector]
     timeout: float
 
-    def write(self, group: Sequence[Execution]) -> Deferred[Results]:
+    def write(self, group: Sequence[Write]) -> Deferred[Results]:
         """Execute statements and commit. If one fails, none of them has changed anything.
+
+        Their parameter ``deadline`` is the time by the server's clock after which nobody waits for the result. A server
+        that did not run and goes on must change nothing then.
 
         :raises NotWritten: (asynchronously) the database refused a statement.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow. If the outcome is unknown, the
@@ -51,15 +72,28 @@ class PipelineWriter:
         written: Deferred[Results] = Deferred.fromCoroutine(self._write(group))
         return written.addTimeout(self.timeout, self.reactor).addErrback(_translate)
 
-    async def _write(self, group: Sequence[Execution]) -> Results:
+    async def _write(self, group: Sequence[Write]) -> Results:
         pipeline = await min(self.connectors, key=lambda connector: connector.in_flight).pipeline()
+        deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=self.timeout)}
+        executions = [Execution(_CLOCK, ())]
+        executions += [
+            Execution(write.statement, write.statement.parameters(write.values | deadline)) for write in group
+        ]
         try:
-            return await pipeline.send(group)
+            clock, *results = await pipeline.send(executions)
         except CancelledError:
             pipeline.abort()
             raise unavailable("no response in time", outcome_unknown=True) from None
         except PipelineLost as problem:
             raise unavailable(str(problem), outcome_unknown=True) from None
+        except psycopg.Error as error:
+            if classify(error).kind in STALE:
+                # Nothing was changed, and the general way finds another server or session.
+                pipeline.abort()
+                raise NotWritten from None
+            raise
+        pipeline.note_time(clock[0].now)
+        return results
 
 
 def _translate(failure: Failure) -> Failure:

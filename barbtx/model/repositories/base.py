@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -33,7 +33,7 @@ class Repository:
     database: Database
     clock: Clock
 
-    async def _execute(self, statement: CompiledStatement, values: Mapping[str, Any]) -> Sequence[NamedRow]:
+    async def _execute(self, statement: CompiledStatement, values: dict[str, Any]) -> Sequence[NamedRow]:
         """Execute a statement through a pipeline; the result is empty if the database refuses it or has no pipelines.
 
         :raises DatabaseUnavailable: the database is down or too slow.
@@ -44,7 +44,7 @@ class Repository:
         return ()
 
     async def _execute_or(
-        self, statement: CompiledStatement, values: Mapping[str, Any], general: Callable[[Session], None]
+        self, statement: CompiledStatement, values: dict[str, Any], general: Callable[[Session], None]
     ) -> None:
         """Execute a statement that returns a row if it has done everything; otherwise do that in a transaction.
 

@@ -31,6 +31,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from barbtx.model import models
 from barbtx.model.compiled import CompiledStatement
+from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.records import ACTIVE, PENDING, NewSecret, Task, lane_of
 from barbtx.model.repositories.order_tasks import LONGEST_WAIT
 from barbtx.model.repositories.projects import closes
@@ -39,8 +40,9 @@ from barbtx.model.repositories.secret_queries import payload_values
 _S, _D, _O, _T = models.Secret, models.EncryptedDatum, models.Order, models.OrderRetryTask
 _P, _Q, _R = models.Project, models.ProjectQuota, models.ProjectRemoval
 
-#: The wall clock of the database server, as in :mod:`barbtx.model.database_time`.
-DATABASE_TIME = cast(func.timezone("UTC", func.clock_timestamp()), DateTime)
+#: Whether a statement is executed in time. One that is late, because the server did not run, must change nothing: its
+#: caller has been told that it failed. See :class:`barbtx.model.writers.PipelineWriter`.
+IN_TIME = bindparam("deadline", type_=DateTime) > DATABASE_TIME
 
 
 def _value(column: InstrumentedAttribute[Any], name: str | None = None) -> Any:
@@ -53,11 +55,11 @@ def _value(column: InstrumentedAttribute[Any], name: str | None = None) -> Any:
 
 
 def open_project() -> Select[str]:
-    """The primary key of the project ``project`` to which something is added, if it exists and is open."""
+    """The primary key of the project ``project``, to which something is added, if it exists, is open and in time."""
     return (
         select(_P.id)
         .outerjoin(_R, (_R.project_id == _P.external_id) & closes(bindparam("now", type_=_R.due_at.type)))
-        .where(_P.external_id == bindparam("project"), _R.project_id.is_(None))
+        .where(_P.external_id == bindparam("project"), _R.project_id.is_(None), IN_TIME)
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +29,10 @@ from sqlalchemy.orm import aliased
 
 from barbtx.model import models
 from barbtx.model.compiled import CompiledStatement
+from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.lookups import NamedRow
 from barbtx.model.records import ACTIVE, ASYMMETRIC, SYMMETRIC, Lease, NewSecret, Order
-from barbtx.model.repositories.creations import DATABASE_TIME, open_project, secret_insertion, secret_values
+from barbtx.model.repositories.creations import IN_TIME, open_project, secret_insertion, secret_values
 from barbtx.model.repositories.order_queries import ORDER_COLUMNS
 from barbtx.model.repositories.order_tasks import is_free, is_open, later
 from barbtx.model.repositories.rows import fields
@@ -66,7 +66,9 @@ def claim_statement(seconds: float) -> CompiledStatement:
     def next_of(projects: ColumnElement[bool], *conditions: ColumnElement[bool]) -> Any:
         return (
             select(_T.order_id)
-            .where(_T.waits_in == lane, projects, is_free(now, seconds), is_open(now), ~is_special, *conditions)
+            .where(
+                _T.waits_in == lane, projects, is_free(now, seconds), is_open(now), ~is_special, IN_TIME, *conditions
+            )
             .order_by(_T.project_id, _T.created_at)
             .limit(1)
             .with_for_update(of=_T, skip_locked=True)
@@ -150,7 +152,7 @@ COMPLETE_ORDER = _completion()
 
 def completion_values(
     lease: Lease, secret: NewSecret, sub_status: str, sub_status_message: str, now: datetime.datetime
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     """The parameters of :data:`COMPLETE_ORDER`."""
     return {
         **secret_values(secret, now),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -262,7 +262,7 @@ class OrderRepo(Repository):
         self,
         claim: Claim,
         statement: CompiledStatement,
-        values: Mapping[str, Any],
+        values: dict[str, Any],
         general: Callable[[Session], Lease | None],
     ) -> Lease | None:
         rows: Sequence[NamedRow] = ()

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import attrs
 import psycopg
-from sqlalchemy import exc, select
+from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from barbtx.model.database_time import DATABASE_TIME
+from barbtx.model.database_time import READ_POSTGRESQL_TIME
 from barbtx.model.engine import is_read_only
 from barbtx.model.pipeline import Pipeline
 from barbtx.reactor import IReactor
@@ -31,13 +31,17 @@ def connect(engine: Engine) -> tuple[psycopg.Connection[Any], datetime.datetime]
 
     :raises sqlalchemy.exc.SQLAlchemyError: there is no connection.
     """
-    with engine.connect() as pooled:
-        now = pooled.execute(select(DATABASE_TIME)).scalar_one()
-        pooled.rollback()
-        connection = pooled.connection.driver_connection
-        pooled.detach()
+    pooled = engine.raw_connection()
+    connection = pooled.driver_connection
     assert isinstance(connection, psycopg.Connection)
-    return connection, now
+    try:
+        ((server_time,),) = connection.execute(READ_POSTGRESQL_TIME).fetchall()
+        connection.rollback()
+    except psycopg.Error as error:
+        pooled.invalidate()
+        raise exc.DBAPIError.instance(None, None, error, psycopg.Error) from None
+    pooled.detach()
+    return connection, server_time
 
 
 @attrs.define(eq=False)

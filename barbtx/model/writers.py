@@ -75,7 +75,7 @@ class PipelineWriter:
     async def _write(self, group: Sequence[Write]) -> Results:
         pipeline = await min(self.connectors, key=lambda connector: connector.in_flight).pipeline()
         deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=self.timeout)}
-        executions = [Execution(_CLOCK, ())]
+        executions = [Execution(_CLOCK, _CLOCK.parameters({}))]
         executions += [
             Execution(write.statement, write.statement.parameters(write.values | deadline)) for write in group
         ]

@@ -96,7 +96,7 @@ async def test_without_keystone_s_word_nothing_is_lost_neither_data_nor_the_noti
         worker = deployment.worker("consuming notifications from")
         await api.store()
         exchange.send(notification(api.project))
-        await logged(worker, f"the removal of project {api.project} waits", 4)
+        await logged(worker, f"the removal of project {api.project} is delayed", 4)
         await api.store()
         assert await total(api) == 2
         listed = removals(deployment, "list")[0].split("\t")
@@ -189,7 +189,7 @@ async def test_a_removal_outlives_the_worker_in_the_middle_of_it(
             down = stored.plugins / "down"
             down.touch()
             exchange.send(notification(api.project))
-            await logged(first, f"the removal of project {api.project} waits", 3)
+            await logged(first, f"the removal of project {api.project} is delayed", 3)
             first.kill()
             assert await total(api) == 5 and (await api.post("/v1/secrets", {})).status == 409
             down.unlink()

@@ -25,21 +25,21 @@ _backoff = backoffPolicy(initialDelay=0.02, maxDelay=0.5, factor=2.0)
 
 
 def connect(engine: Engine) -> tuple[psycopg.Connection[Any], datetime.datetime]:
-    """Take a connection from an engine's pool for good. The call blocks.
+    """Make a connection as an engine does, outside of its pool. The call blocks.
 
     :return: the connection, and the time by the server's clock.
-
-    :raises sqlalchemy.exc.SQLAlchemyError: there is no connection.
+    :raises psycopg.Error: the server cannot be reached, or refuses the connection.
     """
-    pooled = engine.raw_connection()
+    # A pool of its own: connections in the engine's pool may be older than a restart of the server.
+    pooled = engine.pool.recreate().connect()
     connection = pooled.driver_connection
     assert isinstance(connection, psycopg.Connection)
     try:
         ((server_time,),) = connection.execute(READ_POSTGRESQL_TIME).fetchall()
         connection.rollback()
-    except psycopg.Error as error:
+    except psycopg.Error:
         pooled.invalidate()
-        raise exc.DBAPIError.instance(None, None, error, psycopg.Error) from None
+        raise
     pooled.detach()
     return connection, server_time
 
@@ -77,7 +77,7 @@ class Connector:
 
         Shortly after an attempt to connect has failed, the call fails at once for the same reason.
 
-        :raises sqlalchemy.exc.DBAPIError: the server cannot be reached, or refuses the connection.
+        :raises psycopg.Error: the server cannot be reached, or refuses the connection.
         """
         pipeline = self._pipeline
         if pipeline is not None and not pipeline.lost:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from barbtx import activity
+
+# A request that is sent at the last moment.
+_LEAST_SECONDS = 0.01
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -36,8 +39,9 @@ class Batcher(Generic[K, R]):
 
     No request waits for others to arrive. Projects take turns if more requests wait than fit into a group.
 
-    :ivar send: sends a group; its Deferred fires with the answers in the order of the requests.
-    :ivar timeout: seconds that a request may wait to be sent.
+    :ivar send: sends a group, which may take some seconds; its Deferred fires with the answers in the order of the
+        requests.
+    :ivar timeout: seconds that a request may take, including the time that it waits to be sent.
     :ivar max_waiting: maximum number of requests that wait to be sent. If it is reached, the project with the most
         waiting loses its last one.
     :ivar refusal: makes the exception for a request that is not sent, from the reason.
@@ -48,7 +52,7 @@ class Batcher(Generic[K, R]):
     """
 
     reactor: IReactorTime
-    send: Callable[[Sequence[K]], Deferred[Sequence[R]]]
+    send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]
     timeout: float
     max_waiting: int
     refusal: Callable[[str], Exception]
@@ -101,7 +105,8 @@ class Batcher(Generic[K, R]):
 
     def _next_group(self) -> list[_Item[K, R]]:
         group: list[_Item[K, R]] = []
-        oldest = self.reactor.seconds() - self.timeout
+        # One that has waited for most of its time would leave too little of it to the group.
+        oldest = self.reactor.seconds() - self.timeout / 2
         while self._projects and len(group) < self.size:
             project, items = self._projects.popitem(last=False)
             item = items.popleft()
@@ -119,7 +124,9 @@ class Batcher(Generic[K, R]):
 
     def _send(self, group: Sequence[_Item[K, R]]) -> None:
         self._in_flight += 1
-        self.send([item.key for item in group]).addCallbacks(
+        seconds = min(item.since for item in group) + self.timeout - self.reactor.seconds()
+        keys = [item.key for item in group]
+        maybeDeferred(self.send, keys, max(seconds, _LEAST_SECONDS)).addCallbacks(
             self._answer, self._fail, callbackArgs=(group,), errbackArgs=(group,)
         )
 

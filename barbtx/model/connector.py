@@ -24,8 +24,10 @@ from barbtx.reactor import IReactor
 _backoff = backoffPolicy(initialDelay=0.02, maxDelay=0.5, factor=2.0)
 
 
-def connect(engine: Engine) -> tuple[psycopg.Connection[Any], datetime.datetime]:
+def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], datetime.datetime]:
     """Make a connection as an engine does, outside of its pool. The call blocks.
+
+    :param timeout: seconds that callers wait for a statement.
 
     :return: the connection, and the time by the server's clock.
     :raises psycopg.Error: the server cannot be reached, or refuses the connection.
@@ -35,8 +37,12 @@ def connect(engine: Engine) -> tuple[psycopg.Connection[Any], datetime.datetime]
     connection = pooled.driver_connection
     assert isinstance(connection, psycopg.Connection)
     try:
+        connection.autocommit = True
+        # Sooner than the timeouts of callers, so that their writes are known to have changed nothing.
+        milliseconds = str(int(timeout * 500))
+        for setting in ("lock_timeout", "statement_timeout"):
+            connection.execute("SELECT set_config(%s, %s, false)", (setting, milliseconds))
         ((server_time,),) = connection.execute(READ_POSTGRESQL_TIME).fetchall()
-        connection.rollback()
     except psycopg.Error:
         pooled.invalidate()
         raise
@@ -101,7 +107,12 @@ class Connector:
         if self._closed:
             connection.close()
             raise exc.TimeoutError
-        self._pipeline = pipeline = Pipeline(self.reactor, connection, server_time)
+        try:
+            self._pipeline = pipeline = Pipeline(self.reactor, connection, server_time)
+        except OSError:
+            # No descriptor is free.
+            connection.close()
+            raise
         self._failures, self._failure = 0, None
         self._end(lambda waiting: waiting.callback(pipeline))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import NoReturn, TypeVar
 
 import attrs
@@ -74,6 +73,12 @@ OPTIONS = {
             min=0.1,
             help="Timeout of a transaction in seconds, including the time that it waits for a thread (503).",
         ),
+        cfg.BoolOpt(
+            "pipelines",
+            default=False,
+            help="Experimental, for PostgreSQL: send frequent statements without threads, in libpq's pipeline mode, so "
+            "that concurrent requests share a round trip and a commit. A process has up to six more connections.",
+        ),
         cfg.IntOpt(
             "max_retries",
             default=3,
@@ -96,6 +101,7 @@ class Database:
         at a time and writers queue in order instead of competing for a lock.
     :ivar timeout: seconds that a transaction may take, including its wait for a thread.
     :ivar max_retries: retries of one transaction.
+    :ivar pipelines: whether frequent statements are sent to PostgreSQL through pipelines.
     :ivar gate: refuses transactions while a check at startup keeps it closed.
     """
 
@@ -105,6 +111,7 @@ class Database:
     admission: Admission
     timeout: float
     max_retries: int
+    pipelines: bool = False
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
     statements: Statements = attrs.field(init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
@@ -113,13 +120,13 @@ class Database:
     def _make_statements(self) -> Statements:
         return Statements(
             self.reactor,
+            self.pipelines and self.engine.dialect.name == "postgresql",
             self.engine,
             self.threads,
             self.gate,
             self.timeout,
             self.max_retries,
             self.admission.limit,
-            partial(self.interact, write=False),
             lambda lost: self._lost.set() if lost else self._note_answer(),
         )
 
@@ -139,6 +146,7 @@ class Database:
             Admission(options.max_pool_size, options.max_waiting, writers),
             options.timeout_seconds,
             options.max_retries,
+            options.pipelines,
         )
 
     def start(self) -> None:

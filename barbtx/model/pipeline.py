@@ -39,6 +39,10 @@ class PipelineLost(psycopg.OperationalError):
         super().__init__("the connection was lost")
 
 
+class PipelineNotUsed(PipelineLost):
+    """The connection was lost before the group was sent."""
+
+
 @attrs.frozen
 class Execution:
     """A statement to be executed, with its parameters.
@@ -126,6 +130,7 @@ class Pipeline:
         Canceling the Deferred does not stop the statements; :meth:`abort` does, and those of all other groups.
 
         :return: fires with the rows of each statement.
+        :raises PipelineNotUsed: (asynchronously) the connection had been lost before; nothing was sent.
         :raises PipelineLost: (asynchronously) the connection was lost. The group may have been committed.
         :raises psycopg.Error: (asynchronously) a statement failed.
         :raises ValueError: (asynchronously) a value cannot be converted; nothing was sent.
@@ -133,24 +138,29 @@ class Pipeline:
         group = _Group([execution.statement for execution in executions])
         try:
             # Everything is converted before anything is sent.
-            values = [self._transformer.dump_sequence(e.values, [PyFormat.TEXT] * len(e.values)) for e in executions]
+            values = [self._dump(execution.values) for execution in executions]
         except (psycopg.Error, ValueError):
             group.answered.errback()
             return group.answered
         try:
             if self.lost:
-                raise PipelineLost
+                raise PipelineNotUsed
             names = [self._prepare(statement) for statement in group.statements]
-            for name, parameters in zip(names, values, strict=True):
-                self._pgconn.send_query_prepared(name, parameters, result_format=_BINARY)
+            for name, (parameters, formats) in zip(names, values, strict=True):
+                self._pgconn.send_query_prepared(name, parameters, formats, _BINARY)
             self._pgconn.pipeline_sync()
             self._groups.append(group)
             self._flush()
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
             self.abort()
             if not group.answered.called:
-                group.answered.errback(PipelineLost())
+                group.answered.errback(error if isinstance(error, PipelineLost) else PipelineLost())
         return group.answered
+
+    def _dump(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[pq.Format]]:
+        """Convert parameters. Bytes are sent in binary, because the meaning of their text form depends on a setting."""
+        formats = [PyFormat.BINARY if isinstance(value, bytes) else PyFormat.TEXT for value in values]
+        return self._transformer.dump_sequence(values, formats), list(self._transformer.formats or ())
 
     def _prepare(self, statement: CompiledStatement) -> bytes:
         name = self._prepared.get(statement)
@@ -195,8 +205,11 @@ class Pipeline:
         """Receive results."""
         try:
             self._pgconn.consume_input()
-            while not self.lost and self._groups and not self._pgconn.is_busy():
-                self._receive(self._pgconn.get_result())
+            while not self.lost and not self._pgconn.is_busy() and self._groups:
+                result = self._pgconn.get_result()
+                if result is None and self._pgconn.status != pq.ConnStatus.OK:
+                    return _LOST
+                self._receive(result)
         except psycopg.OperationalError:
             return _LOST
         return _LOST if not self.lost and self._pgconn.status != pq.ConnStatus.OK else None
@@ -220,7 +233,13 @@ class Pipeline:
             refused = [self._refused.pop(statement, None) for statement in group.statements]
             group.answered.errback(next(filter(None, refused), error))
         else:
-            group.answered.callback([self._rows(*pair) for pair in zip(group.statements, group.results, strict=True)])
+            try:
+                rows = [self._rows(*pair) for pair in zip(group.statements, group.results, strict=True)]
+            except Exception:
+                # A value that Python cannot represent, such as the time 'infinity'.
+                group.answered.errback()
+            else:
+                group.answered.callback(rows)
 
     def _rows(self, statement: CompiledStatement, result: pq.abc.PGresult) -> list[Any]:
         if not result.ntuples:

@@ -1,13 +1,12 @@
-"""Statements of concurrent callers that are sent together: lookups, other queries, and writes.
+"""Statements of concurrent callers that are sent to PostgreSQL together: lookups and writes.
 
-PostgreSQL gets them through pipelines, each group of tables through connections of its own, so that a table that is
-locked or slow does not hold up the others. Other databases get each group of queries in one transaction.
+Each group of tables has pipelines of its own, so that a table that is locked or slow does not hold up the others.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,10 +20,10 @@ from barbtx.model.access_gate import AccessGate
 from barbtx.model.batcher import Batcher
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
-from barbtx.model.database_failures import DatabaseUnavailable, closed, unavailable
-from barbtx.model.lookups import Key, Lookup, NamedRow, Query
-from barbtx.model.readers import PipelineReader, Reader, Rows, TransactionReader
-from barbtx.model.writers import PipelineWriter, Write
+from barbtx.model.database_failures import DatabaseUnavailable, bad_value, closed, unavailable
+from barbtx.model.lookups import Key, Lookup, NamedRow
+from barbtx.model.readers import PipelineReader, Rows
+from barbtx.model.writers import PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
 
 K = TypeVar("K")
@@ -41,25 +40,24 @@ _WRITERS = 2
 class Statements:
     """Sends the statements of one process.
 
-    :ivar timeout: seconds that a statement may wait to be sent, and that it may take.
+    :ivar enabled: whether the other methods can be used: on PostgreSQL, if ``[database] pipelines`` is set.
+    :ivar timeout: seconds that a statement may take, including the time that it waits to be sent.
     :ivar max_retries: retries of a query after the connection was lost.
     :ivar max_waiting: maximum number of callers that wait for one kind of statement to be sent.
-    :ivar interact: runs a function of a session in a transaction that only reads.
     :ivar report: called after each group, with whether the database was unavailable.
     """
 
     reactor: IReactor
+    enabled: bool
     engine: Engine
     threads: ThreadPool
     gate: AccessGate
     timeout: float
     max_retries: int
     max_waiting: int
-    interact: Callable[..., Deferred[Any]]
     report: Callable[[bool], None]
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
-    _queries: dict[Query, Batcher[Mapping[str, Any], Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
 
     def find(
@@ -75,54 +73,30 @@ class Statements:
         """
         if not self.gate.admits():
             return fail(closed())
+        if any(value is not None and ("\0" in value or (not value.isascii() and _is_broken(value))) for value in key):
+            # One such key would fail its whole group.
+            return fail(bad_value())
         batcher = self._lookups.get(lookup)
         if batcher is None:
-            reader = self._reader(tables, listing=False)
+            reader = PipelineReader(self.reactor, self._make_connector(f"{tables} reads"), self.max_retries)
 
-            def send(requests: Sequence[_Request]) -> Deferred[Rows]:
+            def send(requests: Sequence[_Request], seconds: float) -> Deferred[Rows]:
                 keys = [key for key, _ in requests]
                 times = [now for _, now in requests if now is not None]
-                return reader.find(lookup, keys, max(times, default=None))
+                return reader.find(lookup, keys, max(times, default=None), seconds)
 
             batcher = self._lookups[lookup] = self._batcher(send)
         return batcher.request((key, now))
 
-    def select(self, query: Query, values: Mapping[str, Any], *, tables: str) -> Deferred[Sequence[NamedRow]]:
-        """Execute a query that may read many rows. Concurrent calls with the same query share a round trip.
-
-        :param values: the query's parameters by name.
-        :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
-        :raises BadRequest: (asynchronously) the database does not accept a parameter.
-        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
-        """
-        if not self.gate.admits():
-            return fail(closed())
-        batcher = self._queries.get(query)
-        if batcher is None:
-            reader = self._reader(tables, listing=True)
-            batcher = self._queries[query] = self._batcher(lambda group: reader.select(query, group))
-        return batcher.request(values)
-
-    def _reader(self, tables: str, *, listing: bool) -> Reader:
-        if not self.has_pipelines:
-            return TransactionReader(partial(self.interact, listing=listing, tables=tables))
-        connector = self._make_connector(f"{tables} {'lists' if listing else 'reads'}")
-        return PipelineReader(self.reactor, connector, self.timeout, self.max_retries)
-
-    def _batcher(self, send: Callable[[Sequence[K]], Deferred[Sequence[R]]]) -> Batcher[K, R]:
+    def _batcher(self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]) -> Batcher[K, R]:
         return Batcher(
             self.reactor,
-            lambda group: send(group).addCallbacks(self._answered, self._failed),
+            lambda group, seconds: send(group, seconds).addCallbacks(self._answered, self._failed),
             self.timeout,
             self.max_waiting,
             unavailable,
-            (DatabaseUnavailable,),
+            (DatabaseUnavailable, StaleServer),
         )
-
-    @property
-    def has_pipelines(self) -> bool:
-        """Whether :meth:`write` can be used: the database is PostgreSQL."""
-        return self.engine.dialect.name == "postgresql"
 
     def write(
         self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
@@ -143,13 +117,15 @@ class Statements:
         batcher = self._writes.get(tables)
         if batcher is None:
             connectors = [self._make_connector(f"{tables} writes {number}") for number in range(_WRITERS)]
-            batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors, self.timeout).write)
+            batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors).write)
         return batcher.request(Write(statement, values))
 
     def _make_connector(self, name: str) -> Connector:
         connector = self._connectors.get(name)
         if connector is None:
-            connector = self._connectors[name] = Connector(self.reactor, self.threads, partial(connect, self.engine))
+            connector = self._connectors[name] = Connector(
+                self.reactor, self.threads, partial(connect, self.engine, self.timeout)
+            )
         return connector
 
     def gauges(self) -> dict[str, object]:
@@ -171,3 +147,8 @@ class Statements:
         if failure.check(DatabaseUnavailable):
             self.report(True)
         return failure
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text has surrogates, which cannot be encoded."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -18,7 +18,7 @@ from barbtx.model.connector import Connector
 from barbtx.model.database_errors import STALE, ErrorKind, classify
 from barbtx.model.database_failures import raise_for, unavailable
 from barbtx.model.database_time import DATABASE_TIME
-from barbtx.model.pipeline import Execution, PipelineLost
+from barbtx.model.pipeline import Execution, PipelineLost, PipelineNotUsed
 from barbtx.reactor import IReactor
 
 #: For each statement of a group, the rows that it returned.
@@ -47,34 +47,41 @@ class NotWritten(Exception):
     """The database refused a statement; nothing was changed."""
 
 
+class StaleServer(NotWritten):
+    """The server was demoted, or has ended the session; nothing was changed, and another connection is needed."""
+
+
 @attrs.frozen
 class PipelineWriter:
     """Executes groups of statements in PostgreSQL, each group in one transaction.
 
     :ivar connectors: the connections, which are used alternately.
-    :ivar timeout: seconds that a group may take, including the time to connect.
     """
 
     reactor: IReactor
     connectors: Sequence[Connector]
-    timeout: float
 
-    def write(self, group: Sequence[Write]) -> Deferred[Results]:
+    def write(self, group: Sequence[Write], seconds: float) -> Deferred[Results]:
         """Execute statements and commit. If one fails, none of them has changed anything.
 
         Their parameter ``deadline`` is the time by the server's clock after which nobody waits for the result. A server
         that did not run and goes on must change nothing then.
 
+        :param seconds: timeout, including the time to connect.
         :raises NotWritten: (asynchronously) the database refused a statement.
+        :raises StaleServer: (asynchronously) the server cannot be used any more.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow. If the outcome is unknown, the
             group may have been committed.
         """
-        written: Deferred[Results] = Deferred.fromCoroutine(self._write(group))
-        return written.addTimeout(self.timeout, self.reactor).addErrback(_translate)
+        written: Deferred[Results] = Deferred.fromCoroutine(self._write(group, seconds))
+        return written.addTimeout(seconds, self.reactor).addErrback(_translate)
 
-    async def _write(self, group: Sequence[Write]) -> Results:
-        pipeline = await min(self.connectors, key=lambda connector: connector.in_flight).pipeline()
-        deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=self.timeout)}
+    async def _write(self, group: Sequence[Write], seconds: float) -> Results:
+        begin = self.reactor.seconds()
+        connector = min(self.connectors, key=lambda connector: (not connector.connected, connector.in_flight > 1))
+        pipeline = await connector.pipeline()
+        seconds -= self.reactor.seconds() - begin
+        deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=seconds)}
         executions = [Execution(_CLOCK, _CLOCK.parameters({}))]
         executions += [
             Execution(write.statement, write.statement.parameters(write.values | deadline)) for write in group
@@ -84,13 +91,15 @@ class PipelineWriter:
         except CancelledError:
             pipeline.abort()
             raise unavailable("no response in time", outcome_unknown=True) from None
+        except PipelineNotUsed:
+            raise StaleServer from None
         except PipelineLost as problem:
             raise unavailable(str(problem), outcome_unknown=True) from None
         except psycopg.Error as error:
             if classify(error).kind in STALE:
                 # Nothing was changed, and the general way finds another server or session.
                 pipeline.abort()
-                raise NotWritten from None
+                raise StaleServer from None
             raise
         pipeline.note_time(clock[0].now)
         return results
@@ -102,6 +111,8 @@ def _translate(failure: Failure) -> Failure:
         raise unavailable("no response in time") from None
     if isinstance(error, exc.TimeoutError):
         raise unavailable("no free connection") from None
+    if isinstance(error, OSError):
+        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
     if isinstance(error, exc.DBAPIError):
         error = error.orig
     if isinstance(error, ValueError):

@@ -45,7 +45,7 @@ class World:
         url = server.new_database(self.name)
         assert manage(["db", "upgrade", "-d", url]) == 0
         self.database = Database.from_config(
-            reactor, load([], [f"database.connection={url}", *(f"database.{k}={v}" for k, v in options.items())])
+            reactor, load([], [f"database.connection={url}", "database.pipelines=true", *(f"database.{k}={v}" for k, v in options.items())])
         )
         self.database.start()
         self.secrets = SecretRepo(self.database, WallClock())
@@ -359,8 +359,6 @@ async def test_what_is_frequent_needs_no_transaction_of_several_statements(world
     await orders.complete(lease, GeneratedObjects((new(1),)), "s", "m")
     await world.secrets.create(new(2))
     assert (await orders.get(order_id, "p")).status == "ACTIVE" and await world.secrets.get(new(1).id)
-    assert (await orders.list_page("p", None, 10, 0)).total == 1
-    assert (await world.secrets.list_page("p", (), (), 10, 0)).total == len(_IDS) + 2
     assert general == []
 
 

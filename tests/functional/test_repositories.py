@@ -433,9 +433,7 @@ async def test_a_creation_looks_its_project_up_once(database: Database, clock: C
         return len(lookups)
 
     kek = await payload(database, clock)
-    # Pipelines look the project up in the statement that creates the object.
-    once = 0 if database.statements.has_pipelines else 1
-    assert await count(secrets.create(new_secret(payload=kek))) == once
+    assert await count(secrets.create(new_secret(payload=kek))) == 1
     container = NewContainer(str(uuid.uuid4()), "p", "generic", entries=(Entry(None, member.id),))
     assert await count(containers.create(container)) == 1
     assert await count(new_order(orders)) == 1

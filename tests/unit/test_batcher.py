@@ -35,7 +35,8 @@ class Desk:
             self.clock, self._send, 2.0, options.pop("max_waiting", 1000), Refused, (Common,), **options
         )
 
-    def _send(self, keys: Sequence[object]) -> Deferred[Sequence[object]]:
+    def _send(self, keys: Sequence[object], seconds: float) -> Deferred[Sequence[object]]:
+        assert 0 < seconds <= 2.0
         answered: Deferred[Sequence[object]] = Deferred()
         self.sent.append((list(keys), answered))
         return answered

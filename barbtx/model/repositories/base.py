@@ -38,7 +38,7 @@ class Repository:
 
         :raises DatabaseUnavailable: the database is down or too slow.
         """
-        if self.database.statements.has_pipelines:
+        if self.database.statements.enabled:
             with contextlib.suppress(NotWritten):
                 return await self.database.statements.write(statement, values, tables=self.tables)
         return ()

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import attrs
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    SQLColumnExpression,
-    String,
-    TypeDecorator,
-    UnaryExpression,
-    bindparam,
-    func,
-    select,
-    true,
-)
+from sqlalchemy import SQLColumnExpression, String, TypeDecorator, UnaryExpression, func
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from barbtx.model import models
-from barbtx.model.lookups import NamedRow, Query
-from barbtx.model.records import Page
-from barbtx.model.repositories.rows import AnySelect, Column
+from barbtx.model.repositories.rows import AnySelect
 
 # Unlike the backslash, this character has no special meaning in the string literals of any database.
 _ESCAPE = "!"
@@ -33,7 +19,6 @@ _WILDCARDS = re.compile("[%_!]")
 
 _COMPARISONS = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
-T = TypeVar("T")
 Q = TypeVar("Q", bound=AnySelect)
 
 
@@ -88,45 +73,6 @@ def count(session: Session, query: AnySelect, key: InstrumentedAttribute[Any]) -
     :param key: the primary key of the listed table.
     """
     return session.execute(query.with_only_columns(func.count(key), maintain_column_froms=False)).scalar_one()
-
-
-def page_query(
-    owner: type[models.Secret] | type[models.Order],
-    columns: Sequence[Column],
-    where: Sequence[ColumnElement[bool]] = (),
-) -> Query:
-    """The query of a page of a project's objects, oldest first; :func:`read_page` reads its rows.
-
-    Its parameters are ``project``, an external id, ``limit`` and ``offset``, and those of ``where``.
-
-    :param owner: the objects' model.
-    :param columns: columns of this model and of the project, which have different names.
-    :param where: further conditions.
-    """
-    project = select(models.Project.id).where(models.Project.external_id == bindparam("project")).scalar_subquery()
-    scope = [owner.project_id == project, *where]
-    page = (
-        select(*columns)
-        .join(models.Project, models.Project.id == owner.project_id)
-        .where(*scope)
-        .order_by(owner.created_at, owner.id)
-        .limit(bindparam("limit", type_=BigInteger))
-        .offset(bindparam("offset", type_=BigInteger))
-        .subquery("page")
-    )
-    total = select(func.count().label("total")).select_from(owner).where(*scope).subquery("all_of_them")
-    # The join returns the total even if the page is empty.
-    return Query(
-        select(total.c.total, *page.c).select_from(total.outerjoin(page, true())).order_by(page.c.created, page.c.id)
-    )
-
-
-def read_page(rows: Sequence[NamedRow], make: Callable[[NamedRow], T]) -> Page[T]:
-    """The page in the rows of a :func:`page_query`.
-
-    :param make: makes a record from a row.
-    """
-    return Page(tuple(make(row) for row in rows if row.id is not None), rows[0].total)
 
 
 def ordering(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import FromClause, and_, delete, select
+from sqlalchemy import FromClause, delete, select
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
 from barbtx.model.lookups import AnySelect, Lookup, NamedRow
 from barbtx.model.records import Order
 from barbtx.model.repositories.idempotency import forget_keys
-from barbtx.model.repositories.listing import page_query
 from barbtx.model.repositories.rows import fields
 
 _O = models.Order
@@ -39,7 +38,8 @@ def find_order(session: Session, order_id: str, project_id: str) -> Order | None
 
     :param project_id: external id.
     """
-    return order_in(*ORDER_LOOKUP.find(session, [(order_id, project_id)]))
+    query = _select().where(_O.id == order_id, models.Project.external_id == project_id)
+    return order_in(session.execute(query).first())
 
 
 def order_in(row: NamedRow | None) -> Order | None:
@@ -49,8 +49,7 @@ def order_in(row: NamedRow | None) -> Order | None:
 
 def read_order(session: Session, order_id: str) -> Order:
     """An order that exists, of any project."""
-    query = select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id).where(_O.id == order_id)
-    return Order(**fields(session.execute(query).one(), ORDER_COLUMNS))
+    return Order(**fields(session.execute(_select().where(_O.id == order_id)).one(), ORDER_COLUMNS))
 
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
@@ -61,16 +60,13 @@ def delete_orders(session: Session, ids: Sequence[str]) -> None:
     session.execute(delete(_O).where(_O.id.in_(ids)))
 
 
+def _select() -> AnySelect:
+    return select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id)
+
+
 def _orders_of(keys: FromClause) -> AnySelect:
-    return (
-        select(*ORDER_COLUMNS)
-        .select_from(keys)
-        .join(_O, _O.id == keys.c.order_id)
-        .join(models.Project, and_(models.Project.id == _O.project_id, models.Project.external_id == keys.c.project_id))
-    )
+    return _select().where(_O.id == keys.c.order_id, models.Project.external_id == keys.c.project_id)
 
 
 #: The lookup of an order of a project; :func:`order_in` reads its rows.
 ORDER_LOOKUP = Lookup(("order_id", "project_id"), _orders_of)
-#: A page of a project's orders; see :func:`page_query`.
-PAGE_OF_ORDERS = page_query(_O, ORDER_COLUMNS)

@@ -36,14 +36,13 @@ from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.containers import insert_container
 from barbtx.model.repositories.creations import CREATE_ORDER, order_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
-from barbtx.model.repositories.listing import Condition, apply_conditions, count, read_page
+from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
 from barbtx.model.repositories.order_passphrases import find_passphrase, insert_passphrase
 from barbtx.model.repositories.order_processing import COMPLETE_ORDER, claim_statement, completion_values, read_lease
 from barbtx.model.repositories.order_queries import (
     ORDER_COLUMNS,
     ORDER_LOOKUP,
-    PAGE_OF_ORDERS,
     delete_orders,
     find_order,
     order_in,
@@ -132,9 +131,10 @@ class OrderRepo(Repository):
 
         :param project_id: external id.
         """
-        return self.database.statements.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables).addCallback(
-            order_in
-        )
+        if self.database.statements.enabled:
+            found = self.database.statements.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables)
+            return found.addCallback(order_in)
+        return self._interact(lambda session: find_order(session, order_id, project_id), write=False)
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
         """The ids of those of some orders that are no longer PENDING, or no longer exist."""
@@ -163,18 +163,11 @@ class OrderRepo(Repository):
         :param meta: lists only orders whose meta has this key or string value; ``%`` and ``_`` are wildcards.
         """
 
-        if not meta:
-            values = {"project": project_id, "limit": limit, "offset": offset}
-            found = self.database.statements.select(PAGE_OF_ORDERS, values, tables=self.tables)
-            return found.addCallback(read_page, lambda row: Order(**fields(row, ORDER_COLUMNS)))
-
         def work(session: Session) -> Page[Order]:
-            pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
-            query = apply_conditions(
-                select(*ORDER_COLUMNS).where(_O.project_id == find_project(session, project_id)),
-                [Condition("meta", "like", pattern)],
-                {"meta": _O.meta},
-            )
+            query = select(*ORDER_COLUMNS).where(_O.project_id == find_project(session, project_id))
+            if meta:
+                pattern = f"%{json.dumps(meta, ensure_ascii=False)}%"
+                query = apply_conditions(query, [Condition("meta", "like", pattern)], {"meta": _O.meta})
             total = count(session, query, _O.id)
             if offset >= total:
                 return Page((), total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sqlalchemy import ColumnElement, FromClause, bindparam, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +18,6 @@ from barbtx.model.repositories.acls import access, access_columns, delete_acls
 from barbtx.model.repositories.consumers import delete_some_consumers
 from barbtx.model.repositories.idempotency import forget_keys
 from barbtx.model.repositories.keks import KEK_COLUMNS, KEKGone, kek_meta
-from barbtx.model.repositories.listing import page_query
 from barbtx.model.repositories.rows import AnySelect, fields
 
 _S = models.Secret
@@ -108,8 +108,17 @@ def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.
         insert_datum(session, new.id, new.payload)
 
 
+def find_secret(
+    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
+) -> Secret | None:
+    """A secret with a user's access to it, or None if it does not exist or has expired."""
+    parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
+    row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
+    return read_secret(row, with_payload=with_payload)
+
+
 def secret_lookup(*, with_payload: bool) -> Lookup:
-    """The lookup of a secret that has not expired and a user's access to it; :func:`read_secret` reads its rows.
+    """The lookup that finds what :func:`find_secret` finds. Its keys are a secret's id and a user, as it is stored.
 
     :param with_payload: whether to read the location of the payload, and its ciphertext.
     """
@@ -122,14 +131,6 @@ def read_secret(row: NamedRow | None, *, with_payload: bool) -> Secret | None:
         return None
     payload = stored_payload(row, row.content_type) if with_payload else None
     return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
-
-
-def find_secret(
-    session: Session, secret_id: str, user_id: str | None, now: datetime.datetime, with_payload: bool = False
-) -> Secret | None:
-    """A secret with a user's access to it, or None if it does not exist or has expired."""
-    (row,) = secret_lookup(with_payload=with_payload).find(session, [(secret_id, user_id)], now)
-    return read_secret(row, with_payload=with_payload)
 
 
 def stored_payload(row: NamedRow, content_type: str | None) -> StoredPayload | None:
@@ -149,6 +150,30 @@ def stored_payload(row: NamedRow, content_type: str | None) -> StoredPayload | N
         content_type=content_type,
         metadata=json.loads(row.store_metadata),
         datum=datum,
+    )
+
+
+@lru_cache
+def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
+    """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
+    user_id: ColumnElement[str] | None = bindparam("user_id") if with_user else None
+    return _secret_query(user_id, with_payload).where(_S.id == bindparam("secret_id"))
+
+
+def _secret_query(user_id: ColumnElement[str] | None, with_payload: bool) -> AnySelect:
+    """The query of secrets that have not expired at the time ``now``, with a user's access to them."""
+    query: AnySelect = (
+        select(*SECRET_COLUMNS, *access_columns(_S.id, user_id))
+        .select_from(_S)
+        .join(models.Project, models.Project.id == _S.project_id)
+        .where(unexpired(bindparam("now", type_=_S.expiration.type)))
+    )
+    if not with_payload:
+        return query
+    return (
+        query.add_columns(*_PAYLOAD_COLUMNS)
+        .outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
     )
 
 
@@ -187,27 +212,11 @@ def insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> No
         raise KEKGone from None
 
 
-def _secrets_of(keys: FromClause) -> AnySelect:
-    return (
-        select(*SECRET_COLUMNS, *access_columns(_S.id, keys.c.user_id))
-        .select_from(keys)
-        .join(_S, _S.id == keys.c.secret_id)
-        .join(models.Project, models.Project.id == _S.project_id)
-        .where(unexpired(bindparam("now", type_=_S.expiration.type)))
-    )
+def _lookup(with_payload: bool) -> Lookup:
+    def build(keys: FromClause) -> AnySelect:
+        return _secret_query(keys.c.user_id, with_payload).where(_S.id == keys.c.secret_id)
+
+    return Lookup(("secret_id", "user_id"), build)
 
 
-def _payloads_of(keys: FromClause) -> AnySelect:
-    return (
-        _secrets_of(keys)
-        .add_columns(*_PAYLOAD_COLUMNS)
-        .outerjoin(_D, _D.secret_id == _S.id)
-        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
-    )
-
-
-_KEY = ("secret_id", "user_id")
-_WITHOUT_PAYLOAD, _WITH_PAYLOAD = Lookup(_KEY, _secrets_of), Lookup(_KEY, _payloads_of)
-
-#: A page of a project's secrets that have not expired at the time ``now``; see :func:`page_query`.
-PAGE_OF_SECRETS = page_query(_S, SECRET_COLUMNS, [unexpired(bindparam("now", type_=_S.expiration.type))])
+_WITHOUT_PAYLOAD, _WITH_PAYLOAD = _lookup(False), _lookup(True)

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
+from barbtx.model.models.base import FreeText
 from barbtx.model.records import NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import is_listed, touch
 from barbtx.model.repositories.base import Repository
@@ -23,12 +24,11 @@ from barbtx.model.repositories.consumers import (
 )
 from barbtx.model.repositories.creations import CREATE_SECRET, secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
-from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering, read_page
+from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce_quota
 from barbtx.model.repositories.rows import affected_rows, fields
 from barbtx.model.repositories.secret_queries import (
-    PAGE_OF_SECRETS,
     SECRET_COLUMNS,
     delete_secrets,
     find_secret,
@@ -109,17 +109,21 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read its consumers.
         """
         now = utcnow(self.clock)
-        if not with_consumers:
+        if self.database.statements.enabled and not with_consumers:
+            key = secret_id, FreeText().process_bind_param(user_id, None)
             found = self.database.statements.find(
-                secret_lookup(with_payload=with_payload), (secret_id, user_id), now, tables=self.tables
+                secret_lookup(with_payload=with_payload), key, now, tables=self.tables
             )
             return found.addCallback(read_secret, with_payload=with_payload)
 
         def work(session: Session) -> Secret | None:
             secret = find_secret(session, secret_id, user_id, now, with_payload)
-            return None if secret is None else self._with_consumers(session, [secret])[0]
+            if secret is None or not with_consumers:
+                return secret
+            (secret,) = self._with_consumers(session, [secret])
+            return secret
 
-        return self._interact(work, write=False, listing=True)
+        return self._interact(work, write=False, listing=with_consumers)
 
     def list_page(
         self,
@@ -141,10 +145,6 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read their consumers.
         """
         now = utcnow(self.clock)
-        if not conditions and not sort and shared_with is None and not with_consumers:
-            values = {"project": project_id, "limit": limit, "offset": offset, "now": now}
-            found = self.database.statements.select(PAGE_OF_SECRETS, values, tables=self.tables)
-            return found.addCallback(read_page, lambda row: Secret(**fields(row, SECRET_COLUMNS)))
 
         def work(session: Session) -> Page[Secret]:
             if shared_with is not None:

@@ -73,6 +73,9 @@ def current_version(url: str, known: tuple[str, ...]) -> str | None:
         engine = make_engine(url, 1, 30.0, bound_statements=False)
     try:
         with engine.connect() as connection:
+            if parsed.get_backend_name() == "sqlite":
+                # The driver would read each table in a transaction of its own, between which an upgrade may end.
+                connection.exec_driver_sql("BEGIN")
             return check_ownership(connection, known)
     except exc.DatabaseError as problem:
         if getattr(problem.orig, "sqlite_errorname", None) == "SQLITE_NOTADB":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Awaitable, Iterator
@@ -13,17 +15,29 @@ import attrs
 import psycopg
 import pytest
 import pytest_twisted
-from sqlalchemy import event
+from sqlalchemy import event, literal, select
 from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
 from barbtx.errors import BadRequest, NotFound, ProjectClosed, QuotaReached
+from barbtx.model.compiled import CompiledStatement
 from barbtx.model.database import Database
 from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.database_time import database_time
-from barbtx.model.pipeline import Pipeline, PipelineLost
-from barbtx.model.records import SYMMETRIC, GeneratedObjects, NewSecret, Secret, Task, lane_of
+from barbtx.model.pipeline import Execution, Pipeline, PipelineLost
+from barbtx.model.records import (
+    SYMMETRIC,
+    EncryptedDatum,
+    GeneratedObjects,
+    KEKMeta,
+    NewSecret,
+    Secret,
+    StoredPayload,
+    Task,
+    lane_of,
+)
+from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, WrongLane
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.tasks.order_task import PROCESS_TYPE_ORDER
@@ -44,8 +58,9 @@ class World:
         self.server, self.name = server, unique()
         url = server.new_database(self.name)
         assert manage(["db", "upgrade", "-d", url]) == 0
+        settings = {"connection": url, "pipelines": True, **options}
         self.database = Database.from_config(
-            reactor, load([], [f"database.connection={url}", "database.pipelines=true", *(f"database.{k}={v}" for k, v in options.items())])
+            reactor, load([], [f"database.{name}={value}" for name, value in settings.items()])
         )
         self.database.start()
         self.secrets = SecretRepo(self.database, WallClock())
@@ -129,8 +144,47 @@ async def test_one_value_that_the_database_rejects_fails_alone(world: World) -> 
         consumeErrors=True,
     )
     (first, second, third) = [result for _, result in outcomes]
-    assert first.id == _IDS[0]
-    assert isinstance(second.value, BadRequest) and isinstance(third.value, BadRequest)
+    # NUL can be a part of a user id; a surrogate cannot be encoded.
+    assert (first.id, second.id) == (_IDS[0], _IDS[1])
+    assert isinstance(third.value, BadRequest)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_row_that_cannot_be_read_fails_only_its_own_lookup(world: World) -> None:
+    world.run(f"UPDATE secrets SET created_at = 'infinity' WHERE id = '{_IDS[1]}'")
+    outcomes = await DeferredList([world.secrets.get(secret_id) for secret_id in _IDS[:3]], consumeErrors=True)
+    assert [succeeded for succeeded, _ in outcomes] == [True, False, True]
+    assert not isinstance(outcomes[1][1].value, DatabaseUnavailable)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_setting_that_changes_the_meaning_of_text_changes_no_ciphertext(postgresql: PostgreSQL) -> None:
+    world = World(postgresql)
+    world.run(f"ALTER DATABASE {world.name} SET standard_conforming_strings = off")
+    datum = bytes(range(256)) + b"\\x00"
+    kek = KEKMeta(str(uuid.uuid4()), "plugin", "label", "aes", 256, "gcm", "wrapped")
+    kek = await KEKRepo(world.database, WallClock()).add_active("p", kek)
+    payload = StoredPayload("store", "text/plain", {}, EncryptedDatum(kek, datum))
+    await world.secrets.create(new(0, payload=payload))
+    assert (await world.secrets.get(new(0).id, with_payload=True)).payload.datum.cypher_text == datum
+    world.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_the_protocol_ends_the_connection_and_not_the_process(world: World) -> None:
+    from twisted.internet import reactor
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        await world.read()
+        connection = world.connect()
+        pipeline = Pipeline(reactor, connection, datetime.datetime.now())
+        sent = pipeline.send([Execution(CompiledStatement.of(select(literal("x").label("x"))), ["x"])])
+        os.dup2(ours.fileno(), connection.pgconn.socket)
+        theirs.send(b"\xff" * 100)
+        pipeline.doRead()
+        pipeline.abort()
+        assert isinstance(await outcome(sent), PipelineLost)
 
 
 @pytest_twisted.ensureDeferred

@@ -10,10 +10,12 @@ import datetime
 import io
 import json
 import math
+import re
 import sys
 import syslog
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import attrs
@@ -31,6 +33,7 @@ from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 from barbtx import activity
+from barbtx.activity import Activity
 
 OPTIONS = {
     "DEFAULT": [
@@ -53,6 +56,11 @@ OPTIONS = {
 # Fields that twisted.logger and twisted.python.log use internally.
 _INTERNAL = frozenset({"message", "time", "format", "isError", "system", "failure", "why", "text"})
 _PLAIN = (str, int, float, bool)
+_ACTIVITY = tuple(field.name for field in attrs.fields(Activity))
+_FIELD = re.compile(r"\{(\w+)")
+_PLAIN_FORMAT = re.compile(r"(?:[^{}]|\{\w+(?::[^{}]*)?\})*")
+# Letters and digits of any script, as str.isalnum has them, and some punctuation.
+_UNQUOTED = re.compile(r"(?:[^\W_]|[-_.:/@%+*])+")
 # The interval at which equal events of an outage are logged.
 _OUTAGE_SECONDS = 30.0
 _REMEMBERED_OUTAGES = 1000
@@ -202,7 +210,7 @@ def as_json(event: Event) -> str:
         "time": moment.isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else None,
         "logger": event.get("log_namespace"),
-        "message": formatEvent(dict(event)),
+        "message": _message(event),
     }
     document |= {
         name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
@@ -217,15 +225,14 @@ def as_json(event: Event) -> str:
 def as_text(event: Event) -> str:
     """Format an event as a line of text, followed by the lines of its traceback."""
     level = event["log_level"].name if event.get("log_level") else "-"
-    # Fields in the message are not repeated, except the ids that operators search for.
-    shown = (event.get("log_format") or "").replace("{request_id}", "").replace("{order_id}", "")
+    shown = _shown_fields(event.get("log_format") or "")
     extra = " ".join(
         f"{name}={_quoted(value)}"
         for name, value in _fields(event)
-        if value is not None and value is not False and f"{{{name}" not in shown
+        if value is not None and value is not False and name not in shown
     )
     source = f"{event.get('log_namespace') or '-'}#{level}"
-    line = f"{formatTime(event['log_time'])} [{source}] {_escaped(formatEvent(dict(event)))}" + (
+    line = f"{_local_time(int(event['log_time']))} [{source}] {_escaped(_message(event))}" + (
         f" [{extra}]" if extra else ""
     )
     failure = event.get("log_failure")
@@ -234,9 +241,39 @@ def as_text(event: Event) -> str:
     return line + "\n"
 
 
+@lru_cache(maxsize=1000)
+def _shown_fields(log_format: str) -> frozenset[str]:
+    """The fields that a message contains and that are not repeated, except the ids that operators search for."""
+    return frozenset(_FIELD.findall(log_format)) - {"request_id", "order_id"}
+
+
+@lru_cache(maxsize=10)
+def _local_time(second: int) -> str:
+    return formatTime(second)
+
+
+@lru_cache(maxsize=1000)
+def _is_plain(log_format: str) -> bool:
+    """Whether a format has no attributes, calls and conversions, so that str.format does what twisted.logger does."""
+    return _PLAIN_FORMAT.fullmatch(log_format) is not None
+
+
+def _message(event: Event) -> str:
+    log_format = event.get("log_format")
+    if isinstance(log_format, str) and _is_plain(log_format):
+        try:
+            return log_format.format_map(event)
+        except Exception:
+            # twisted.logger then describes the event instead.
+            return formatEvent(dict(event))
+    return formatEvent(dict(event))
+
+
 def _fields(event: Event) -> Iterator[tuple[str, Any]]:
     """Yield the scalar fields of an event, and those of the current activity that the event does not have."""
-    for name, value in attrs.asdict(activity.current()).items():
+    current = activity.current()
+    for name in _ACTIVITY:
+        value = getattr(current, name)
         if value is not None and event.get(name) is None:
             yield name, value
     for name, value in event.items():
@@ -252,5 +289,4 @@ def _escaped(text: str) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    plain = text and all(c.isalnum() or c in "-_.:/@%+*" for c in text)
-    return text if plain else _escaped(json.dumps(text, ensure_ascii=False))
+    return text if _UNQUOTED.fullmatch(text) else _escaped(json.dumps(text, ensure_ascii=False))

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import twisted
-from barbtx import __version__
+from barbtx import __version__, garbage_collection
 from barbtx.config import CONFIGURATION_HELP, load, locate, read, require
 from barbtx.config_diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError, one_line
@@ -91,6 +91,7 @@ def make_service(
         service = LoggingService(conf, twistd)
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
         _require_database(conf, files)
+        reactor.callWhenRunning(garbage_collection.settle)
         return service
     except ConfigurationError as problem:
         problems = _all_problems(problem, reactor, files, options["set"], parts)

@@ -17,17 +17,26 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.logger import Logger, LogLevel
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx import activity
-from barbtx.errors import BadRequest, ServiceUnavailable
 from barbtx.model.access_gate import AccessGate
 from barbtx.model.admission import Admission, Lane, QueueFull, Workload
-from barbtx.model.database_errors import UNAVAILABLE, DatabaseProblem, ErrorKind, classify
+from barbtx.model.database_errors import DatabaseProblem, ErrorKind, classify
+from barbtx.model.database_failures import (
+    CancelledInCommit,
+    DatabaseUnavailable,
+    DriverError,
+    bad_value,
+    closed,
+    raise_for,
+    unavailable,
+)
 from barbtx.model.engine import make_engine
+from barbtx.model.statements import Statements
 from barbtx.model.transaction import ConcurrentChange, TransactionState
 from barbtx.reactor import IReactor
 from barbtx.threads import end_pools
@@ -64,6 +73,12 @@ OPTIONS = {
             min=0.1,
             help="Timeout of a transaction in seconds, including the time that it waits for a thread (503).",
         ),
+        cfg.BoolOpt(
+            "pipelines",
+            default=False,
+            help="Experimental, for PostgreSQL: send frequent statements without threads, in libpq's pipeline mode, so "
+            "that concurrent requests share a round trip and a commit. A process has up to six more connections.",
+        ),
         cfg.IntOpt(
             "max_retries",
             default=3,
@@ -77,29 +92,6 @@ OPTIONS = {
 log = Logger()
 
 
-class DatabaseUnavailable(ServiceUnavailable):
-    """The database is down, too slow, read-only or out of space.
-
-    :ivar outcome_unknown: whether the transaction may have been committed, because the connection was lost or the
-        timeout expired while COMMIT was under way. If it is false, the transaction has changed nothing and never will.
-    """
-
-    def __init__(self, *, outcome_unknown: bool = False, **debug: object) -> None:
-        super().__init__("The database cannot be reached at the moment; please try again")
-        self.debug = debug
-        self.outcome_unknown = outcome_unknown
-
-
-class CancelledInCommit(CancelledError):
-    """The caller cancelled a transaction after its commit had begun."""
-
-    outcome_unknown = True
-
-
-class DriverError(Exception):
-    """Replaces a driver's error in exceptions and logs, because the driver's own text may quote values."""
-
-
 @attrs.frozen
 class Database:
     """An engine and the threads that use it.
@@ -109,6 +101,7 @@ class Database:
         at a time and writers queue in order instead of competing for a lock.
     :ivar timeout: seconds that a transaction may take, including its wait for a thread.
     :ivar max_retries: retries of one transaction.
+    :ivar pipelines: whether frequent statements are sent to PostgreSQL through pipelines.
     :ivar gate: refuses transactions while a check at startup keeps it closed.
     """
 
@@ -118,8 +111,24 @@ class Database:
     admission: Admission
     timeout: float
     max_retries: int
+    pipelines: bool = False
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
+    statements: Statements = attrs.field(init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
+
+    @statements.default
+    def _make_statements(self) -> Statements:
+        return Statements(
+            self.reactor,
+            self.pipelines and self.engine.dialect.name == "postgresql",
+            self.engine,
+            self.threads,
+            self.gate,
+            self.timeout,
+            self.max_retries,
+            self.admission.limit,
+            lambda lost: self._lost.set() if lost else self._note_answer(),
+        )
 
     @classmethod
     def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> Database:
@@ -137,6 +146,7 @@ class Database:
             Admission(options.max_pool_size, options.max_waiting, writers),
             options.timeout_seconds,
             options.max_retries,
+            options.pipelines,
         )
 
     def start(self) -> None:
@@ -149,6 +159,7 @@ class Database:
         :param seconds: the longest wait.
         :return: whether all transactions have ended; those that have not keep their threads and connections.
         """
+        self.reactor.callFromThread(self.statements.close)
         ended = end_pools((self.threads,), seconds)
         self.engine.dispose()
         return ended
@@ -159,6 +170,7 @@ class Database:
             "transactions": f"{self.admission.running} running, {self.admission.waiting} waiting",
             "threads": f"{len(self.threads.working)} of {self.threads.workers} busy",
             "connections": self._describe_connections(),
+            **self.statements.gauges(),
         }
 
     def _describe_connections(self) -> str:
@@ -168,6 +180,11 @@ class Database:
         return (
             f"{pool.checkedin() + pool.checkedout()} open, {pool.checkedout()} in use; size of the pool: {pool.size()}"
         )
+
+    def _note_answer(self) -> None:
+        if self._lost.is_set():
+            self._lost.clear()
+            log.info("the database responds again", log_outage=True)
 
     def interact(
         self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False, tables: str = "general"
@@ -188,8 +205,7 @@ class Database:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many transactions wait.
         """
         if not self.gate.admits():
-            # The code that closed the gate logs the reason.
-            return fail(DatabaseUnavailable(cause="the startup checks have not passed yet"))
+            return fail(closed())
         state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
         lane = Lane(tables, kind, activity.current().project_id)
@@ -204,13 +220,13 @@ class Database:
                 waiting.errback(CancelledInCommit())
 
         def displaced() -> None:
-            result.errback(_unavailable("too many transactions are waiting"))
+            result.errback(unavailable("too many transactions are waiting"))
 
         def timed_out() -> None:
             # The log distinguishes an overloaded process from a database that does not respond.
             cause = "no response in time" if ticket.running else "timed out waiting for other transactions"
             self._lost.set()
-            result.errback(_unavailable(cause, outcome_unknown=abandon()))
+            result.errback(unavailable(cause, outcome_unknown=abandon()))
 
         def begin() -> None:
             self.threads.callInThreadWithCallback(
@@ -234,7 +250,7 @@ class Database:
         try:
             ticket = self.admission.enter(lane, begin, activity.bind(displaced))
         except QueueFull:
-            return fail(_unavailable("too many transactions are waiting"))
+            return fail(unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
         timeout = self.reactor.callLater(self.timeout, activity.bind(timed_out))
         return result.addBoth(cancel_timeout)
@@ -252,14 +268,12 @@ class Database:
                     if write:
                         state.begin_commit()
                     session.commit()
-                if self._lost.is_set():
-                    self._lost.clear()
-                    log.info("the database responds again", log_outage=True)
+                self._note_answer()
                 return result
             except ConcurrentChange:
                 attempt += 1
                 if attempt > self.max_retries:
-                    raise _unavailable("concurrent transactions keep deleting rows that this one needs") from None
+                    raise unavailable("concurrent transactions keep deleting rows that this one needs") from None
             except exc.DBAPIError as error:
                 problem = classify(error.orig)
                 attempt += 1
@@ -268,10 +282,10 @@ class Database:
                         self._lost.set()
                     _raise(problem, error, state.committing)
             except exc.TimeoutError:
-                raise _unavailable("no free connection") from None
+                raise unavailable("no free connection") from None
             except (UnicodeEncodeError, OverflowError):
                 # The driver cannot encode the value.
-                raise _bad_value() from None
+                raise bad_value() from None
             except Exception:
                 if not state.committing:
                     raise
@@ -289,34 +303,10 @@ class Database:
 
 
 def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
-    """Raise the exception that callers get for a problem.
+    """Raise the exception that callers get for a problem; see :func:`raise_for`.
 
-    :raises BadRequest: the database cannot store a value.
-    :raises DatabaseUnavailable: the transaction may succeed later.
-    :raises DBAPIError: anything else, of the class of the original, without the driver's text.
+    :raises DBAPIError: it is a bug in barbtx; the exception does not have the driver's text.
     """
-    if problem.kind is ErrorKind.BAD_VALUE:
-        log.info("the database rejected a value: {cause}", cause=str(problem))
-        raise _bad_value() from None
-    if problem.kind in UNAVAILABLE:
-        raise _unavailable(
-            str(problem),
-            outcome_unknown=problem.outcome_unknown(committing),
-            needs_operator=problem.kind is ErrorKind.REFUSED,
-        ) from None
+    raise_for(problem, committing=committing)
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None
-
-
-def _unavailable(cause: str, *, outcome_unknown: bool = False, needs_operator: bool = False) -> DatabaseUnavailable:
-    """Log why a transaction cannot run now, and make the error for it.
-
-    :param needs_operator: whether to log an error instead of a warning.
-    """
-    level = LogLevel.error if needs_operator else LogLevel.warn
-    log.emit(level, "database unavailable: {cause}", cause=cause, log_outage=True)
-    return DatabaseUnavailable(outcome_unknown=outcome_unknown, cause=cause)
-
-
-def _bad_value() -> BadRequest:
-    return BadRequest("A value is too long, too large or has characters that cannot be stored.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, exc
@@ -104,11 +105,21 @@ def _drop_stale_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def drop_read_only(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
-        # A demoted primary answers reads with stale data. PostgreSQL 14 and later report these parameters unasked.
         status = getattr(getattr(connection, "pgconn", None), "parameter_status", lambda name: None)
-        read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
-        if read_only and time.monotonic() - record.info["barbtx_since"] > _READ_ONLY_SECONDS:
+        if is_read_only(status, time.monotonic() - record.info["barbtx_since"]):
             raise exc.InvalidatePoolError("the server is read-only")
+
+
+def is_read_only(status: Callable[[bytes], bytes | None], age: float) -> bool:
+    """Whether a connection to PostgreSQL must be replaced, because its server was demoted and its data may be stale.
+
+    PostgreSQL 14 and later report the parameters that tell without being asked.
+
+    :param status: returns the value of a reported parameter.
+    :param age: seconds since the connection was made.
+    """
+    read_only = b"on" in (status(b"in_hot_standby"), status(b"default_transaction_read_only"))
+    return read_only and age > _READ_ONLY_SECONDS
 
 
 def _with_arguments_of(url: URL, arguments: dict[str, object]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from barbtx import activity
 from barbtx.errors import ErrorResponse, NotAvailableHere, NotFound, NotSupported, ProjectClosed, ServiceUnavailable
-from barbtx.model.database import DatabaseUnavailable
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.records import GeneratedObjects, Lease, NewSecret
 from barbtx.model.repositories.keks import KEKGone
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
-from barbtx.model.database import Database, DatabaseUnavailable
+from barbtx.model.database import Database
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.repositories.quotas import QuotaRepo
 from barbtx.times import WallClock
 from tests.support.cluster import pause

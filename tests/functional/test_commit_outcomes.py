@@ -19,7 +19,8 @@ from twisted.internet.task import Clock
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
 from barbtx.model.admission import Admission
-from barbtx.model.database import Database, DatabaseUnavailable
+from barbtx.model.database import Database
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.models import Project
 from tests.conftest import unique
 from tests.functional.conftest import NOW

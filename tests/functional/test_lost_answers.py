@@ -11,7 +11,8 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from barbtx.config import load
-from barbtx.model.database import Database, DatabaseUnavailable
+from barbtx.model.database import Database
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.records import SYMMETRIC
 from barbtx.model.repositories.orders import Claim, OrderRepo
 from barbtx.queue.client import TaskClient

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from barbtx.errors import ServiceUnavailable
-from barbtx.model.database import DatabaseUnavailable
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.records import GeneratedObjects, Lease, NewSecret, Order
 from barbtx.model.repositories.order_tasks import LeaseLost
 from barbtx.queue.server import Tasks

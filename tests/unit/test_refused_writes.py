@@ -21,7 +21,7 @@ from barbtx.errors import (
     TooManyRequests,
     to_error_response,
 )
-from barbtx.model.database import CancelledInCommit, DatabaseUnavailable
+from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable
 from barbtx.model.records import GeneratedObjects, Lease, NewSecret, Order, StoredPayload
 from barbtx.model.repositories.idempotency import DuplicateKey
 from barbtx.model.repositories.orders import LeaseLost

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
-from sqlalchemy import ColumnElement, Label, Row, SQLColumnExpression, delete, exists, insert, literal, select, update
+from sqlalchemy import ColumnElement, Label, SQLColumnExpression, delete, exists, insert, literal, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
+from barbtx.model.lookups import NamedRow
 from barbtx.model.records import Access, Acl
 from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.projects import require_open
@@ -131,7 +132,7 @@ def access_columns(
     return project.label("project_access"), listed.label("listed")
 
 
-def access(row: Row[*tuple[Any, ...]]) -> Access:
+def access(row: NamedRow) -> Access:
     """The access that a row with :func:`access_columns` describes."""
     return Access(project_access=row.project_access is None or bool(row.project_access), listed=bool(row.listed))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
+from barbtx.model.compiled import CompiledStatement
 from barbtx.model.database import Database
+from barbtx.model.lookups import NamedRow
+from barbtx.model.writers import NotWritten
 from barbtx.times import Clock
 
 T = TypeVar("T")
@@ -28,6 +32,26 @@ class Repository:
 
     database: Database
     clock: Clock
+
+    async def _execute(self, statement: CompiledStatement, values: dict[str, Any]) -> Sequence[NamedRow]:
+        """Execute a statement through a pipeline; the result is empty if the database refuses it or has no pipelines.
+
+        :raises DatabaseUnavailable: the database is down or too slow.
+        """
+        if self.database.statements.enabled:
+            with contextlib.suppress(NotWritten):
+                return await self.database.statements.write(statement, values, tables=self.tables)
+        return ()
+
+    async def _execute_or(
+        self, statement: CompiledStatement, values: dict[str, Any], general: Callable[[Session], None]
+    ) -> None:
+        """Execute a statement that returns a row if it has done everything; otherwise do that in a transaction.
+
+        :param general: does the same, or raises the error.
+        """
+        if not await self._execute(statement, values):
+            await self._interact(general)
 
     def _interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False) -> Deferred[T]:
         """Run work in one transaction; see :meth:`Database.interact`."""

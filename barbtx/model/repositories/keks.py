@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from sqlalchemy import Label, Row, func, insert, select, update
+from sqlalchemy import Label, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.errors import ServiceUnavailable
+from barbtx.model.lookups import NamedRow
 from barbtx.model.models import KEK, CryptoCanary, Project
 from barbtx.model.records import KEKMeta
 from barbtx.model.repositories.base import Repository
@@ -155,7 +156,7 @@ class KEKRepo(Repository):
         return self._interact(work)
 
 
-def kek_meta(row: Row[*tuple[Any, ...]]) -> KEKMeta:
+def kek_meta(row: NamedRow) -> KEKMeta:
     """The project key in a row with :data:`KEK_COLUMNS`."""
     return KEKMeta(**fields(row, KEK_COLUMNS, _PREFIX))
 

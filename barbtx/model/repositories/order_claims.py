@@ -27,10 +27,17 @@ class Claim:
 
     :ivar token: identifies the lease that the attempt takes.
     :ivar taken: id of the order that the attempt has claimed, if its transaction was committed.
+    :ivar may_be_taken: whether the attempt may have claimed an order whose id is not known.
     """
 
     token: str = attrs.field(factory=lambda: str(uuid.uuid4()), init=False)
     taken: str | None = attrs.field(default=None, init=False)
+    may_be_taken: bool = attrs.field(default=False, init=False)
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether an earlier attempt may have claimed an order."""
+        return self.taken is not None or self.may_be_taken
 
 
 def claim_order(
@@ -89,6 +96,8 @@ def _take(session: Session, order_id: str, claim: Claim, now: datetime.datetime,
 
 def _confirm(session: Session, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
     """The lease that an earlier attempt has taken, if its transaction was committed after all."""
+    if claim.may_be_taken:
+        claim.taken = session.scalar(select(_T.order_id).where(_T.lease == claim.token))
     if claim.taken is None or not order_tasks.confirm_lease(session, claim.taken, claim.token, now, seconds):
         return None
     return _read_lease(session, claim.taken, claim.token)

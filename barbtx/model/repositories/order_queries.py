@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import FromClause, delete, select
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
+from barbtx.model.lookups import AnySelect, Lookup, NamedRow
 from barbtx.model.records import Order
 from barbtx.model.repositories.idempotency import forget_keys
-from barbtx.model.repositories.rows import AnySelect, fields
+from barbtx.model.repositories.rows import fields
 
 _O = models.Order
 #: The columns of an order, labelled with the fields of its record.
@@ -38,7 +39,11 @@ def find_order(session: Session, order_id: str, project_id: str) -> Order | None
     :param project_id: external id.
     """
     query = _select().where(_O.id == order_id, models.Project.external_id == project_id)
-    row = session.execute(query).first()
+    return order_in(session.execute(query).first())
+
+
+def order_in(row: NamedRow | None) -> Order | None:
+    """The order in a row of :data:`ORDER_LOOKUP`."""
     return Order(**fields(row, ORDER_COLUMNS)) if row else None
 
 
@@ -57,3 +62,11 @@ def delete_orders(session: Session, ids: Sequence[str]) -> None:
 
 def _select() -> AnySelect:
     return select(*ORDER_COLUMNS).join(models.Project, models.Project.id == _O.project_id)
+
+
+def _orders_of(keys: FromClause) -> AnySelect:
+    return _select().where(_O.id == keys.c.order_id, models.Project.external_id == keys.c.project_id)
+
+
+#: The lookup of an order of a project; :func:`order_in` reads its rows.
+ORDER_LOOKUP = Lookup(("order_id", "project_id"), _orders_of)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
@@ -21,6 +22,10 @@ from barbtx.model.repositories.rows import affected_rows
 
 _O = models.Order
 _T = models.OrderRetryTask
+
+#: A time, or an SQL expression of one.
+Moment: TypeAlias = datetime.datetime | ColumnElement[datetime.datetime]
+AnyMoment = TypeVar("AnyMoment", datetime.datetime, ColumnElement[datetime.datetime])
 
 #: Maximum number of seconds until a task is due or its lease expires.
 LONGEST_WAIT = 3600.0
@@ -44,7 +49,7 @@ class WrongLane(Exception):
         self.lane = lane
 
 
-def later(now: datetime.datetime, seconds: float) -> datetime.datetime:
+def later(now: AnyMoment, seconds: float) -> AnyMoment:
     """The time some seconds from now, limited to :data:`LONGEST_WAIT`."""
     return now + datetime.timedelta(seconds=min(seconds, LONGEST_WAIT))
 
@@ -81,7 +86,7 @@ def take_lease(session: Session, order_id: str, token: str, now: datetime.dateti
     until = later(now, seconds)
     taken = (
         update(_T)
-        .where(_T.order_id == order_id, _is_free(now, seconds), _is_open(now))
+        .where(_T.order_id == order_id, is_free(now, seconds), is_open(now))
         .values(
             lease=token,
             leased_until=until,
@@ -138,7 +143,7 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
             select(_T.order_id)
-            .where(_T.waits_in == lane, project, _is_free(now, seconds), _is_open(now))
+            .where(_T.waits_in == lane, project, is_free(now, seconds), is_open(now))
             .order_by(_T.project_id, _T.created_at)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -264,16 +269,23 @@ def make_project_due(session: Session, project_id: str) -> None:
     )
 
 
-def _is_free(now: datetime.datetime, seconds: float) -> ColumnElement[bool]:
-    """Whether no worker holds the lease of a task."""
+def is_free(now: Moment, seconds: float, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
+    """Whether no worker holds the lease of a task.
+
+    :param seconds: duration of leases.
+    :param task: the model, or an alias of it.
+    """
     # A lease that ends later than this was taken before the clock was set back.
     implausible = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCK_TOLERANCE
     return or_(
-        _T.leased_until.is_(None), _T.leased_until <= now, _T.leased_until > implausible, _is_from_the_future(now)
+        task.leased_until.is_(None),
+        task.leased_until <= now,
+        task.leased_until > implausible,
+        _is_from_the_future(now, task),
     )
 
 
-def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
+def is_open(now: Moment) -> ColumnElement[bool]:
     """Whether the project of a task's order is open, so that the objects it generates can be stored."""
     return ~exists().where(
         _O.id == _T.order_id,
@@ -283,9 +295,9 @@ def _is_open(now: datetime.datetime) -> ColumnElement[bool]:
     ).correlate(_T)
 
 
-def _is_from_the_future(now: datetime.datetime) -> ColumnElement[bool]:
+def _is_from_the_future(now: Moment, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
     """Whether the clock was set back since a row was written, so that its times are too late by as much."""
-    return _T.written_at > now + _CLOCK_TOLERANCE
+    return task.written_at > now + _CLOCK_TOLERANCE
 
 
 def _is_held(lease: Lease) -> ColumnElement[bool]:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 from sqlalchemy import delete, insert, select, update
@@ -14,15 +15,38 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
-from barbtx.model.records import ACTIVE, ERROR, PENDING, GeneratedObjects, Lease, Order, Page, StoredPayload, Task
+from barbtx.model.compiled import CompiledStatement
+from barbtx.model.database_failures import DatabaseUnavailable
+from barbtx.model.database_time import database_time
+from barbtx.model.lookups import NamedRow
+from barbtx.model.records import (
+    ACTIVE,
+    ASYMMETRIC,
+    ERROR,
+    PENDING,
+    GeneratedObjects,
+    Lease,
+    Order,
+    Page,
+    StoredPayload,
+    Task,
+)
 from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.containers import insert_container
+from barbtx.model.repositories.creations import CREATE_ORDER, order_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
 from barbtx.model.repositories.order_passphrases import find_passphrase, insert_passphrase
-from barbtx.model.repositories.order_queries import ORDER_COLUMNS, delete_orders, find_order
+from barbtx.model.repositories.order_processing import COMPLETE_ORDER, claim_statement, completion_values, read_lease
+from barbtx.model.repositories.order_queries import (
+    ORDER_COLUMNS,
+    ORDER_LOOKUP,
+    delete_orders,
+    find_order,
+    order_in,
+)
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce_quota
@@ -97,13 +121,19 @@ class OrderRepo(Repository):
                 insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
-        return self._interact(work)
+        if idempotency is not None or passphrase is not None or self.task_time is not database_time:
+            return self._interact(work)
+        values = order_values(order_id, project_id, type_, meta, creator_id, task, retry_after, now, self.quota)
+        return Deferred.fromCoroutine(self._execute_or(CREATE_ORDER, values, work))
 
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
         """An order of a project, or None.
 
         :param project_id: external id.
         """
+        if self.database.statements.enabled:
+            found = self.database.statements.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables)
+            return found.addCallback(order_in)
         return self._interact(lambda session: find_order(session, order_id, project_id), write=False)
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
@@ -211,11 +241,33 @@ class OrderRepo(Repository):
         :raises NotFound: the named order does not exist, and no order is waiting.
         """
         claim = claim or Claim()
-        return self._interact(
-            lambda session: claim_next_order(
-                session, claim, lane, after, order_id, project_id, self._now(session), seconds
-            )
-        )
+
+        def work(session: Session) -> Lease | None:
+            return claim_next_order(session, claim, lane, after, order_id, project_id, self._now(session), seconds)
+
+        if lane == ASYMMETRIC or claim.is_retry or self.task_time is not database_time:
+            # The orders of that lane may have passphrases.
+            return self._interact(work)
+        values = {"lane": lane, "after": after, "token": claim.token, "order_id": order_id}
+        return Deferred.fromCoroutine(self._claim_next(claim, claim_statement(seconds), values, work))
+
+    async def _claim_next(
+        self,
+        claim: Claim,
+        statement: CompiledStatement,
+        values: dict[str, Any],
+        general: Callable[[Session], Lease | None],
+    ) -> Lease | None:
+        rows: Sequence[NamedRow] = ()
+        try:
+            rows = await self._execute(statement, values)
+        except DatabaseUnavailable as problem:
+            claim.may_be_taken = problem.outcome_unknown
+            raise
+        if not rows:
+            return await self._interact(general)
+        claim.taken = rows[0].id
+        return read_lease(rows[0], claim.token)
 
     def renew(self, lease: Lease, seconds: float) -> Deferred[None]:
         """Renew a lease.
@@ -262,7 +314,10 @@ class OrderRepo(Repository):
             if made.container:
                 insert_container(session, project, made.container, now)
 
-        return self._interact(work)
+        if made.container or len(made.secrets) != 1:
+            return self._interact(work)
+        values = completion_values(lease, made.secrets[0], sub_status[:36], sub_status_message[:255], now)
+        return Deferred.fromCoroutine(self._execute_or(COMPLETE_ORDER, values, work))
 
     def fail(self, lease: Lease, status_code: str, reason: str) -> Deferred[None]:
         """Set an order to ERROR. The call is idempotent: it may be retried if its outcome is unknown.

@@ -113,7 +113,7 @@ def require_open(
         raise ProjectClosed
 
 
-def closes(now: datetime.datetime) -> ColumnElement[bool]:
+def closes(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
     """The condition under which a row of :class:`ProjectRemoval` closes its project."""
     return and_(
         ProjectRemoval.due_at.is_not(None), or_(ProjectRemoval.kept_until.is_(None), ProjectRemoval.kept_until > now)

@@ -127,7 +127,8 @@ def enforce_quota(session: Session, project: str, resource: str, default: int, c
     limit = default if own is None else own
     if limit < 0:
         return
-    session.execute(select(Project.id).where(Project.id == project).with_for_update())
+    # FOR NO KEY UPDATE in PostgreSQL: foreign keys of other transactions to this row need not wait.
+    session.execute(select(Project.id).where(Project.id == project).with_for_update(key_share=True))
     if count(session, project) >= limit:
         raise QuotaReached
 

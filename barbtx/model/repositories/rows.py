@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import CursorResult, Label, Row, Select
+from sqlalchemy import CursorResult, Label
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.dml import UpdateBase
 
-#: A SELECT of any columns.
-AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+from barbtx.model.lookups import AnySelect, NamedRow
+
+__all__ = ["AnySelect", "Column", "affected_rows", "fields"]
+
 #: A column of a model, or one with a label.
 Column: TypeAlias = InstrumentedAttribute[Any] | Label[Any]
 
 
-def fields(row: Row[*tuple[Any, ...]], columns: Iterable[Column], prefix: str = "") -> dict[str, Any]:
+def fields(row: NamedRow, columns: Iterable[Column], prefix: str = "") -> dict[str, Any]:
     """The values of some of a row's columns, by the columns' names or labels.
 
     Repositories label columns with the field names of a record and pass the result to the record's constructor. A
@@ -23,7 +25,7 @@ def fields(row: Row[*tuple[Any, ...]], columns: Iterable[Column], prefix: str = 
 
     :param prefix: removed from the names.
     """
-    values = row._mapping
+    values = row._asdict()
     return {column.key.removeprefix(prefix): values[column.key] for column in columns}
 
 

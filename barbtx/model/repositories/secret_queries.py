@@ -6,13 +6,13 @@ import datetime
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, or_, select
+from sqlalchemy import ColumnElement, FromClause, bindparam, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
+from barbtx.model.lookups import Lookup, NamedRow
 from barbtx.model.records import ACTIVE, EncryptedDatum, NewSecret, Secret, StoredPayload
 from barbtx.model.repositories.acls import access, access_columns, delete_acls
 from barbtx.model.repositories.consumers import delete_some_consumers
@@ -114,13 +114,26 @@ def find_secret(
     """A secret with a user's access to it, or None if it does not exist or has expired."""
     parameters = {"secret_id": secret_id, "now": now} | ({} if user_id is None else {"user_id": user_id})
     row = session.execute(_find_query(user_id is not None, with_payload), parameters).first()
+    return read_secret(row, with_payload=with_payload)
+
+
+def secret_lookup(*, with_payload: bool) -> Lookup:
+    """The lookup that finds what :func:`find_secret` finds. Its keys are a secret's id and a user, as it is stored.
+
+    :param with_payload: whether to read the location of the payload, and its ciphertext.
+    """
+    return _WITH_PAYLOAD if with_payload else _WITHOUT_PAYLOAD
+
+
+def read_secret(row: NamedRow | None, *, with_payload: bool) -> Secret | None:
+    """The secret in a row of :func:`secret_lookup`."""
     if row is None:
         return None
     payload = stored_payload(row, row.content_type) if with_payload else None
     return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
 
 
-def stored_payload(row: Row[*tuple[Any, ...]], content_type: str | None) -> StoredPayload | None:
+def stored_payload(row: NamedRow, content_type: str | None) -> StoredPayload | None:
     """The payload in a row with its store, its ciphertext and the columns of its project key.
 
     :param content_type: the payload's content type; None if the secret has no payload yet.
@@ -143,16 +156,25 @@ def stored_payload(row: Row[*tuple[Any, ...]], content_type: str | None) -> Stor
 @lru_cache
 def _find_query(with_user: bool, with_payload: bool) -> AnySelect:
     """The most frequent query. It is cached, because building it takes a third of the time of finding a secret."""
-    query: AnySelect = select(
-        *SECRET_COLUMNS, *access_columns(_S.id, bindparam("user_id") if with_user else None)
-    ).join(models.Project, models.Project.id == _S.project_id)
-    if with_payload:
-        query = (
-            query.add_columns(*_PAYLOAD_COLUMNS)
-            .outerjoin(_D, _D.secret_id == _S.id)
-            .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
-        )
-    return query.where(_S.id == bindparam("secret_id"), unexpired(bindparam("now", type_=_S.expiration.type)))
+    user_id: ColumnElement[str] | None = bindparam("user_id") if with_user else None
+    return _secret_query(user_id, with_payload).where(_S.id == bindparam("secret_id"))
+
+
+def _secret_query(user_id: ColumnElement[str] | None, with_payload: bool) -> AnySelect:
+    """The query of secrets that have not expired at the time ``now``, with a user's access to them."""
+    query: AnySelect = (
+        select(*SECRET_COLUMNS, *access_columns(_S.id, user_id))
+        .select_from(_S)
+        .join(models.Project, models.Project.id == _S.project_id)
+        .where(unexpired(bindparam("now", type_=_S.expiration.type)))
+    )
+    if not with_payload:
+        return query
+    return (
+        query.add_columns(*_PAYLOAD_COLUMNS)
+        .outerjoin(_D, _D.secret_id == _S.id)
+        .outerjoin(models.KEK, models.KEK.id == _D.kek_id)
+    )
 
 
 def unexpired(now: datetime.datetime | ColumnElement[datetime.datetime]) -> ColumnElement[bool]:
@@ -188,3 +210,13 @@ def insert_datum(session: Session, secret_id: str, payload: StoredPayload) -> No
     except IntegrityError:
         # This transaction has locked the secret's row, so that the violated foreign key is that of the project key.
         raise KEKGone from None
+
+
+def _lookup(with_payload: bool) -> Lookup:
+    def build(keys: FromClause) -> AnySelect:
+        return _secret_query(keys.c.user_id, with_payload).where(_S.id == keys.c.secret_id)
+
+    return Lookup(("secret_id", "user_id"), build)
+
+
+_WITHOUT_PAYLOAD, _WITH_PAYLOAD = _lookup(False), _lookup(True)

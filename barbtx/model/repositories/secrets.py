@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
+from barbtx.model.models.base import FreeText
 from barbtx.model.records import NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import is_listed, touch
 from barbtx.model.repositories.base import Repository
@@ -21,6 +22,7 @@ from barbtx.model.repositories.consumers import (
     embedded_consumers,
     has_consumers,
 )
+from barbtx.model.repositories.creations import CREATE_SECRET, secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
@@ -33,6 +35,8 @@ from barbtx.model.repositories.secret_queries import (
     insert_datum,
     insert_secret,
     payload_values,
+    read_secret,
+    secret_lookup,
     unexpired,
 )
 from barbtx.times import utcnow
@@ -92,7 +96,9 @@ class SecretRepo(Repository):
             enforce_quota(session, project, "secrets", self.quota, count_secrets(now))
             insert_secret(session, project, new, now)
 
-        return self._interact(work)
+        if idempotency is not None:
+            return self._interact(work)
+        return Deferred.fromCoroutine(self._execute_or(CREATE_SECRET, secret_values(new, now, self.quota), work))
 
     def get(
         self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False
@@ -103,6 +109,12 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read its consumers.
         """
         now = utcnow(self.clock)
+        if self.database.statements.enabled and not with_consumers:
+            key = secret_id, FreeText().process_bind_param(user_id, None)
+            found = self.database.statements.find(
+                secret_lookup(with_payload=with_payload), key, now, tables=self.tables
+            )
+            return found.addCallback(read_secret, with_payload=with_payload)
 
         def work(session: Session) -> Secret | None:
             secret = find_secret(session, secret_id, user_id, now, with_payload)

@@ -1,0 +1,100 @@
+"""Lookups through a pipeline: those of concurrent callers share a statement."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import psycopg
+from sqlalchemy import exc
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from barbtx.model.compiled import CompiledStatement
+from barbtx.model.connector import Connector
+from barbtx.model.database_errors import STALE, classify
+from barbtx.model.database_failures import DriverError, bad_value, raise_for, unavailable
+from barbtx.model.lookups import Key, Lookup, NamedRow, in_order, write_keys
+from barbtx.model.pipeline import Execution
+from barbtx.reactor import IReactor
+
+Rows: TypeAlias = Sequence[NamedRow | None]
+
+
+@attrs.frozen
+class PipelineReader:
+    """Finds rows in PostgreSQL through a pipeline.
+
+    :ivar max_retries: retries of one lookup after the connection was lost.
+    """
+
+    reactor: IReactor
+    connector: Connector
+    max_retries: int
+    _compiled: dict[Lookup, CompiledStatement] = attrs.field(factory=dict, init=False, repr=False)
+
+    def find(
+        self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None, seconds: float
+    ) -> Deferred[Rows]:
+        """Find the rows of keys; None for a key that has none.
+
+        :param now: the time of the lookup, if the query uses it.
+        :param seconds: timeout, including the time to connect.
+        :raises BadRequest: (asynchronously) the database does not accept a key.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
+        """
+        statement = self._compiled.get(lookup)
+        if statement is None:
+            statement = self._compiled[lookup] = CompiledStatement.of(lookup.statement())
+        execution = Execution(statement, statement.parameters({"keys": write_keys(keys), "now": now}))
+        read: Deferred[Sequence[Sequence[Any]]] = Deferred.fromCoroutine(self._send(execution))
+        return (
+            read.addTimeout(seconds, self.reactor)
+            .addErrback(_translate)
+            .addCallback(lambda results: in_order(results[0], len(keys)))
+        )
+
+    async def _send(self, execution: Execution) -> Sequence[Sequence[Any]]:
+        attempt = 0
+        while True:
+            pipeline = await self.connector.pipeline()
+            try:
+                return await pipeline.send([execution])
+            except CancelledError:
+                # The server may be frozen; what is sent after this would wait as well.
+                pipeline.abort()
+                raise
+            except psycopg.Error as error:
+                if classify(error).kind not in STALE:
+                    raise
+                # A new connection may lead to another server.
+                pipeline.abort()
+                attempt += 1
+                if attempt > self.max_retries:
+                    raise
+
+
+def _translate(failure: Failure) -> Failure:
+    """Raise the exception that callers get for a failure.
+
+    :raises DriverError: it is a bug in barbtx.
+    """
+    error = failure.value
+    if isinstance(error, defer.TimeoutError):
+        raise unavailable("no response in time") from None
+    if isinstance(error, exc.TimeoutError):
+        raise unavailable("no free connection") from None
+    if isinstance(error, OSError):
+        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    if isinstance(error, ValueError):
+        raise bad_value() from None
+    if isinstance(error, psycopg.Error):
+        problem = classify(error)
+        raise_for(problem, committing=False)
+        raise DriverError(str(problem)) from None
+    return failure

@@ -1,0 +1,154 @@
+"""Statements of concurrent callers that are sent to PostgreSQL together: lookups and writes.
+
+Each group of tables has pipelines of its own, so that a table that is locked or slow does not hold up the others.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+from sqlalchemy.engine import Engine
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from barbtx.model.access_gate import AccessGate
+from barbtx.model.batcher import Batcher
+from barbtx.model.compiled import CompiledStatement
+from barbtx.model.connector import Connector, connect
+from barbtx.model.database_failures import DatabaseUnavailable, bad_value, closed, unavailable
+from barbtx.model.lookups import Key, Lookup, NamedRow
+from barbtx.model.readers import PipelineReader, Rows
+from barbtx.model.writers import PipelineWriter, StaleServer, Write
+from barbtx.reactor import IReactor
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+#: A key to be looked up, and the time of the lookup.
+_Request: TypeAlias = tuple[Key, datetime.datetime | None]
+
+# Connections for the writes of each group of tables.
+_WRITERS = 2
+
+
+@attrs.frozen
+class Statements:
+    """Sends the statements of one process.
+
+    :ivar enabled: whether the other methods can be used: on PostgreSQL, if ``[database] pipelines`` is set.
+    :ivar timeout: seconds that a statement may take, including the time that it waits to be sent.
+    :ivar max_retries: retries of a query after the connection was lost.
+    :ivar max_waiting: maximum number of callers that wait for one kind of statement to be sent.
+    :ivar report: called after each group, with whether the database was unavailable.
+    """
+
+    reactor: IReactor
+    enabled: bool
+    engine: Engine
+    threads: ThreadPool
+    gate: AccessGate
+    timeout: float
+    max_retries: int
+    max_waiting: int
+    report: Callable[[bool], None]
+    _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
+    _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
+    _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
+
+    def find(
+        self, lookup: Lookup, key: Key, now: datetime.datetime | None = None, *, tables: str
+    ) -> Deferred[NamedRow | None]:
+        """Find the row of a key. Concurrent calls with the same lookup share one statement.
+
+        :param now: the time of the call, if the lookup uses it. The lookup may use that of a later call.
+        :param tables: the group of tables that the lookup uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: fires with the row, or None if there is none.
+        :raises BadRequest: (asynchronously) the database does not accept the key.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(closed())
+        if any(value is not None and ("\0" in value or (not value.isascii() and _is_broken(value))) for value in key):
+            # One such key would fail its whole group.
+            return fail(bad_value())
+        batcher = self._lookups.get(lookup)
+        if batcher is None:
+            reader = PipelineReader(self.reactor, self._make_connector(f"{tables} reads"), self.max_retries)
+
+            def send(requests: Sequence[_Request], seconds: float) -> Deferred[Rows]:
+                keys = [key for key, _ in requests]
+                times = [now for _, now in requests if now is not None]
+                return reader.find(lookup, keys, max(times, default=None), seconds)
+
+            batcher = self._lookups[lookup] = self._batcher(send)
+        return batcher.request((key, now))
+
+    def _batcher(self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]) -> Batcher[K, R]:
+        return Batcher(
+            self.reactor,
+            lambda group, seconds: send(group, seconds).addCallbacks(self._answered, self._failed),
+            self.timeout,
+            self.max_waiting,
+            unavailable,
+            (DatabaseUnavailable, StaleServer),
+        )
+
+    def write(
+        self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
+    ) -> Deferred[Sequence[NamedRow]]:
+        """Execute one statement and commit. Concurrent calls for the same tables share a transaction.
+
+        The statement must not take locks that another transaction holds for long, since the others then wait for it.
+
+        :param values: the statement's parameters by name, except ``deadline``; see :class:`PipelineWriter`.
+        :param tables: the group of tables that the statement uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: fires with the rows that the statement returns.
+        :raises NotWritten: (asynchronously) the database refused the statement. A transaction with separate statements
+            would report why.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(closed())
+        batcher = self._writes.get(tables)
+        if batcher is None:
+            connectors = [self._make_connector(f"{tables} writes {number}") for number in range(_WRITERS)]
+            batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors).write)
+        return batcher.request(Write(statement, values))
+
+    def _make_connector(self, name: str) -> Connector:
+        connector = self._connectors.get(name)
+        if connector is None:
+            connector = self._connectors[name] = Connector(
+                self.reactor, self.threads, partial(connect, self.engine, self.timeout)
+            )
+        return connector
+
+    def gauges(self) -> dict[str, object]:
+        """The state of the pipelines, for the status report."""
+        connectors = self._connectors.values()
+        connected = sum(connector.connected for connector in connectors)
+        return {"pipelines": f"{connected} connected, {sum(c.in_flight for c in connectors)} groups in flight"}
+
+    def close(self) -> None:
+        """Close all pipelines. Queries in flight fail."""
+        for connector in self._connectors.values():
+            connector.close()
+
+    def _answered(self, answers: R) -> R:
+        self.report(False)
+        return answers
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(DatabaseUnavailable):
+            self.report(True)
+        return failure
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text has surrogates, which cannot be encoded."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,125 @@
+"""Writing through pipelines: statements of concurrent callers share a transaction, and so a commit."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import psycopg
+from sqlalchemy import exc, select
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from barbtx.model.compiled import CompiledStatement
+from barbtx.model.connector import Connector
+from barbtx.model.database_errors import STALE, ErrorKind, classify
+from barbtx.model.database_failures import raise_for, unavailable
+from barbtx.model.database_time import DATABASE_TIME
+from barbtx.model.pipeline import Execution, PipelineLost, PipelineNotUsed
+from barbtx.reactor import IReactor
+
+#: For each statement of a group, the rows that it returned.
+Results = Sequence[Sequence[Any]]
+
+# The general way of writing handles these: it retries, or says which object is missing.
+_NOT_WRITTEN = frozenset({ErrorKind.CONFLICT, ErrorKind.INTEGRITY, ErrorKind.BAD_VALUE, ErrorKind.UNEXPECTED})
+
+
+# Sent with each group, so that the deadlines follow the server's clock if it is set.
+_CLOCK = CompiledStatement.of(select(DATABASE_TIME.label("now")))
+
+
+@attrs.frozen
+class Write:
+    """A statement that writes.
+
+    :ivar values: its parameters by name, without ``deadline``.
+    """
+
+    statement: CompiledStatement
+    values: dict[str, Any] = attrs.field(repr=False)
+
+
+class NotWritten(Exception):
+    """The database refused a statement; nothing was changed."""
+
+
+class StaleServer(NotWritten):
+    """The server was demoted, or has ended the session; nothing was changed, and another connection is needed."""
+
+
+@attrs.frozen
+class PipelineWriter:
+    """Executes groups of statements in PostgreSQL, each group in one transaction.
+
+    :ivar connectors: the connections, which are used alternately.
+    """
+
+    reactor: IReactor
+    connectors: Sequence[Connector]
+
+    def write(self, group: Sequence[Write], seconds: float) -> Deferred[Results]:
+        """Execute statements and commit. If one fails, none of them has changed anything.
+
+        Their parameter ``deadline`` is the time by the server's clock after which nobody waits for the result. A server
+        that did not run and goes on must change nothing then.
+
+        :param seconds: timeout, including the time to connect.
+        :raises NotWritten: (asynchronously) the database refused a statement.
+        :raises StaleServer: (asynchronously) the server cannot be used any more.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow. If the outcome is unknown, the
+            group may have been committed.
+        """
+        written: Deferred[Results] = Deferred.fromCoroutine(self._write(group, seconds))
+        return written.addTimeout(seconds, self.reactor).addErrback(_translate)
+
+    async def _write(self, group: Sequence[Write], seconds: float) -> Results:
+        begin = self.reactor.seconds()
+        connector = min(self.connectors, key=lambda connector: (not connector.connected, connector.in_flight > 1))
+        pipeline = await connector.pipeline()
+        seconds -= self.reactor.seconds() - begin
+        deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=seconds)}
+        executions = [Execution(_CLOCK, _CLOCK.parameters({}))]
+        executions += [
+            Execution(write.statement, write.statement.parameters(write.values | deadline)) for write in group
+        ]
+        try:
+            clock, *results = await pipeline.send(executions)
+        except CancelledError:
+            pipeline.abort()
+            raise unavailable("no response in time", outcome_unknown=True) from None
+        except PipelineNotUsed:
+            raise StaleServer from None
+        except PipelineLost as problem:
+            raise unavailable(str(problem), outcome_unknown=True) from None
+        except psycopg.Error as error:
+            if classify(error).kind in STALE:
+                # Nothing was changed, and the general way finds another server or session.
+                pipeline.abort()
+                raise StaleServer from None
+            raise
+        pipeline.note_time(clock[0].now)
+        return results
+
+
+def _translate(failure: Failure) -> Failure:
+    error = failure.value
+    if isinstance(error, defer.TimeoutError):
+        raise unavailable("no response in time") from None
+    if isinstance(error, exc.TimeoutError):
+        raise unavailable("no free connection") from None
+    if isinstance(error, OSError):
+        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    if isinstance(error, ValueError):
+        raise NotWritten from None
+    if isinstance(error, psycopg.Error):
+        problem = classify(error)
+        if problem.kind in _NOT_WRITTEN:
+            raise NotWritten from None
+        raise_for(problem, committing=False)
+    return failure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -24,11 +25,24 @@ from tests.support.programs import require
 PATIENCE = 180.0
 
 
+# Below the range from which Linux takes the ports of outgoing connections (32768 and up, net.ipv4.ip_local_port_range):
+# such a connection could take the port before the server listens.
+_PORTS = range(20000, 32000)
+_handed_out: set[int] = set()
+# Tests may seed the global generator.
+_random = random.SystemRandom()
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, a different one for each call."""
+    while True:
+        port = _random.choice(_PORTS)
+        if port in _handed_out:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            _handed_out.add(port)
+            return port
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:

@@ -32,3 +32,8 @@ def provides(interface: InterfaceClass) -> Callable[[Any, attrs.Attribute[Any], 
             ) from problem
 
     return validate
+
+
+def has_nul_or_surrogate(text: str) -> bool:
+    """Return whether a text contains NUL or lone surrogates, which databases cannot store."""
+    return any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)

@@ -11,11 +11,13 @@ import psycopg
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 from twisted.application.internet import backoffPolicy
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from barbtx.model.database_failures import unavailable
 from barbtx.model.database_time import READ_POSTGRESQL_TIME
 from barbtx.model.engine import is_read_only
 from barbtx.model.pipeline import Pipeline
@@ -48,6 +50,23 @@ def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], da
         raise
     pooled.detach()
     return connection, server_time
+
+
+def driver_error(failure: Failure) -> BaseException:
+    """Return the driver's error of a failure, or any other one that is not about the connection.
+
+    :raises DatabaseUnavailable: no connection was made, or no response came, in time.
+    """
+    error = failure.value
+    if isinstance(error, defer.TimeoutError):
+        raise unavailable("no response in time") from None
+    if isinstance(error, exc.TimeoutError):
+        raise unavailable("no free connection") from None
+    if isinstance(error, OSError):
+        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        return error.orig
+    return cast(BaseException, error)
 
 
 @attrs.define(eq=False)

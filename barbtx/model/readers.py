@@ -8,16 +8,14 @@ from typing import Any, TypeAlias
 
 import attrs
 import psycopg
-from sqlalchemy import exc
-from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from barbtx.model.compiled import CompiledStatement
-from barbtx.model.connector import Connector
+from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, classify
-from barbtx.model.database_failures import DriverError, bad_value, raise_for, unavailable
-from barbtx.model.lookups import Key, Lookup, NamedRow, in_order, write_keys
+from barbtx.model.database_failures import DriverError, bad_value, raise_for
+from barbtx.model.lookups import Key, NamedRow, in_order, write_keys
 from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
 
@@ -26,19 +24,17 @@ Rows: TypeAlias = Sequence[NamedRow | None]
 
 @attrs.frozen
 class PipelineReader:
-    """Finds rows in PostgreSQL through a pipeline.
+    """Finds the rows of one lookup in PostgreSQL through a pipeline.
 
-    :ivar max_retries: retries of one lookup after the connection was lost.
+    :ivar max_retries: retries after the connection was lost.
     """
 
     reactor: IReactor
     connector: Connector
+    statement: CompiledStatement
     max_retries: int
-    _compiled: dict[Lookup, CompiledStatement] = attrs.field(factory=dict, init=False, repr=False)
 
-    def find(
-        self, lookup: Lookup, keys: Sequence[Key], now: datetime.datetime | None, seconds: float
-    ) -> Deferred[Rows]:
+    def find(self, keys: Sequence[Key], now: datetime.datetime | None, seconds: float) -> Deferred[Rows]:
         """Find the rows of keys; None for a key that has none.
 
         :param now: the time of the lookup, if the query uses it.
@@ -46,10 +42,7 @@ class PipelineReader:
         :raises BadRequest: (asynchronously) the database does not accept a key.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
         """
-        statement = self._compiled.get(lookup)
-        if statement is None:
-            statement = self._compiled[lookup] = CompiledStatement.of(lookup.statement())
-        execution = Execution(statement, statement.parameters({"keys": write_keys(keys), "now": now}))
+        execution = Execution(self.statement, self.statement.parameters({"keys": write_keys(keys), "now": now}))
         read: Deferred[Sequence[Sequence[Any]]] = Deferred.fromCoroutine(self._send(execution))
         return (
             read.addTimeout(seconds, self.reactor)
@@ -82,15 +75,7 @@ def _translate(failure: Failure) -> Failure:
 
     :raises DriverError: it is a bug in barbtx.
     """
-    error = failure.value
-    if isinstance(error, defer.TimeoutError):
-        raise unavailable("no response in time") from None
-    if isinstance(error, exc.TimeoutError):
-        raise unavailable("no free connection") from None
-    if isinstance(error, OSError):
-        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
-    if isinstance(error, exc.DBAPIError):
-        error = error.orig
+    error = driver_error(failure)
     if isinstance(error, ValueError):
         raise bad_value() from None
     if isinstance(error, psycopg.Error):

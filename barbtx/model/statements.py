@@ -25,6 +25,7 @@ from barbtx.model.lookups import Key, Lookup, NamedRow
 from barbtx.model.readers import PipelineReader, Rows
 from barbtx.model.writers import PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
+from barbtx.validators import has_nul_or_surrogate
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -73,17 +74,18 @@ class Statements:
         """
         if not self.gate.admits():
             return fail(closed())
-        if any(value is not None and ("\0" in value or (not value.isascii() and _is_broken(value))) for value in key):
+        if any(value is not None and has_nul_or_surrogate(value) for value in key):
             # One such key would fail its whole group.
             return fail(bad_value())
         batcher = self._lookups.get(lookup)
         if batcher is None:
-            reader = PipelineReader(self.reactor, self._make_connector(f"{tables} reads"), self.max_retries)
+            connector, statement = self._make_connector(f"{tables} reads"), CompiledStatement.of(lookup.statement())
+            reader = PipelineReader(self.reactor, connector, statement, self.max_retries)
 
             def send(requests: Sequence[_Request], seconds: float) -> Deferred[Rows]:
                 keys = [key for key, _ in requests]
                 times = [now for _, now in requests if now is not None]
-                return reader.find(lookup, keys, max(times, default=None), seconds)
+                return reader.find(keys, max(times, default=None), seconds)
 
             batcher = self._lookups[lookup] = self._batcher(send)
         return batcher.request((key, now))
@@ -147,8 +149,3 @@ class Statements:
         if failure.check(DatabaseUnavailable):
             self.report(True)
         return failure
-
-
-def _is_broken(text: str) -> bool:
-    """Whether a text has surrogates, which cannot be encoded."""
-    return any("\ud800" <= character <= "\udfff" for character in text)

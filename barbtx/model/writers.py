@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
 import psycopg
-from sqlalchemy import exc, select
-from twisted.internet import defer
+from sqlalchemy import select
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from barbtx.model.compiled import CompiledStatement
-from barbtx.model.connector import Connector
+from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, ErrorKind, classify
 from barbtx.model.database_failures import raise_for, unavailable
 from barbtx.model.database_time import DATABASE_TIME
@@ -28,8 +28,10 @@ Results = Sequence[Sequence[Any]]
 _NOT_WRITTEN = frozenset({ErrorKind.CONFLICT, ErrorKind.INTEGRITY, ErrorKind.BAD_VALUE, ErrorKind.UNEXPECTED})
 
 
-# Sent with each group, so that the deadlines follow the server's clock if it is set.
-_CLOCK = CompiledStatement.of(select(DATABASE_TIME.label("now")))
+@lru_cache
+def _clock() -> CompiledStatement:
+    """Sent with each group, so that the deadlines follow the server's clock if it is set."""
+    return CompiledStatement.of(select(DATABASE_TIME.label("now")))
 
 
 @attrs.frozen
@@ -82,7 +84,7 @@ class PipelineWriter:
         pipeline = await connector.pipeline()
         seconds -= self.reactor.seconds() - begin
         deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=seconds)}
-        executions = [Execution(_CLOCK, _CLOCK.parameters({}))]
+        executions = [Execution(_clock(), _clock().parameters({}))]
         executions += [
             Execution(write.statement, write.statement.parameters(write.values | deadline)) for write in group
         ]
@@ -106,15 +108,7 @@ class PipelineWriter:
 
 
 def _translate(failure: Failure) -> Failure:
-    error = failure.value
-    if isinstance(error, defer.TimeoutError):
-        raise unavailable("no response in time") from None
-    if isinstance(error, exc.TimeoutError):
-        raise unavailable("no free connection") from None
-    if isinstance(error, OSError):
-        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
-    if isinstance(error, exc.DBAPIError):
-        error = error.orig
+    error = driver_error(failure)
     if isinstance(error, ValueError):
         raise NotWritten from None
     if isinstance(error, psycopg.Error):

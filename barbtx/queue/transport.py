@@ -10,6 +10,7 @@ import attrs
 from zope.interface import Attribute, Interface
 
 from barbtx.model.records import SYMMETRIC
+from barbtx.validators import has_nul_or_surrogate
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -104,11 +105,7 @@ def is_text(value: object, max_length: int = 255) -> bool:
 
     Such a string is not empty, has at most ``max_length`` characters, and contains neither NUL nor lone surrogates.
     """
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= max_length
-        and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
-    )
+    return isinstance(value, str) and 0 < len(value) <= max_length and not has_nul_or_surrogate(value)
 
 
 def is_id(value: object) -> bool:

@@ -76,6 +76,13 @@ class World:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def close_project(self) -> None:
+        """Close the project ``p``, as the confirmed removal of it does."""
+        self.run(
+            "INSERT INTO project_removals (project_id, requested_at, due_at, retry_at, attempts) "
+            "VALUES ('p', now(), now(), now(), 0)"
+        )
+
     def backends(self) -> list[int]:
         """The process ids of the sessions that belong to pipelines."""
         rows = self.run(
@@ -285,10 +292,7 @@ async def test_what_a_creation_by_one_statement_cannot_do_is_done_the_general_wa
     ]
     assert outcomes.count(None) == 42 - len(_IDS) == len(await stored(world))
     assert {type(o.value) for o in outcomes if o is not None} == {QuotaReached}
-    world.run(
-        "INSERT INTO project_removals (project_id, requested_at, due_at, retry_at, attempts) "
-        "VALUES ('p', now(), now(), now(), 0)"
-    )
+    world.close_project()
     assert isinstance(await outcome(world.secrets.create(new(9))), ProjectClosed)
     await world.secrets.create(attrs.evolve(new(9), project_id="another"))
     assert (await world.secrets.get(new(9).id)).project_id == "another"
@@ -439,10 +443,7 @@ async def test_an_order_of_a_closed_project_is_neither_claimed_nor_completed(wor
     order_id = await order(world, orders)
     lease = await orders.claim_next(SYMMETRIC, "", 30)
     await order(world, orders)
-    world.run(
-        "INSERT INTO project_removals (project_id, requested_at, due_at, retry_at, attempts) "
-        "VALUES ('p', now(), now(), now(), 0)"
-    )
+    world.close_project()
     assert await orders.claim_next(SYMMETRIC, "", 30) is None
     with pytest.raises(ProjectClosed):
         await orders.complete(lease, GeneratedObjects((new(1),)), "s", "m")

@@ -34,13 +34,12 @@ class Repository:
     clock: Clock
 
     async def _execute(self, statement: CompiledStatement, values: dict[str, Any]) -> Sequence[NamedRow]:
-        """Execute a statement through a pipeline; the result is empty if the database refuses it or has no pipelines.
+        """Execute a statement through a pipeline; the result is empty if the database refuses it.
 
         :raises DatabaseUnavailable: the database is down or too slow.
         """
-        if self.database.statements.enabled:
-            with contextlib.suppress(NotWritten):
-                return await self.database.statements.write(statement, values, tables=self.tables)
+        with contextlib.suppress(NotWritten):
+            return await self.database.statements.write(statement, values, tables=self.tables)
         return ()
 
     async def _execute_or(

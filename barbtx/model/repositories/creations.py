@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -106,13 +107,17 @@ def secret_insertion(source: CTE, project: ColumnElement[str]) -> tuple[CTE, CTE
     return secret, datum.cte("datum")
 
 
-def _secret_statement() -> Select[Any]:
+@lru_cache
+def secret_creation() -> CompiledStatement:
+    """The statement that creates a secret; :func:`secret_values` returns its parameters."""
     project = _project(_Q.secrets)
     secret, datum = secret_insertion(project, project.c.id)
-    return select(secret.c.id).add_cte(datum)
+    return CompiledStatement.of(select(secret.c.id).add_cte(datum))
 
 
-def _order_statement() -> Select[Any]:
+@lru_cache
+def order_creation() -> CompiledStatement:
+    """The statement that creates an order and its task; :func:`order_values` returns its parameters."""
     project = _project(_Q.orders)
     columns = {column.key: _value(column) for column in (_O.id, _O.type, _O.meta, _O.creator_id)}
     columns |= {"project_id": project.c.id, "status": literal(PENDING)}
@@ -143,17 +148,11 @@ def _order_statement() -> Select[Any]:
             clock.c.now + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("retry_after", type_=Double)),
         ).select_from(order.join(clock, true())),
     )
-    return select(order.c.id).add_cte(task.cte("task"))
-
-
-#: Creates a secret; :func:`secret_values` returns its parameters.
-CREATE_SECRET = CompiledStatement.of(_secret_statement())
-#: Creates an order and its task; :func:`order_values` returns its parameters.
-CREATE_ORDER = CompiledStatement.of(_order_statement())
+    return CompiledStatement.of(select(order.c.id).add_cte(task.cte("task")))
 
 
 def secret_values(new: NewSecret, now: datetime.datetime, quota: int = -1) -> dict[str, Any]:
-    """The parameters of :data:`CREATE_SECRET`, and of :func:`secret_insertion`.
+    """The parameters of :func:`secret_creation`, and of :func:`secret_insertion`.
 
     :param quota: secrets that a project without its own quota may have; negative is unlimited.
     """
@@ -189,7 +188,7 @@ def order_values(
     now: datetime.datetime,
     quota: int,
 ) -> dict[str, Any]:
-    """The parameters of :data:`CREATE_ORDER`; see :meth:`OrderRepo.create`.
+    """The parameters of :func:`order_creation`; see :meth:`OrderRepo.create`.
 
     :param quota: orders that a project without its own quota may have; negative is unlimited.
     """

@@ -116,7 +116,9 @@ def read_lease(row: NamedRow, token: str) -> Lease:
     )
 
 
-def _completion() -> CompiledStatement:
+@lru_cache
+def completion() -> CompiledStatement:
+    """The statement that stores the only secret of an order and sets it to ACTIVE; see :meth:`OrderRepo.complete`."""
     project = open_project().cte("project")
     held = (
         delete(_T)
@@ -146,14 +148,10 @@ def _completion() -> CompiledStatement:
     return CompiledStatement.of(select(secret.c.id).add_cte(datum, ended, passphrase.cte("passphrase")))
 
 
-#: Stores the only secret that an order generated and sets the order to ACTIVE; see :meth:`OrderRepo.complete`.
-COMPLETE_ORDER = _completion()
-
-
 def completion_values(
     lease: Lease, secret: NewSecret, sub_status: str, sub_status_message: str, now: datetime.datetime
 ) -> dict[str, Any]:
-    """The parameters of :data:`COMPLETE_ORDER`."""
+    """The parameters of :func:`completion`."""
     return {
         **secret_values(secret, now),
         "project": lease.order.project_id,

@@ -34,12 +34,12 @@ from barbtx.model.records import (
 from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.base import Repository
 from barbtx.model.repositories.containers import insert_container
-from barbtx.model.repositories.creations import CREATE_ORDER, order_values
+from barbtx.model.repositories.creations import order_creation, order_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim, claim_next_order, claim_order
 from barbtx.model.repositories.order_passphrases import find_passphrase, insert_passphrase
-from barbtx.model.repositories.order_processing import COMPLETE_ORDER, claim_statement, completion_values, read_lease
+from barbtx.model.repositories.order_processing import claim_statement, completion, completion_values, read_lease
 from barbtx.model.repositories.order_queries import (
     ORDER_COLUMNS,
     ORDER_LOOKUP,
@@ -75,6 +75,11 @@ class OrderRepo(Repository):
 
     def _now(self, session: Session) -> datetime.datetime:
         return utcnow(self.clock) if self.task_time is None else self.task_time(session)
+
+    @property
+    def _has_statements(self) -> bool:
+        """Whether single statements replace transactions. They use the database's clock."""
+        return self.database.statements.enabled and self.task_time is database_time
 
     def create(
         self,
@@ -121,10 +126,10 @@ class OrderRepo(Repository):
                 insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
-        if idempotency is not None or passphrase is not None or self.task_time is not database_time:
+        if idempotency is not None or passphrase is not None or not self._has_statements:
             return self._interact(work)
         values = order_values(order_id, project_id, type_, meta, creator_id, task, retry_after, now, self.quota)
-        return Deferred.fromCoroutine(self._execute_or(CREATE_ORDER, values, work))
+        return Deferred.fromCoroutine(self._execute_or(order_creation(), values, work))
 
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
         """An order of a project, or None.
@@ -245,7 +250,7 @@ class OrderRepo(Repository):
         def work(session: Session) -> Lease | None:
             return claim_next_order(session, claim, lane, after, order_id, project_id, self._now(session), seconds)
 
-        if lane == ASYMMETRIC or claim.is_retry or self.task_time is not database_time:
+        if lane == ASYMMETRIC or claim.is_retry or not self._has_statements:
             # The orders of that lane may have passphrases.
             return self._interact(work)
         values = {"lane": lane, "after": after, "token": claim.token, "order_id": order_id}
@@ -314,10 +319,10 @@ class OrderRepo(Repository):
             if made.container:
                 insert_container(session, project, made.container, now)
 
-        if made.container or len(made.secrets) != 1:
+        if made.container or len(made.secrets) != 1 or not self._has_statements:
             return self._interact(work)
         values = completion_values(lease, made.secrets[0], sub_status[:36], sub_status_message[:255], now)
-        return Deferred.fromCoroutine(self._execute_or(COMPLETE_ORDER, values, work))
+        return Deferred.fromCoroutine(self._execute_or(completion(), values, work))
 
     def fail(self, lease: Lease, status_code: str, reason: str) -> Deferred[None]:
         """Set an order to ERROR. The call is idempotent: it may be retried if its outcome is unknown.

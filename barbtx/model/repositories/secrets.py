@@ -22,7 +22,7 @@ from barbtx.model.repositories.consumers import (
     embedded_consumers,
     has_consumers,
 )
-from barbtx.model.repositories.creations import CREATE_SECRET, secret_values
+from barbtx.model.repositories.creations import secret_creation, secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
@@ -96,9 +96,9 @@ class SecretRepo(Repository):
             enforce_quota(session, project, "secrets", self.quota, count_secrets(now))
             insert_secret(session, project, new, now)
 
-        if idempotency is not None:
+        if idempotency is not None or not self.database.statements.enabled:
             return self._interact(work)
-        return Deferred.fromCoroutine(self._execute_or(CREATE_SECRET, secret_values(new, now, self.quota), work))
+        return Deferred.fromCoroutine(self._execute_or(secret_creation(), secret_values(new, now, self.quota), work))
 
     def get(
         self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False

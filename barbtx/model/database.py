@@ -75,7 +75,7 @@ OPTIONS = {
         ),
         cfg.BoolOpt(
             "pipelines",
-            default=False,
+            default=True,
             help="Experimental, for PostgreSQL: send frequent statements without threads, in libpq's pipeline mode, so "
             "that concurrent requests share a round trip and a commit. A process has up to six more connections.",
         ),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from barbtx import activity
+from barbtx.activity import Activity
 
 # A request that is sent at the last moment.
 _LEAST_SECONDS = 0.01
@@ -20,17 +23,45 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 
-@attrs.define(eq=False)
+class RequestFailed(Exception):
+    """One request of a group has failed, and nothing was done for the others.
+
+    :ivar index: the number of the request in the group.
+    :ivar reason: the exception for it.
+    """
+
+    def __init__(self, index: int, reason: Exception) -> None:
+        super().__init__(index)
+        self.index = index
+        self.reason = reason
+
+
 class _Item(Generic[K, R]):
     """A request.
 
-    :ivar key: what is requested.
-    :ivar since: when it arrived, in seconds of the reactor's clock.
+    :param key: what is requested.
+    :param since: when it arrived, in seconds of the reactor's clock.
+    :param current: the activity that it is part of.
+    :param abandoned: makes the exception for its cancellation after it was sent.
     """
 
-    key: K
-    since: float
-    answered: Deferred[R] = attrs.field(factory=Deferred)
+    __slots__ = ("abandoned", "answered", "current", "key", "sent", "since")
+
+    def __init__(self, key: K, since: float, current: Activity, abandoned: Callable[[], Exception]) -> None:
+        self.key = key
+        self.since = since
+        self.current = current
+        self.abandoned = abandoned
+        self.sent = False
+        self.answered: Deferred[R] = Deferred(self._cancel)
+
+    def _cancel(self, answered: Deferred[R]) -> None:
+        answered.errback(self.abandoned() if self.sent else CancelledError())
+
+    def fail(self, make: Callable[[], Exception]) -> None:
+        """Fail with an exception that is made, and so logged, as part of the request's activity."""
+        if not self.answered.called:
+            activity.run(self.current, lambda: self.answered.errback(make()))
 
 
 @attrs.define(eq=False)
@@ -45,8 +76,10 @@ class Batcher(Generic[K, R]):
     :ivar max_waiting: maximum number of requests that wait to be sent. If it is reached, the project with the most
         waiting loses its last one.
     :ivar refusal: makes the exception for a request that is not sent, from the reason.
-    :ivar common: exceptions of ``send`` that concern the whole group. After any other one, which one request may have
-        caused, each request is sent again alone.
+    :ivar common: exceptions of ``send`` that concern the whole group. After :class:`RequestFailed`, the other requests
+        are sent again; after any other exception, which one request may have caused, each is sent again alone.
+    :ivar renew: makes the exception for one of several requests from that of their group.
+    :ivar abandoned: makes the exception for the cancellation of a request that was sent.
     :ivar size: maximum number of requests in a group.
     :ivar depth: maximum number of groups in flight.
     """
@@ -57,6 +90,8 @@ class Batcher(Generic[K, R]):
     max_waiting: int
     refusal: Callable[[str], Exception]
     common: tuple[type[Exception], ...] = ()
+    renew: Callable[[Exception], Exception] = copy.copy
+    abandoned: Callable[[], Exception] = CancelledError
     size: int = 64
     depth: int = 2
     _projects: OrderedDict[str | None, deque[_Item[K, R]]] = attrs.field(factory=OrderedDict, init=False)
@@ -76,9 +111,9 @@ class Batcher(Generic[K, R]):
         :raises Exception: (asynchronously) what ``send`` failed with, or a refusal, because too many requests are
             waiting or it was not sent in time.
         """
-        project = activity.current().project_id
-        item: _Item[K, R] = _Item(key, self.reactor.seconds())
-        self._projects.setdefault(project, deque()).append(item)
+        current = activity.current()
+        item: _Item[K, R] = _Item(key, self.reactor.seconds(), current, self.abandoned)
+        self._projects.setdefault(current.project_id, deque()).append(item)
         self._waiting += 1
         if self._waiting > self.max_waiting:
             self._drop_one()
@@ -93,8 +128,7 @@ class Batcher(Generic[K, R]):
         if not longest:
             del self._projects[project]
         self._waiting -= 1
-        if not item.answered.called:
-            item.answered.errback(self.refusal("too many transactions are waiting"))
+        item.fail(lambda: self.refusal("too many transactions are waiting"))
 
     def _send_waiting(self) -> None:
         self._scheduled = False
@@ -117,13 +151,15 @@ class Batcher(Generic[K, R]):
                 # Its caller does not wait any more.
                 continue
             if item.since < oldest:
-                item.answered.errback(self.refusal("timed out waiting for other transactions"))
+                item.fail(lambda: self.refusal("timed out waiting for other transactions"))
             else:
                 group.append(item)
         return group
 
     def _send(self, group: Sequence[_Item[K, R]]) -> None:
         self._in_flight += 1
+        for item in group:
+            item.sent = True
         seconds = min(item.since for item in group) + self.timeout - self.reactor.seconds()
         keys = [item.key for item in group]
         maybeDeferred(self.send, keys, max(seconds, _LEAST_SECONDS)).addCallbacks(
@@ -138,13 +174,21 @@ class Batcher(Generic[K, R]):
 
     def _fail(self, failure: Failure, group: Sequence[_Item[K, R]]) -> None:
         self._end()
-        if len(group) > 1 and not failure.check(*self.common):
-            for item in group:
-                self._send([item])
-            return
-        for item in group:
-            if not item.answered.called:
-                item.answered.errback(failure.value)
+        error = failure.value
+        assert isinstance(error, Exception)
+        failed, again = list(group), list[list[_Item[K, R]]]()
+        if isinstance(error, RequestFailed):
+            failed = [group[error.index]]
+            again = [[item for item in group if item is not failed[0]]]
+            error = error.reason
+        elif len(group) > 1 and not isinstance(error, self.common):
+            failed, again = [], [[item] for item in group]
+        for item in failed:
+            item.fail(partial(self.renew, error))
+        for items in again:
+            wanted = [item for item in items if not item.answered.called]
+            if wanted:
+                self._send(wanted)
 
     def _end(self) -> None:
         self._in_flight -= 1

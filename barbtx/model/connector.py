@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from barbtx.model.database_failures import unavailable
+from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.database_time import READ_POSTGRESQL_TIME
 from barbtx.model.engine import is_read_only
 from barbtx.model.pipeline import Pipeline
@@ -59,11 +59,11 @@ def driver_error(failure: Failure) -> BaseException:
     """
     error = failure.value
     if isinstance(error, defer.TimeoutError):
-        raise unavailable("no response in time") from None
+        raise DatabaseUnavailable("no response in time") from None
     if isinstance(error, exc.TimeoutError):
-        raise unavailable("no free connection") from None
+        raise DatabaseUnavailable("no free connection") from None
     if isinstance(error, OSError):
-        raise unavailable(f"{type(error).__name__}: {error.strerror}") from None
+        raise DatabaseUnavailable(f"{type(error).__name__}: {error.strerror}") from None
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         return error.orig
     return cast(BaseException, error)

@@ -32,7 +32,7 @@ from barbtx.model.database_failures import (
     DriverError,
     bad_value,
     closed,
-    raise_for,
+    error_for,
     unavailable,
 )
 from barbtx.model.engine import make_engine
@@ -122,7 +122,6 @@ class Database:
             self.reactor,
             self.pipelines and self.engine.dialect.name == "postgresql",
             self.engine,
-            self.threads,
             self.gate,
             self.timeout,
             self.max_retries,
@@ -152,6 +151,7 @@ class Database:
     def start(self) -> None:
         """Start the threads. It must be called before :meth:`interact`."""
         self.threads.start()
+        self.statements.threads.start()
 
     def stop(self, seconds: float = 30.0) -> bool:
         """Wait for the transactions in flight, then close every connection. The call blocks.
@@ -160,7 +160,7 @@ class Database:
         :return: whether all transactions have ended; those that have not keep their threads and connections.
         """
         self.reactor.callFromThread(self.statements.close)
-        ended = end_pools((self.threads,), seconds)
+        ended = end_pools((self.threads, self.statements.threads), seconds)
         self.engine.dispose()
         return ended
 
@@ -187,7 +187,13 @@ class Database:
             log.info("the database responds again", log_outage=True)
 
     def interact(
-        self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False, tables: str = "general"
+        self,
+        work: Callable[[Session], T],
+        *,
+        write: bool = True,
+        listing: bool = False,
+        tables: str = "general",
+        timeout: float | None = None,
     ) -> Deferred[T]:
         """Run work in one transaction, on a thread of the database.
 
@@ -201,6 +207,7 @@ class Database:
         :param write: whether the work may change the database.
         :param listing: whether the work, if it only reads, may read many rows.
         :param tables: the group of tables that the work uses; see :class:`Lane`.
+        :param timeout: seconds that the transaction may take; that of the database if not given.
         :raises BadRequest: (asynchronously) the database cannot store a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many transactions wait.
         """
@@ -243,8 +250,8 @@ class Database:
                 result.callback(outcome)
 
         def cancel_timeout(outcome: T | Failure) -> T | Failure:
-            if timeout.active():
-                timeout.cancel()
+            if deadline.active():
+                deadline.cancel()
             return outcome
 
         try:
@@ -252,7 +259,7 @@ class Database:
         except QueueFull:
             return fail(unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
-        timeout = self.reactor.callLater(self.timeout, activity.bind(timed_out))
+        deadline = self.reactor.callLater(self.timeout if timeout is None else timeout, activity.bind(timed_out))
         return result.addBoth(cancel_timeout)
 
     def _run(self, work: Callable[[Session], T], write: bool, state: TransactionState) -> T:
@@ -290,7 +297,7 @@ class Database:
                 if not state.committing:
                     raise
                 log.failure("a commit failed with an unexpected error")
-                raise DatabaseUnavailable(outcome_unknown=True) from None
+                raise DatabaseUnavailable("the commit failed", outcome_unknown=True) from None
 
     def _retries_after(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
         """How often a transaction is retried after a problem."""
@@ -303,10 +310,14 @@ class Database:
 
 
 def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
-    """Raise the exception that callers get for a problem; see :func:`raise_for`.
+    """Raise the exception that callers get for a problem; see :func:`error_for`.
 
     :raises DBAPIError: it is a bug in barbtx; the exception does not have the driver's text.
     """
-    raise_for(problem, committing=committing)
+    known = error_for(problem, committing=committing)
+    if isinstance(known, DatabaseUnavailable):
+        known.log()
+    if known is not None:
+        raise known from None
     masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
     raise masked.with_traceback(error.__traceback__) from None

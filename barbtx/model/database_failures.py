@@ -16,12 +16,24 @@ class DatabaseUnavailable(ServiceUnavailable):
 
     :ivar outcome_unknown: whether the transaction may have been committed, because the connection was lost or the
         timeout expired while COMMIT was under way. If it is false, the transaction has changed nothing and never will.
+    :ivar needs_operator: whether it does not become available again unless an operator acts.
     """
 
-    def __init__(self, *, outcome_unknown: bool = False, **debug: object) -> None:
+    def __init__(self, cause: str, *, outcome_unknown: bool = False, needs_operator: bool = False) -> None:
         super().__init__("The database cannot be reached at the moment; please try again")
-        self.debug = debug
+        self.cause = cause
+        self.debug = {"cause": cause}
         self.outcome_unknown = outcome_unknown
+        self.needs_operator = needs_operator
+
+    def log(self) -> None:
+        """Log why the database is unavailable."""
+        level = LogLevel.error if self.needs_operator else LogLevel.warn
+        log.emit(level, "database unavailable: {cause}", cause=self.cause, log_outage=True)
+
+    def again(self) -> DatabaseUnavailable:
+        """Return an equal error for another caller."""
+        return DatabaseUnavailable(self.cause, outcome_unknown=self.outcome_unknown, needs_operator=self.needs_operator)
 
 
 class CancelledInCommit(CancelledError):
@@ -34,37 +46,33 @@ class DriverError(Exception):
     """Replaces a driver's error in exceptions and logs, because the driver's own text may quote values."""
 
 
-def raise_for(problem: DatabaseProblem, *, committing: bool) -> None:
-    """Raise the exception that callers get for a problem, unless it is a bug in barbtx.
+def error_for(problem: DatabaseProblem, *, committing: bool) -> BadRequest | DatabaseUnavailable | None:
+    """Return the exception that callers get for a problem; None if it is a bug in barbtx.
 
     :param committing: whether COMMIT had been sent.
-    :raises BadRequest: the database cannot store a value.
-    :raises DatabaseUnavailable: the transaction may succeed later.
     """
     if problem.kind is ErrorKind.BAD_VALUE:
         log.info("the database rejected a value: {cause}", cause=str(problem))
-        raise bad_value() from None
+        return bad_value()
     if problem.kind in UNAVAILABLE:
-        raise unavailable(
+        return DatabaseUnavailable(
             str(problem),
             outcome_unknown=problem.outcome_unknown(committing),
             needs_operator=problem.kind is ErrorKind.REFUSED,
-        ) from None
+        )
+    return None
 
 
-def unavailable(cause: str, *, outcome_unknown: bool = False, needs_operator: bool = False) -> DatabaseUnavailable:
-    """Log why a transaction cannot run now, and make the error for it.
-
-    :param needs_operator: whether to log an error instead of a warning.
-    """
-    level = LogLevel.error if needs_operator else LogLevel.warn
-    log.emit(level, "database unavailable: {cause}", cause=cause, log_outage=True)
-    return DatabaseUnavailable(outcome_unknown=outcome_unknown, cause=cause)
+def unavailable(cause: str, *, outcome_unknown: bool = False) -> DatabaseUnavailable:
+    """Log why a transaction cannot run now, and make the error for it."""
+    error = DatabaseUnavailable(cause, outcome_unknown=outcome_unknown)
+    error.log()
+    return error
 
 
 def closed() -> DatabaseUnavailable:
     """Make the error for a transaction that the gate does not admit. The code that closed the gate logs the reason."""
-    return DatabaseUnavailable(cause="the startup checks have not passed yet")
+    return DatabaseUnavailable("the startup checks have not passed yet")
 
 
 def bad_value() -> BadRequest:

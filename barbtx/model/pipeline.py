@@ -43,6 +43,12 @@ class PipelineNotUsed(PipelineLost):
     """The connection was lost before the group was sent."""
 
 
+def failed_statement(error: psycopg.Error) -> int | None:
+    """Return the number, from 0, of the statement in its group that failed with an error; None if it is not known."""
+    number: int | None = getattr(error, "barbtx_statement", None)
+    return number
+
+
 @attrs.frozen
 class Execution:
     """A statement to be executed, with its parameters.
@@ -68,10 +74,15 @@ class _Group:
 
     def error(self) -> psycopg.Error | None:
         """The error of the first statement that failed; the ones after it were not tried."""
-        for result in self.results:
+        for number, result in enumerate(self.results):
             if result.status not in _SUCCESS:
-                return psycopg.errors.error_from_result(result)
+                return _numbered(psycopg.errors.error_from_result(result), number)
         return None
+
+
+def _numbered(error: psycopg.Error, number: int) -> psycopg.Error:
+    vars(error)["barbtx_statement"] = number
+    return error
 
 
 @implementer(IReadWriteDescriptor)
@@ -132,7 +143,7 @@ class Pipeline:
         :return: fires with the rows of each statement.
         :raises PipelineNotUsed: (asynchronously) the connection had been lost before; nothing was sent.
         :raises PipelineLost: (asynchronously) the connection was lost. The group may have been committed.
-        :raises psycopg.Error: (asynchronously) a statement failed.
+        :raises psycopg.Error: (asynchronously) a statement failed; see :func:`failed_statement`.
         :raises ValueError: (asynchronously) a value cannot be converted; nothing was sent.
         """
         group = _Group([execution.statement for execution in executions])
@@ -230,8 +241,11 @@ class Pipeline:
                 del self._prepared[group.prepares]
                 self._refused[group.prepares] = error
         elif error is not None:
-            refused = [self._refused.pop(statement, None) for statement in group.statements]
-            group.answered.errback(next(filter(None, refused), error))
+            for number, statement in enumerate(group.statements):
+                if (refused := self._refused.pop(statement, None)) is not None:
+                    error = _numbered(refused, number)
+                    break
+            group.answered.errback(error)
         else:
             try:
                 rows = [self._rows(*pair) for pair in zip(group.statements, group.results, strict=True)]

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, classify
-from barbtx.model.database_failures import DriverError, bad_value, raise_for
+from barbtx.model.database_failures import DriverError, bad_value, error_for
 from barbtx.model.lookups import Key, NamedRow, in_order, write_keys
 from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
@@ -80,6 +80,5 @@ def _translate(failure: Failure) -> Failure:
         raise bad_value() from None
     if isinstance(error, psycopg.Error):
         problem = classify(error)
-        raise_for(problem, committing=False)
-        raise DriverError(str(problem)) from None
+        raise error_for(problem, committing=False) or DriverError(str(problem)) from None
     return failure

@@ -5,6 +5,7 @@ Each group of tables has pipelines of its own, so that a table that is locked or
 
 from __future__ import annotations
 
+import copy
 import datetime
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 from sqlalchemy.engine import Engine
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -20,7 +21,7 @@ from barbtx.model.access_gate import AccessGate
 from barbtx.model.batcher import Batcher
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
-from barbtx.model.database_failures import DatabaseUnavailable, bad_value, closed, unavailable
+from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable, bad_value, closed, unavailable
 from barbtx.model.lookups import Key, Lookup, NamedRow
 from barbtx.model.readers import PipelineReader, Rows
 from barbtx.model.writers import PipelineWriter, StaleServer, Write
@@ -35,6 +36,17 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 # Connections for the writes of each group of tables.
 _WRITERS = 2
+# Threads that make connections. Each group of tables has one connection for reads.
+_CONNECTING = 2 * (1 + _WRITERS)
+
+
+def _renew(error: Exception) -> Exception:
+    """Return the exception for one of the callers whose statements share a group, and log it."""
+    if not isinstance(error, DatabaseUnavailable):
+        return copy.copy(error)
+    renewed = error.again()
+    renewed.log()
+    return renewed
 
 
 @attrs.frozen
@@ -51,15 +63,20 @@ class Statements:
     reactor: IReactor
     enabled: bool
     engine: Engine
-    threads: ThreadPool
     gate: AccessGate
     timeout: float
     max_retries: int
     max_waiting: int
     report: Callable[[bool], None]
+    threads: ThreadPool = attrs.field(init=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
+
+    @threads.default
+    def _make_threads(self) -> ThreadPool:
+        # For connecting only. The threads of transactions are counted by admission control.
+        return ThreadPool(0, _CONNECTING, name="connecting")
 
     def find(
         self, lookup: Lookup, key: Key, now: datetime.datetime | None = None, *, tables: str
@@ -87,10 +104,12 @@ class Statements:
                 times = [now for _, now in requests if now is not None]
                 return reader.find(keys, max(times, default=None), seconds)
 
-            batcher = self._lookups[lookup] = self._batcher(send)
+            batcher = self._lookups[lookup] = self._batcher(send, CancelledError)
         return batcher.request((key, now))
 
-    def _batcher(self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]) -> Batcher[K, R]:
+    def _batcher(
+        self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]], abandoned: Callable[[], Exception]
+    ) -> Batcher[K, R]:
         return Batcher(
             self.reactor,
             lambda group, seconds: send(group, seconds).addCallbacks(self._answered, self._failed),
@@ -98,6 +117,8 @@ class Statements:
             self.max_waiting,
             unavailable,
             (DatabaseUnavailable, StaleServer),
+            _renew,
+            abandoned,
         )
 
     def write(
@@ -119,7 +140,9 @@ class Statements:
         batcher = self._writes.get(tables)
         if batcher is None:
             connectors = [self._make_connector(f"{tables} writes {number}") for number in range(_WRITERS)]
-            batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors).write)
+            batcher = self._writes[tables] = self._batcher(
+                PipelineWriter(self.reactor, connectors).write, CancelledInCommit
+            )
         return batcher.request(Write(statement, values))
 
     def _make_connector(self, name: str) -> Connector:

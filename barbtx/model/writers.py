@@ -13,12 +13,13 @@ from sqlalchemy import select
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from barbtx.model.batcher import RequestFailed
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, ErrorKind, classify
-from barbtx.model.database_failures import raise_for, unavailable
+from barbtx.model.database_failures import DatabaseUnavailable, error_for
 from barbtx.model.database_time import DATABASE_TIME
-from barbtx.model.pipeline import Execution, PipelineLost, PipelineNotUsed
+from barbtx.model.pipeline import Execution, PipelineLost, PipelineNotUsed, failed_statement
 from barbtx.reactor import IReactor
 
 #: For each statement of a group, the rows that it returned.
@@ -26,6 +27,8 @@ Results = Sequence[Sequence[Any]]
 
 # The general way of writing handles these: it retries, or says which object is missing.
 _NOT_WRITTEN = frozenset({ErrorKind.CONFLICT, ErrorKind.INTEGRITY, ErrorKind.BAD_VALUE, ErrorKind.UNEXPECTED})
+# The statement waited too long for a lock, or took too long; others of its group need not.
+_TOO_SLOW = frozenset({"55P03", "57014"})
 
 
 @lru_cache
@@ -70,7 +73,9 @@ class PipelineWriter:
         that did not run and goes on must change nothing then.
 
         :param seconds: timeout, including the time to connect.
-        :raises NotWritten: (asynchronously) the database refused a statement.
+        :raises RequestFailed: (asynchronously) one statement failed: with :class:`NotWritten` if the database refused
+            it, with :class:`DatabaseUnavailable` if it was too slow.
+        :raises NotWritten: (asynchronously) a value cannot be sent.
         :raises StaleServer: (asynchronously) the server cannot be used any more.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow. If the outcome is unknown, the
             group may have been committed.
@@ -92,17 +97,17 @@ class PipelineWriter:
             clock, *results = await pipeline.send(executions)
         except CancelledError:
             pipeline.abort()
-            raise unavailable("no response in time", outcome_unknown=True) from None
+            raise DatabaseUnavailable("no response in time", outcome_unknown=True) from None
         except PipelineNotUsed:
             raise StaleServer from None
         except PipelineLost as problem:
-            raise unavailable(str(problem), outcome_unknown=True) from None
+            raise DatabaseUnavailable(str(problem), outcome_unknown=True) from None
         except psycopg.Error as error:
             if classify(error).kind in STALE:
                 # Nothing was changed, and the general way finds another server or session.
                 pipeline.abort()
                 raise StaleServer from None
-            raise
+            raise _of_statement(error) from None
         pipeline.note_time(clock[0].now)
         return results
 
@@ -112,8 +117,21 @@ def _translate(failure: Failure) -> Failure:
     if isinstance(error, ValueError):
         raise NotWritten from None
     if isinstance(error, psycopg.Error):
-        problem = classify(error)
-        if problem.kind in _NOT_WRITTEN:
-            raise NotWritten from None
-        raise_for(problem, committing=False)
+        raise _reason(error) from None
     return failure
+
+
+def _of_statement(error: psycopg.Error) -> Exception:
+    """Return the exception for an error of a statement, or of the whole group."""
+    number, reason = failed_statement(error), _reason(error)
+    # The first statement of a group is that of the clock.
+    if number and (isinstance(reason, NotWritten) or error.sqlstate in _TOO_SLOW):
+        return RequestFailed(number - 1, reason)
+    return reason
+
+
+def _reason(error: psycopg.Error) -> Exception:
+    problem = classify(error)
+    if problem.kind in _NOT_WRITTEN:
+        return NotWritten()
+    return error_for(problem, committing=False) or NotWritten()

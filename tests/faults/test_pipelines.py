@@ -279,6 +279,22 @@ async def test_a_creation_that_waits_too_long_for_a_lock_is_refused_and_changes_
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_creation_that_waits_for_a_lock_fails_alone(world: World) -> None:
+    with world.connect() as locker, locker.transaction():
+        locker.execute(
+            "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
+            "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
+            (new(3).id,),
+        )
+        creations = [world.secrets.create(new(number)) for number in range(10)]
+        outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
+    failed = outcomes.pop(3)
+    assert isinstance(failed.value, DatabaseUnavailable) and not failed.value.outcome_unknown
+    assert outcomes == [None] * 9
+    assert await stored(world) == [new(number).id for number in range(10)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_a_creation_by_one_statement_cannot_do_is_done_the_general_way(world: World) -> None:
     world.run(
         "INSERT INTO project_quotas (project_id, secrets, created_at, updated_at) "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from twisted.internet.task import Clock
 
 from barbtx import activity
 from barbtx.activity import Activity
-from barbtx.model.batcher import Batcher
+from barbtx.model.batcher import Batcher, RequestFailed
+from barbtx.model.database_failures import CancelledInCommit
 
 
 class Refused(Exception):
@@ -26,7 +28,7 @@ class Common(Exception):
 class Desk:
     """A batcher, what it has sent, and what became of the requests."""
 
-    def __init__(self, **options: int) -> None:
+    def __init__(self, **options: Any) -> None:
         self.clock = Clock()
         self.sent: list[tuple[list[object], Deferred[Sequence[object]]]] = []
         self.outcomes: dict[object, object] = {}
@@ -151,3 +153,42 @@ def test_what_has_waited_too_long_is_refused_when_its_turn_comes() -> None:
     desk.answer()
     desk.turn()
     assert desk.groups == [["late"]] and isinstance(desk.outcomes["waits"], Refused)
+
+
+def test_if_one_request_has_failed_the_others_are_sent_again_together() -> None:
+    desk = Desk()
+    desk.request("good", "bad", "fine", "left")
+    desk.turn()
+    desk.waiting["left"].cancel()
+    desk.sent.pop(0)[1].errback(RequestFailed(1, ValueError("bad")))
+    assert desk.groups == [["good", "fine"]] and isinstance(desk.outcomes["bad"], ValueError)
+    desk.answer()
+    assert desk.outcomes["good"] == "answer to good" and desk.outcomes["fine"] == "answer to fine"
+
+
+def test_each_request_of_a_failed_group_has_an_exception_of_its_own_that_is_made_in_its_activity() -> None:
+    made = []
+
+    def renew(error: Exception) -> Exception:
+        made.append(activity.current().project_id)
+        return Common(*error.args)
+
+    desk = Desk(renew=renew)
+    desk.request("a", project="p")
+    desk.request("b", project="q")
+    desk.turn()
+    desk.sent.pop(0)[1].errback(Common("down"))
+    first, second = desk.outcomes["a"], desk.outcomes["b"]
+    assert isinstance(first, Common) and isinstance(second, Common) and first is not second
+    assert first.args == second.args == ("down",) and made == ["p", "q"]
+
+
+def test_whoever_cancels_what_was_sent_is_told_so() -> None:
+    desk = Desk(abandoned=CancelledInCommit)
+    desk.request("sent")
+    desk.turn()
+    desk.request("waits")
+    desk.waiting["sent"].cancel()
+    desk.waiting["waits"].cancel()
+    assert isinstance(desk.outcomes["sent"], CancelledInCommit)
+    assert type(desk.outcomes["waits"]) is CancelledError

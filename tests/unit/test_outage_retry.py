@@ -47,7 +47,7 @@ class Orders:
         outcome = next(self.outcomes, "done")
         errors = {
             "down": ServiceUnavailable("down"),
-            "database": DatabaseUnavailable(),
+            "database": DatabaseUnavailable("down"),
             "lost": LeaseLost(),
             "broken": RuntimeError("x"),
         }

@@ -49,10 +49,10 @@ DEFINITE = [
     LookupError("x"),
     HasPayload(None),
     ServiceUnavailable("x"),
-    DatabaseUnavailable(reason="no free connection"),
+    DatabaseUnavailable("no free connection"),
     TimeoutError(),
 ]
-UNKNOWN = [DatabaseUnavailable(outcome_unknown=True), CancelledInCommit()]
+UNKNOWN = [DatabaseUnavailable("connection lost", outcome_unknown=True), CancelledInCommit()]
 ALL = [(error, False) for error in DEFINITE] + [(error, True) for error in UNKNOWN]
 
 
@@ -170,7 +170,7 @@ def test_what_may_have_been_written_at_an_earlier_try_stays_whatever_ends_the_la
     stores: StoreManager, directory: Path, error: Exception
 ) -> None:
     clock = Clock()
-    orders = Outcomes(DatabaseUnavailable(outcome_unknown=True), ServiceUnavailable("x"), error)
+    orders = Outcomes(DatabaseUnavailable("connection lost", outcome_unknown=True), ServiceUnavailable("x"), error)
     finishing = Deferred.fromCoroutine(finish(stores, orders, clock, 60.0))
     clock.pump([1.0] * 10)
     assert finishing.result.check(type(error)) and finishing.addErrback(lambda _: None)
@@ -179,7 +179,7 @@ def test_what_may_have_been_written_at_an_earlier_try_stays_whatever_ends_the_la
 
 def test_what_a_project_took_no_more_was_not_written_at_an_earlier_try(stores: StoreManager, directory: Path) -> None:
     clock = Clock()
-    orders = Outcomes(DatabaseUnavailable(outcome_unknown=True), ProjectClosed())
+    orders = Outcomes(DatabaseUnavailable("connection lost", outcome_unknown=True), ProjectClosed())
     finishing = Deferred.fromCoroutine(finish(stores, orders, clock, 60.0))
     clock.pump([1.0] * 10)
     assert finishing.result is None and orders.released

@@ -18,6 +18,9 @@ from barbtx.times import Clock
 
 T = TypeVar("T")
 
+# A transaction begins even if there is no time left for it.
+_LEAST_SECONDS = 0.1
+
 
 @attrs.frozen
 class Repository:
@@ -47,11 +50,19 @@ class Repository:
     ) -> None:
         """Execute a statement that returns a row if it has done everything; otherwise do that in a transaction.
 
-        :param general: does the same, or raises the error.
+        :param general: does the same, or raises the error. It gets what the statement has left of the timeout.
         """
+        until = self.database.reactor.seconds() + self.database.timeout
         if not await self._execute(statement, values):
-            await self._interact(general)
+            await self._interact(general, timeout=max(until - self.database.reactor.seconds(), _LEAST_SECONDS))
 
-    def _interact(self, work: Callable[[Session], T], *, write: bool = True, listing: bool = False) -> Deferred[T]:
+    def _interact(
+        self,
+        work: Callable[[Session], T],
+        *,
+        write: bool = True,
+        listing: bool = False,
+        timeout: float | None = None,
+    ) -> Deferred[T]:
         """Run work in one transaction; see :meth:`Database.interact`."""
-        return self.database.interact(work, write=write, listing=listing, tables=self.tables)
+        return self.database.interact(work, write=write, listing=listing, tables=self.tables, timeout=timeout)

@@ -53,7 +53,7 @@ class Call:
             raise Forbidden
         return self.context.project_id
 
-    @property
+    @cached_property
     def method(self) -> str:
         """The HTTP method, in upper case."""
         return self.request.method.decode("ascii", "replace")
@@ -84,8 +84,11 @@ class Call:
         :raises InvalidQuery: the query string is not UTF-8.
         """
         query: dict[str, str] = {}
+        _, found, encoded = self.request.uri.partition(b"?")
+        if not found:
+            return query
         try:
-            text = self.request.uri.partition(b"?")[2].decode()
+            text = encoded.decode()
             for name, value in parse_qsl(text, keep_blank_values=True, errors="strict"):
                 query.setdefault(name, value)
         except UnicodeDecodeError:

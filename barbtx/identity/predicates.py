@@ -49,10 +49,7 @@ def _compile(check: BaseCheck, predicates: Mapping[str, Predicate], enforcer: os
         inner = _compile(check.rule, predicates, enforcer)
         return lambda target, creds: not inner(target, creds)
     if isinstance(check, AndCheck | OrCheck) and kind in (AndCheck, OrCheck):
-        parts = [_compile(rule, predicates, enforcer) for rule in check.rules]
-        if kind is AndCheck:
-            return lambda target, creds: all(part(target, creds) for part in parts)
-        return lambda target, creds: any(part(target, creds) for part in parts)
+        return _combine([_compile(rule, predicates, enforcer) for rule in check.rules], decisive=kind is OrCheck)
     if isinstance(check, RuleCheck) and kind is RuleCheck:
         # Looked up at each call, because rules may refer to each other in any order.
         name = check.match
@@ -62,6 +59,21 @@ def _compile(check: BaseCheck, predicates: Mapping[str, Predicate], enforcer: os
     if isinstance(check, GenericCheck) and kind is GenericCheck:
         return _compile_generic(check)
     return lambda target, creds: bool(check(dict(target), dict(creds), enforcer))
+
+
+def _combine(parts: list[Predicate], *, decisive: bool) -> Predicate:
+    """Combine predicates.
+
+    :param decisive: the result of one part that is that of all: True for "or", False for "and".
+    """
+
+    def combined(target: RequestTarget, creds: Credentials) -> bool:
+        for part in parts:
+            if part(target, creds) is decisive:
+                return decisive
+        return not decisive
+
+    return combined
 
 
 def literal_of(kind: str) -> str | None:
@@ -79,7 +91,7 @@ def _roles(creds: Credentials) -> list[str]:
 def _compile_role(template: str) -> Predicate:
     if "%" not in template:
         role = template.lower()
-        return lambda target, creds: any(role == held.lower() for held in _roles(creds))
+        return lambda target, creds: role in [held.lower() for held in _roles(creds)]
     read = _reader(template, nulls=False)
 
     def holds(target: RequestTarget, creds: Credentials) -> bool:

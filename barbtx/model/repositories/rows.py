@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import CursorResult, Label
@@ -17,7 +19,7 @@ __all__ = ["AnySelect", "Column", "affected_rows", "fields"]
 Column: TypeAlias = InstrumentedAttribute[Any] | Label[Any]
 
 
-def fields(row: NamedRow, columns: Iterable[Column], prefix: str = "") -> dict[str, Any]:
+def fields(row: NamedRow, columns: tuple[Column, ...], prefix: str = "") -> dict[str, Any]:
     """The values of some of a row's columns, by the columns' names or labels.
 
     Repositories label columns with the field names of a record and pass the result to the record's constructor. A
@@ -25,8 +27,15 @@ def fields(row: NamedRow, columns: Iterable[Column], prefix: str = "") -> dict[s
 
     :param prefix: removed from the names.
     """
-    values = row._asdict()
-    return {column.key.removeprefix(prefix): values[column.key] for column in columns}
+    names, read = _reader(columns, prefix)
+    return dict(zip(names, read(row), strict=True))
+
+
+@lru_cache(maxsize=100)
+def _reader(columns: tuple[Column, ...], prefix: str) -> tuple[list[str], Callable[[NamedRow], tuple[Any, ...]]]:
+    """The fields of columns, and a function that returns the values of these columns in a row."""
+    keys = [column.key for column in columns]
+    return [key.removeprefix(prefix) for key in keys], attrgetter(*keys)
 
 
 def affected_rows(session: Session, statement: UpdateBase) -> int:

@@ -42,6 +42,7 @@ from barbtx.model.repositories.secret_queries import (
 from barbtx.times import utcnow
 
 _S = models.Secret
+_TEXT = FreeText()
 
 #: The columns that lists of secrets can be filtered and sorted by, by the API's names.
 COLUMNS: Mapping[str, InstrumentedAttribute[Any]] = {
@@ -110,7 +111,7 @@ class SecretRepo(Repository):
         """
         now = utcnow(self.clock)
         if self.database.statements.enabled and not with_consumers:
-            key = secret_id, FreeText().process_bind_param(user_id, None)
+            key = secret_id, _TEXT.process_bind_param(user_id, None)
             found = self.database.statements.find(
                 secret_lookup(with_payload=with_payload), key, now, tables=self.tables
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable
 from typing import TypeAlias, TypeVar, cast
 
@@ -17,4 +16,4 @@ async def resolve(result: MaybeAwaitable[T]) -> T:
 
     :raises Exception: any exception of the awaitable.
     """
-    return await cast(Awaitable[T], result) if inspect.isawaitable(result) else result
+    return await cast(Awaitable[T], result) if hasattr(result, "__await__") else cast(T, result)

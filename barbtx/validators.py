@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ def provides(interface: InterfaceClass) -> Callable[[Any, attrs.Attribute[Any], 
     return validate
 
 
+_NOT_STORED = re.compile("[\0\ud800-\udfff]")
+
+
 def has_nul_or_surrogate(text: str) -> bool:
     """Return whether a text contains NUL or lone surrogates, which databases cannot store."""
-    return any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+    return _NOT_STORED.search(text) is not None

@@ -76,8 +76,9 @@ OPTIONS = {
         cfg.BoolOpt(
             "pipelines",
             default=True,
-            help="Experimental, for PostgreSQL: send frequent statements without threads, in libpq's pipeline mode, so "
-            "that concurrent requests share a round trip and a commit. A process has up to six more connections.",
+            help="On PostgreSQL, send frequent statements without threads, in libpq's pipeline mode, so that concurrent "
+            "requests share a round trip and a commit. A process has up to six more connections. Set it to false behind "
+            "a pooler that gives each transaction another connection: then no statement is prepared, either.",
         ),
         cfg.IntOpt(
             "max_retries",
@@ -136,7 +137,9 @@ class Database:
         :raises ConfigurationError: the URL is not a database URL.
         """
         options = conf.database
-        engine = make_engine(options.connection, options.max_pool_size, options.timeout_seconds)
+        engine = make_engine(
+            options.connection, options.max_pool_size, options.timeout_seconds, prepares=options.pipelines
+        )
         writers = 1 if engine.dialect.name == "sqlite" else None
         return cls(
             reactor,

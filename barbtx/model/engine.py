@@ -48,16 +48,22 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: bool = True) -> Engine:
+def make_engine(
+    url: str, pool_size: int, timeout: float, *, bound_statements: bool = True, prepares: bool = True
+) -> Engine:
     """Make an engine, without connecting.
 
     :param pool_size: maximum number of pooled connections.
     :param timeout: seconds to wait for a connection or a lock.
     :param bound_statements: whether the timeout also applies to statements, on databases that support it.
+    :param prepares: whether statements may be prepared on the server, on PostgreSQL.
     :raises ConfigurationError: the URL is not a database URL, or its driver is not installed.
     """
     parsed = parse_url(url)
     backend = parsed.get_backend_name()
+    arguments = _connect_arguments(backend, timeout, bound_statements)
+    if backend == "postgresql" and not prepares:
+        arguments["prepare_threshold"] = None
     try:
         engine = create_engine(
             parsed,
@@ -66,7 +72,7 @@ def make_engine(url: str, pool_size: int, timeout: float, *, bound_statements: b
             pool_timeout=timeout,
             pool_recycle=1800,
             hide_parameters=True,
-            connect_args=_with_arguments_of(parsed, _connect_arguments(backend, timeout, bound_statements)),
+            connect_args=_with_arguments_of(parsed, arguments),
             **({"isolation_level": "READ COMMITTED"} if backend in ("mysql", "mariadb") else {}),
         )
     except (exc.ArgumentError, exc.NoSuchModuleError, ImportError, ValueError):

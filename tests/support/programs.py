@@ -22,6 +22,7 @@ PACKAGES = {
     "libfaketime.so.1": "libfaketime",
     "mariadbd": "mariadb-server",
     "curl": "curl",
+    "pgbouncer": "pgbouncer",
     "mariadb-install-db": "mariadb-server",
 }
 # Debian's own rabbitmq-server in the PATH insists on being the rabbitmq user; the one behind it does not.

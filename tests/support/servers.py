@@ -209,6 +209,48 @@ class PostgreSQL(Server):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
 
+class PgBouncer(Server):
+    """A pooler before a PostgreSQL server.
+
+    :param mode: ``session`` or ``transaction``: for how long a client keeps a connection to the server.
+    """
+
+    user = "postgres"
+
+    def __init__(self, server: PostgreSQL, mode: str) -> None:
+        self._server, self._mode = server, mode
+        super().__init__()
+
+    def prepare(self) -> None:
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": self._mode,
+            "default_pool_size": 30,
+            "ignore_startup_parameters": "options",
+        }
+        (self.directory / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._server.port} user=postgres\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
+        )
+
+    def command(self) -> list[str]:
+        return [require("pgbouncer"), str(self.directory / "pgbouncer.ini")]
+
+    def is_ready(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), options="", connect_timeout=10).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        """The URL of one of the server's databases, by way of the pooler."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+
 class MariaDB(Server):
     user = "mysql"
 

@@ -411,7 +411,7 @@ async def test_an_order_that_is_released_is_due_at_once_and_has_lost_no_attempt(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_creation_looks_its_project_up_once(database: Database, clock: Clock) -> None:
+async def test_a_creation_looks_its_project_up_at_most_once(database: Database, clock: Clock) -> None:
     secrets, containers, orders = (
         SecretRepo(database, clock),
         ContainerRepo(database, clock, -1),
@@ -433,10 +433,10 @@ async def test_a_creation_looks_its_project_up_once(database: Database, clock: C
         return len(lookups)
 
     kek = await payload(database, clock)
-    assert await count(secrets.create(new_secret(payload=kek))) == 1
+    assert await count(secrets.create(new_secret(payload=kek))) <= 1
     container = NewContainer(str(uuid.uuid4()), "p", "generic", entries=(Entry(None, member.id),))
-    assert await count(containers.create(container)) == 1
-    assert await count(new_order(orders)) == 1
+    assert await count(containers.create(container)) <= 1
+    assert await count(new_order(orders)) <= 1
     lease = await orders.claim(await new_order(orders), "p", 30)
     made = GeneratedObjects(tuple(new_secret() for _ in range(3)), NewContainer(str(uuid.uuid4()), "p", "rsa"))
-    assert await count(orders.complete(lease, made, "", "")) == 1
+    assert await count(orders.complete(lease, made, "", "")) <= 1

@@ -361,6 +361,31 @@ async def test_a_server_that_is_killed_and_starts_again_is_used_again() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_server_without_free_connections_is_unavailable_until_it_has_some() -> None:
+    server = PostgreSQL()
+    server.start()
+    world = World(server)
+    others: list[psycopg.Connection[Any]] = []
+    try:
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            while True:
+                others.append(world.connect())
+        refused = [world.secrets.get(_IDS[0]), world.secrets.create(new(0)), world.orders.get(_IDS[0], "p")]
+        for request in refused:
+            problem = await outcome(request)
+            assert isinstance(problem, DatabaseUnavailable) and not problem.outcome_unknown
+            assert "too many clients" in problem.cause
+        for connection in others:
+            connection.close()
+        while isinstance(await outcome(world.secrets.create(new(1))), DatabaseUnavailable):
+            await pause(0.1)
+        assert await stored(world) == [new(1).id]
+    finally:
+        world.stop()
+        server.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_stopping_closes_the_connections_and_starts_no_new_ones(postgresql: PostgreSQL) -> None:
     world = World(postgresql)
     await world.store()

@@ -1,4 +1,7 @@
-"""The uses of private interfaces of libraries, one section for each library.
+"""The uses of private interfaces of libraries: this module contains those of twisted.web.
+
+``compat_policy`` contains those of oslo.policy and ``compat_config`` those of oslo.config, so that workers import
+neither twisted.web's server nor oslo.policy.
 
 The tests in ``tests/unit/test_compat*.py`` fail with a clear message if a release of a library no longer supports these
 uses. ``pyproject.toml`` sets an upper bound for each of these libraries. Before you raise a bound, run these tests and
@@ -10,19 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oslo_config import cfg
-from oslo_policy._checks import AndCheck as AndCheck
-from oslo_policy._checks import BaseCheck as BaseCheck
-from oslo_policy._checks import FalseCheck as FalseCheck
-from oslo_policy._checks import GenericCheck as GenericCheck
-from oslo_policy._checks import NotCheck as NotCheck
-from oslo_policy._checks import OrCheck as OrCheck
-from oslo_policy._checks import RoleCheck as RoleCheck
-from oslo_policy._checks import RuleCheck as RuleCheck
-from oslo_policy._checks import TrueCheck as TrueCheck
-from oslo_policy._external import HttpCheck as HttpCheck
-from oslo_policy._external import HttpsCheck as HttpsCheck
-from oslo_policy.policy import Enforcer
 from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
@@ -34,8 +24,6 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
     from twisted.web import http
-
-# twisted.web: the HTTP/1.1 channel, its requests and its site
 
 
 class IConnectionTransport(ITCPTransport):
@@ -170,26 +158,3 @@ class SiteBase(Site):
         def __init__(
             self, resource: Any, *, timeout: float, reactor: Any, parsePOSTFormSubmission: bool = True
         ) -> None: ...
-
-
-# oslo.policy: the classes of the check trees that it parses rules into (imported above), and its own check of rules
-
-
-def disable_rule_check(enforcer: Enforcer) -> None:
-    """Keep oslo.policy from checking the rules for undefined and cyclic references when it loads them."""
-    enforcer._need_check_rule = False
-
-
-# oslo.config: the parser of configuration files
-
-
-class ConfigParserBase(cfg.ConfigParser):
-    """oslo.config's parser, with a public hook that is called when it reads the first line of an assignment."""
-
-    def assignment_begun(self) -> None:
-        """Handle the start of an assignment, whose line number is ``lineno``."""
-
-    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
-        self.assignment_begun()
-        key, value = super()._split_key_value(line)
-        return key, value

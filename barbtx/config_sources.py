@@ -15,7 +15,7 @@ import attrs
 from oslo_config import cfg
 from oslo_config.iniparser import ParseError
 
-from barbtx.compat import ConfigParserBase
+from barbtx.compat_config import ConfigParserBase
 from barbtx.files import others_may_read, write_problems
 
 Known = Mapping[str, Mapping[str, cfg.Opt]]

@@ -11,7 +11,7 @@ import attrs
 from oslo_config import cfg
 from oslo_policy import policy as oslo_policy
 
-from barbtx.compat import disable_rule_check
+from barbtx.compat_policy import disable_rule_check, load_rule_checks
 from barbtx.errors import ConfigurationError, one_line
 from barbtx.identity.context import RequestContext
 from barbtx.identity.policy_errors import find_errors
@@ -61,9 +61,10 @@ def get_enforcer(conf: cfg.ConfigOpts) -> oslo_policy.Enforcer:
     # find_errors reports the same and more; oslo.policy's own check would write to standard error only.
     disable_rule_check(enforcer)
     logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
-    enforcer.register_defaults(list_rules())
     overrides = {name: text for rules in read_policy_files(conf).values() for name, text in rules.items()}
     try:
+        load_rule_checks()
+        enforcer.register_defaults(list_rules())
         enforcer.load_rules()
     except Exception as problem:
         # oslo.policy may raise anything for a malformed file; the operator gets one line.

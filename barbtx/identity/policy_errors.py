@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from oslo_policy import policy as oslo_policy
 
-from barbtx.compat import (
+from barbtx.compat_policy import (
     AndCheck,
     BaseCheck,
     FalseCheck,
     GenericCheck,
-    HttpCheck,
-    HttpsCheck,
     NotCheck,
     OrCheck,
+    RemoteCheck,
     RoleCheck,
     RuleCheck,
 )
@@ -52,7 +51,7 @@ def _unparsed(rules: Mapping[str, BaseCheck], overrides: Mapping[str, str]) -> I
         # oslo.policy parses malformed text as a check that allows nobody; under a "not" it allows everybody.
         if sum(isinstance(leaf, FalseCheck) for leaf in leaves) != _literal_refusals(text):
             yield f"the rule '{name}' cannot be parsed: {text}"
-        if any(isinstance(leaf, HttpCheck | HttpsCheck) for leaf in leaves):
+        if any(isinstance(leaf, RemoteCheck) for leaf in leaves):
             yield f"the rule '{name}' queries another server, which would delay every request"
 
 

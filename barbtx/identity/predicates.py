@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 
 from oslo_policy import policy as oslo_policy
 
-from barbtx.compat import (
+from barbtx.compat_policy import (
     AndCheck,
     BaseCheck,
     FalseCheck,

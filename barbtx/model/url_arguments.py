@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+from typing import Any
 
 import psycopg
-import pymysql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
@@ -17,12 +17,7 @@ _FIXED = frozenset({"init_command", "read_timeout", "write_timeout"})
 _CHARSETS = frozenset({"utf8", "utf8mb3", "utf8mb4"})
 # PyMySQL's ssl dictionary as SQLAlchemy's dialect takes it apart.
 _FILES = ("ssl_ca", "ssl_cert", "ssl_key", "ssl_capath")
-_MARIADB = frozenset(inspect.signature(pymysql.Connection.__init__).parameters) - {"self", *_FIXED} | {
-    *_FILES,
-    "ssl_cipher",
-    "ssl_check_hostname",
-    "use_unicode",
-}
+_FROM_SQLALCHEMY = frozenset({*_FILES, "ssl_cipher", "ssl_check_hostname", "use_unicode"})
 
 
 def check_arguments(url: URL) -> None:
@@ -60,7 +55,9 @@ def _mariadb(url: URL) -> str | None:
     fixed = sorted(_FIXED & url.query.keys())
     if fixed:
         return f"barbtx sets {fixed[0]} itself"
-    unknown = [name for name in url.query if name not in _MARIADB]
+    pymysql: Any = url.get_dialect().import_dbapi()
+    known = inspect.signature(pymysql.Connection.__init__).parameters.keys() - {"self"} | _FROM_SQLALCHEMY
+    unknown = [name for name in url.query if name not in known]
     if unknown:
         return _unknown(unknown)
     if url.query.get("charset", "utf8mb4") not in _CHARSETS:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from barbtx.cmd.manage import main as manage
@@ -17,6 +18,7 @@ from barbtx.errors import ConfigurationError
 from barbtx.model.engine import parse_url
 from barbtx.model.migration import check_schema, head_revision, known_revisions
 from barbtx.model.migration.lock import schema_lock
+from barbtx.model.migration.upgrade import alembic_config
 from tests.support.service import BIN, DEV_CONFIG
 
 OLDER = known_revisions()[1:]
@@ -49,6 +51,12 @@ def contents(url: str) -> dict[str, list[tuple]]:
         }
     engine.dispose()
     return found
+
+
+def test_the_known_versions_are_those_of_the_migrations() -> None:
+    scripts = ScriptDirectory.from_config(alembic_config(""))
+    assert known_revisions() == tuple(script.revision for script in scripts.walk_revisions())
+    assert head_revision() == scripts.get_current_head()
 
 
 @pytest.mark.parametrize("version", [None, *OLDER])

@@ -21,7 +21,7 @@ from barbtx.errors import ConfigurationError, Conflict, NotFound
 from barbtx.model import models
 from barbtx.model.database import Database
 from barbtx.model.engine import make_engine
-from barbtx.model.migration import alembic_config
+from barbtx.model.migration.upgrade import alembic_config
 from barbtx.model.records import Created, Entry, KEKMeta, NewContainer, NewSecret
 from barbtx.model.repositories.acls import AclRepo
 from barbtx.model.repositories.consumers import SECRET_CONSUMERS, ConsumerRepo

@@ -1,10 +1,10 @@
-"""Whether oslo.config still calls the private method that barbtx.compat overrides."""
+"""Whether oslo.config still calls the private method that barbtx.compat_config overrides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from barbtx import compat
+from barbtx import compat_config as compat
 
 
 def test_the_parser_reports_the_line_on_which_each_assignment_begins(tmp_path: Path) -> None:
@@ -19,5 +19,6 @@ def test_the_parser_reports_the_line_on_which_each_assignment_begins(tmp_path: P
     sections: dict[str, dict[str, list[str]]] = {}
     Parser(str(path), sections).parse()
     assert (begun, sections) == ([2, 4, 6], {"DEFAULT": {"a": ["1"], "b": ["2\n3"], "c": ["4"]}}), (
-        "this release of oslo.config differs from the one that barbtx.compat was written for: the parser of assignments"
+        "this release of oslo.config differs from the one that barbtx.compat_config was written for: "
+        "the parser of assignments"
     )

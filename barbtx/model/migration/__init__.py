@@ -1,9 +1,13 @@
-"""The versions of the database schema, managed with alembic."""
+"""The versions of the database schema, and the check of a database's version at startup.
+
+Nothing here imports alembic, which only upgrades need: every process would keep it and what it imports in memory.
+"""
 
 from __future__ import annotations
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+import re
+from importlib.resources import files
+
 from sqlalchemy import exc, false, inspect, literal, select
 from sqlalchemy.orm import Session
 
@@ -14,19 +18,7 @@ from barbtx.model.sqlite_file import check_file
 
 # PostgreSQL: insufficient_privilege. MariaDB: access denied to a database, command, table, column or operation.
 _DENIED = {"42501", 1044, 1142, 1143, 1227}
-
-
-def alembic_config(url: str, wait_seconds: float = 600.0) -> Config:
-    """alembic's configuration for a database.
-
-    :param url: a SQLAlchemy URL.
-    :param wait_seconds: timeout for a concurrent upgrade of the same database to end.
-    """
-    config = Config()
-    config.set_main_option("script_location", "barbtx:model/migration")
-    config.attributes["url"] = url
-    config.attributes["wait_seconds"] = wait_seconds
-    return config
+_SCRIPT = re.compile(r"(\d{4})_\w+\.py")
 
 
 def head_revision() -> str:
@@ -35,8 +27,9 @@ def head_revision() -> str:
 
 
 def known_revisions() -> tuple[str, ...]:
-    """The schema versions that this release knows, newest first."""
-    return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
+    """The schema versions that this release knows, newest first: the numbers in the names of alembic's scripts."""
+    scripts = map(_SCRIPT.fullmatch, (file.name for file in (files(__package__) / "versions").iterdir()))
+    return tuple(sorted((script[1] for script in scripts if script), reverse=True))
 
 
 def check_schema(session: Session) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, exc, inspect
+from sqlalchemy import Connection, column, create_engine, exc, inspect, select, table
 
 from barbtx.errors import ConfigurationError
 from barbtx.model.engine import make_engine, parse_url
@@ -32,7 +31,9 @@ def check_ownership(connection: Connection, known: tuple[str, ...]) -> str | Non
         raise ConfigurationError(
             f"the database belongs to another program: its table {_VERSION_TABLE} has no column version_num; {_ADVICE}"
         )
-    heads = MigrationContext.configure(connection).get_current_heads()
+    heads: list[str] = []
+    if inspector.has_table(_VERSION_TABLE):
+        heads += connection.scalars(select(column("version_num")).select_from(table(_VERSION_TABLE)))
     own = ", ".join(heads)
     if not heads:
         others = sorted(tables - {_VERSION_TABLE})

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from barbtx.errors import ConfigurationError, one_line
 from barbtx.model.engine import parse_url
-from barbtx.model.migration import alembic_config, known_revisions
+from barbtx.model.migration import known_revisions
 from barbtx.model.migration.ownership import current_version
+
+
+def alembic_config(url: str, wait_seconds: float = 600.0) -> Config:
+    """alembic's configuration for a database.
+
+    :param url: a SQLAlchemy URL.
+    :param wait_seconds: timeout for a concurrent upgrade of the same database to end.
+    """
+    config = Config()
+    config.set_main_option("script_location", "barbtx:model/migration")
+    config.attributes["url"] = url
+    config.attributes["wait_seconds"] = wait_seconds
+    return config
 
 
 def upgrade(url: str, version: str, wait_seconds: float) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import DateTime, LargeBinary, MetaData, String, TypeDecorator
-from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 
-# MariaDB compares text case-insensitively and stores whole seconds unless these options and types say otherwise.
-TABLE_OPTIONS = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"}
+
+class _Time(DateTime):
+    pass
+
+
+class _Bytes(LargeBinary):
+    pass
+
+
+# Without these types MariaDB would store whole seconds and 64 KiB. SQLAlchemy's own types would load its dialects for
+# MySQL into each process, and so would options of tables whose names begin with mysql.
+compiles(_Time, "mysql", "mariadb")(lambda element, compiler, **options: "DATETIME(6)")
+compiles(_Bytes, "mysql", "mariadb")(lambda element, compiler, **options: "MEDIUMBLOB")
+
 #: A time in UTC, without a zone, to the microsecond.
-Time = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+Time = _Time()
 #: Bytes, up to 16 MiB.
-Bytes = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+Bytes = _Bytes()
 #: A UUID in its text form.
 Id = String(36)
 
@@ -43,7 +53,10 @@ class FreeText(TypeDecorator[str]):
 
 
 class Base(DeclarativeBase):
-    """Base of the models: naming conventions of constraints, and the table options of MariaDB."""
+    """Base of the models: naming conventions of constraints.
+
+    The migrations set the options of tables, such as MariaDB's collation.
+    """
 
     metadata = MetaData(
         naming_convention={
@@ -53,4 +66,3 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    __table_args__: Any = (TABLE_OPTIONS,)

@@ -7,7 +7,7 @@ import datetime
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, FreeText, Id, Time
+from barbtx.model.models.base import Base, FreeText, Id, Time
 
 
 class _Consumer:
@@ -33,7 +33,6 @@ class SecretConsumer(_Consumer, Base):
         UniqueConstraint("object_id", "digest"),
         Index("ix_secret_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
         Index("ix_secret_consumer_metadata_project_id_object_id", "project_id", "object_id"),
-        TABLE_OPTIONS,
     )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("secrets.id", ondelete="CASCADE"))
@@ -50,7 +49,6 @@ class ContainerConsumer(_Consumer, Base):
         UniqueConstraint("object_id", "digest"),
         Index("ix_container_consumer_metadata_object_id_created_at_id", "object_id", "created_at", "id"),
         Index("ix_container_consumer_metadata_project_id_object_id", "project_id", "object_id"),
-        TABLE_OPTIONS,
     )
 
     object_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"))

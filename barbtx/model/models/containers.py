@@ -7,17 +7,14 @@ import datetime
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, FreeText, Id, Time
+from barbtx.model.models.base import Base, FreeText, Id, Time
 
 
 class Container(Base):
     """A named group of a project's secrets."""
 
     __tablename__ = "containers"
-    __table_args__ = (
-        Index("ix_containers_project_id_created_at_id", "project_id", "created_at", "id"),
-        TABLE_OPTIONS,
-    )
+    __table_args__ = (Index("ix_containers_project_id_created_at_id", "project_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))

@@ -7,7 +7,7 @@ import datetime
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, Id, Time
+from barbtx.model.models.base import Base, Id, Time
 
 
 class IdempotencyKey(Base):
@@ -18,7 +18,7 @@ class IdempotencyKey(Base):
     """
 
     __tablename__ = "idempotency_keys"
-    __table_args__ = (Index("ix_idempotency_keys_project_id_created_at", "project_id", "created_at"), TABLE_OPTIONS)
+    __table_args__ = (Index("ix_idempotency_keys_project_id_created_at", "project_id", "created_at"),)
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -7,7 +7,7 @@ import datetime
 from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, Id, Time
+from barbtx.model.models.base import Base, Id, Time
 
 
 class KEK(Base):
@@ -21,7 +21,6 @@ class KEK(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "plugin_name", "active"),
         Index("ix_kek_data_plugin_name_master_key_id", "plugin_name", "master_key_id"),
-        TABLE_OPTIONS,
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -68,7 +67,6 @@ class TransportKey(Base):
     __table_args__ = (
         Index("ix_transport_keys_created_at_id", "created_at", "id"),
         Index("ix_transport_keys_digest", "digest", unique=True),
-        TABLE_OPTIONS,
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)

@@ -7,17 +7,14 @@ import datetime
 from sqlalchemy import ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, Bytes, Id, Time
+from barbtx.model.models.base import Base, Bytes, Id, Time
 
 
 class Order(Base):
     """An order. It has no foreign keys to the objects that it generated, since these may be deleted later."""
 
     __tablename__ = "orders"
-    __table_args__ = (
-        Index("ix_orders_project_id_created_at_id", "project_id", "created_at", "id"),
-        TABLE_OPTIONS,
-    )
+    __table_args__ = (Index("ix_orders_project_id_created_at_id", "project_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -48,7 +45,6 @@ class OrderRetryTask(Base):
     __tablename__ = "order_retry_tasks"
     __table_args__ = (
         Index("ix_order_retry_tasks_waits_in_project_id_created_at", "waits_in", "project_id", "created_at"),
-        TABLE_OPTIONS,
     )
 
     order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)

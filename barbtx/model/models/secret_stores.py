@@ -7,7 +7,7 @@ import datetime
 from sqlalchemy import Boolean, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, Id, Time
+from barbtx.model.models.base import Base, Id, Time
 
 
 class SecretStore(Base):
@@ -19,7 +19,6 @@ class SecretStore(Base):
     __tablename__ = "secret_stores"
     __table_args__ = (
         Index("ix_secret_stores_store_plugin_crypto_plugin", "store_plugin", "crypto_plugin", unique=True),
-        TABLE_OPTIONS,
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)

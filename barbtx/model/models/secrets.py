@@ -7,17 +7,14 @@ import datetime
 from sqlalchemy import ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from barbtx.model.models.base import TABLE_OPTIONS, Base, Bytes, FreeText, Id, Time
+from barbtx.model.models.base import Base, Bytes, FreeText, Id, Time
 
 
 class Secret(Base):
     """A secret's metadata. ``content_type`` and the two columns after it are null until the secret has a payload."""
 
     __tablename__ = "secrets"
-    __table_args__ = (
-        Index("ix_secrets_project_id_created_at_id", "project_id", "created_at", "id"),
-        TABLE_OPTIONS,
-    )
+    __table_args__ = (Index("ix_secrets_project_id_created_at_id", "project_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))

@@ -81,9 +81,12 @@ class ProcessExit(Service):
         self._released: list[Callable[[], bool]] = []
 
     @classmethod
-    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> ProcessExit:
-        """Make one with the configured limits."""
-        return cls(reactor, conf.graceful_shutdown_timeout, conf.thread_shutdown_seconds)
+    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts, extra: float = 0) -> ProcessExit:
+        """Make one with the configured limits.
+
+        :param extra: seconds for which the shutdown may take longer than configured.
+        """
+        return cls(reactor, conf.graceful_shutdown_timeout + extra, conf.thread_shutdown_seconds)
 
     def startService(self) -> None:
         """Arrange for the limit to start with the shutdown."""
@@ -112,6 +115,10 @@ class ProcessExit(Service):
     def refuse(self, reason: str) -> None:
         """Log the reason why the process cannot run and shut it down, with exit status 1."""
         log.critical("barbtx: {reason}", reason=reason)
+        self.fail()
+
+    def fail(self) -> None:
+        """Shut the process down, with exit status 1."""
         if self._status == 0:
             self._status = 1
             # Exit last of all, so that twistd can remove its pid file.

@@ -22,8 +22,6 @@ log = Logger()
 _STABLE_SECONDS = 60.0
 # Seconds before the next start, by the number of failures before this one.
 _backoff = backoffPolicy(initialDelay=1.0, maxDelay=30.0, factor=2.0)
-# How long clients wait for the restart of a process, in seconds; after that the other processes get all connections.
-_HOLD_SECONDS = 5.0
 # How long the next process waits for the reload of one, in seconds.
 _RELOAD_SECONDS = 120.0
 
@@ -33,7 +31,8 @@ T = TypeVar("T")
 class Slot:
     """One of the workers, which is successively run by several processes that listen on the same socket.
 
-    The parent keeps the socket open, so that connections which the system has assigned to it wait for the next process.
+    The parent keeps the socket open, so that connections which the system has assigned to it are not reset when one
+    process replaces another.
 
     :param bound: the socket.
     :param start: starts a process that listens on a socket; raises OSError if the system cannot start one.
@@ -62,7 +61,6 @@ class Slot:
         self._lock = DeferredLock()
         self._failures = 0
         self._restarting: IDelayedCall | None = None
-        self._holding: IDelayedCall | None = None
         self._stopped = False
 
     async def start(self) -> bool:
@@ -96,9 +94,7 @@ class Slot:
     def stop(self) -> Deferred[None]:
         """Stop all processes; the Deferred fires when they have ended."""
         self._stopped = True
-        for call in (self._restarting, self._holding):
-            if call is not None and call.active():
-                call.cancel()
+        self._cancel_restart()
         self._socket.close()
         ended = DeferredList([child.wait_for_end() for child in self._children])
         for child in tuple(self._children):
@@ -115,8 +111,7 @@ class Slot:
     async def _replace(self) -> bool:
         if self._stopped:
             return False
-        if self._restarting is not None and self._restarting.active():
-            self._restarting.cancel()
+        self._cancel_restart()
         try:
             new = self._start(self.number, self._socket)
         except OSError as problem:
@@ -130,8 +125,6 @@ class Slot:
             too_late.cancel()
         if listens and not self._stopped:
             before, self.child = self.child, new
-            if self._holding is not None and self._holding.active():
-                self._holding.cancel()
             if before is not None:
                 before.stop()
                 await before.wait_for_end()
@@ -159,20 +152,24 @@ class Slot:
         self.child = None
         if self._reactor.seconds() - child.since > _STABLE_SECONDS:
             self._failures = 0
-        self._holding = self._reactor.callLater(_HOLD_SECONDS, refuse_connections, self._socket)
+        # The other processes get the connections until this one is replaced.
+        refuse_connections(self._socket)
         self._schedule(_backoff(self._failures - 1) if self._failures else 0)
         self._failures += 1
 
     def _keep(self) -> None:
         """Unless a process serves, start one after a time, which grows with the number of failures."""
         if self.child is None and not (self._restarting is not None and self._restarting.active()):
-            refuse_connections(self._socket)
             self._schedule(_backoff(self._failures))
             self._failures += 1
 
     def _schedule(self, seconds: float) -> None:
         if not self._stopped:
             self._restarting = self._reactor.callLater(seconds, self._start_again)
+
+    def _cancel_restart(self) -> None:
+        if self._restarting is not None and self._restarting.active():
+            self._restarting.cancel()
 
     def _start_again(self) -> None:
         Deferred.fromCoroutine(self._locked(self._restart)).addErrback(

@@ -13,7 +13,7 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -40,14 +40,19 @@ class Channel(LineOnlyReceiver):
     delimiter = b"\n"
 
     def __init__(self, received: Callable[[bytes], object], lost: Callable[[], object] = lambda: None) -> None:
-        self.lineReceived = received
+        self._received = received
         self._lost = lost
+
+    def lineReceived(self, line: bytes) -> None:
+        """Pass a word on."""
+        self._received(line)
 
     def adopt(self, reactor: IReactor, descriptor: int) -> None:
         """Use a connected socket, and close its descriptor: the reactor has a duplicate."""
         os.set_blocking(descriptor, False)
-        factory = Factory.forProtocol(lambda: self)
+        factory = ServerFactory()
         factory.noisy = False
+        factory.protocol = lambda: self
         reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
         os.close(descriptor)
 

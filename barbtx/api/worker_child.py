@@ -9,12 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import attrs
 from oslo_config import cfg
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
-from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.interfaces import IDelayedCall, IProcessTransport
+from twisted.internet.process import Process
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -105,6 +107,8 @@ class Child(ProcessProtocol):
         self._lines = _Lines(write)
         self._errors = _Lines(self._log_errors)
         self._channel = Channel(self._received)
+        self._process: Process
+        self._killing: IDelayedCall | None = None
         self._waiting: dict[_Event, list[Deferred[bool]]] = {event: [] for event in _Event}
 
     @classmethod
@@ -140,8 +144,7 @@ class Child(ProcessProtocol):
         if not self.stopping:
             self.stopping = True
             self._signal(signal.SIGTERM)
-            kill = self._reactor.callLater(self._grace, self._signal, signal.SIGKILL)
-            self.wait_for_end().addCallback(lambda _: kill.active() and kill.cancel())
+            self._killing = self._reactor.callLater(self._grace, self._signal, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -167,14 +170,16 @@ class Child(ProcessProtocol):
     def makeConnection(self, process: IProcessTransport) -> None:
         """Record the process id."""
         self.pid = process.pid
+        # Twisted's interface does not have the methods of a producer.
+        self._process = cast(Process, process)
         super().makeConnection(process)
 
     def outReceived(self, data: bytes) -> None:
         """Write the complete lines, and read what follows a little later."""
         self._lines.add(data)
         if len(data) < _READ_BYTES:
-            self.transport.pauseProducing()
-            self._reactor.callLater(_LOG_INTERVAL, self.transport.resumeProducing)
+            self._process.pauseProducing()
+            self._reactor.callLater(_LOG_INTERVAL, self._process.resumeProducing)
 
     def errReceived(self, data: bytes) -> None:
         """Log the complete lines: a daemon has no standard error."""
@@ -182,6 +187,8 @@ class Child(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """Record how the process has ended."""
+        if self._killing is not None and self._killing.active():
+            self._killing.cancel()
         self._lines.end()
         self._errors.end()
         self.running = self.listening = False
@@ -203,11 +210,11 @@ class Child(ProcessProtocol):
 
     def _log_errors(self, lines: str) -> None:
         for line in lines.splitlines():
-            log.error("API process {number}: {line}", number=self._number, line=line, of=self.pid)
+            log.error("API process {number}: {line}", number=self._number, line=line, process=self.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessExitedAlready):
-            self.transport.signalProcess(number.name.removeprefix("SIG"))
+            self._process.signalProcess(number.name.removeprefix("SIG"))
 
     def _wait(self, event: _Event) -> Deferred[bool]:
         waiting: Deferred[bool] = Deferred()

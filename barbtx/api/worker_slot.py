@@ -154,18 +154,19 @@ class Slot:
             self._failures = 0
         # The other processes get the connections until this one is replaced.
         refuse_connections(self._socket)
-        self._schedule(_backoff(self._failures - 1) if self._failures else 0)
-        self._failures += 1
+        self._restart_later()
 
     def _keep(self) -> None:
-        """Unless a process serves, start one after a time, which grows with the number of failures."""
+        """Have a process started unless one serves."""
         if self.child is None and not (self._restarting is not None and self._restarting.active()):
-            self._schedule(_backoff(self._failures))
-            self._failures += 1
+            self._restart_later()
 
-    def _schedule(self, seconds: float) -> None:
+    def _restart_later(self) -> None:
+        """Start a process at once after the first failure, otherwise after a time that grows with their number."""
         if not self._stopped:
-            self._restarting = self._reactor.callLater(seconds, self._start_again)
+            delay = _backoff(self._failures - 1) if self._failures else 0
+            self._restarting = self._reactor.callLater(delay, self._start_again)
+            self._failures += 1
 
     def _cancel_restart(self) -> None:
         if self._restarting is not None and self._restarting.active():

@@ -16,20 +16,21 @@ def bind(address: str, port: int, count: int) -> list[socket.socket]:
     :param port: 0 for one that the system chooses.
     :raises OSError: the address is not one of this machine, or another service uses the port.
     """
+    sockets: list[socket.socket] = []
     with _new_socket(address) as probe:
         probe.bind((address, port))
-    sockets: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            own = _new_socket(address)
-            sockets.append(own)
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            own.bind((address, port))
-            port = own.getsockname()[1]
-    except OSError:
-        for own in sockets:
-            own.close()
-        raise
+        # A socket that was bound to port 0 would get another port when it listens again after refuse_connections.
+        port = probe.getsockname()[1]
+        try:
+            for _ in range(count):
+                own = _new_socket(address)
+                sockets.append(own)
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                own.bind((address, port))
+        except OSError:
+            for own in sockets:
+                own.close()
+            raise
     return sockets
 
 

@@ -58,6 +58,7 @@ class Slot:
         self._start = start
         self._start_seconds = start_seconds
         self._children: set[Child] = set()
+        self._starting: Child | None = None
         self._lock = DeferredLock()
         self._failures = 0
         self._restarting: IDelayedCall | None = None
@@ -120,7 +121,9 @@ class Slot:
         self._children.add(new)
         new.wait_for_end().addCallback(lambda _: self._ended(new))
         too_late = self._reactor.callLater(self._start_seconds, self._kill, new)
+        self._starting = new
         listens = await new.wait_for_start()
+        self._starting = None
         if too_late.active():
             too_late.cancel()
         if listens and not self._stopped:
@@ -152,13 +155,16 @@ class Slot:
         self.child = None
         if self._reactor.seconds() - child.since > _STABLE_SECONDS:
             self._failures = 0
-        # The other processes get the connections until this one is replaced.
-        refuse_connections(self._socket)
+        # The other processes get the connections until this one is replaced. One that is about to listen must not be
+        # interrupted.
+        if self._starting is None:
+            refuse_connections(self._socket)
         self._restart_later()
 
     def _keep(self) -> None:
         """Have a process started unless one serves."""
         if self.child is None and not (self._restarting is not None and self._restarting.active()):
+            refuse_connections(self._socket)
             self._restart_later()
 
     def _restart_later(self) -> None:

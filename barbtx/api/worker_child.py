@@ -39,7 +39,7 @@ FIXED = (
 
 # How long a reading of the log waits for more lines, in seconds. Reading each line for itself would cost more than
 # writing it.
-_LOG_INTERVAL = 0.01
+_LOG_INTERVAL = 0.025
 # A read of this length may have left something in the pipe.
 _READ_BYTES = 8192
 # The longest line that is kept until its end arrives.

@@ -116,7 +116,8 @@ class Slot:
         try:
             new = self._start(self.number, self._socket)
         except OSError as problem:
-            log.error("API process {number} cannot be started: {reason}", number=self.number, reason=problem.strerror)
+            # For instance because the user that twistd has changed to may not execute the interpreter.
+            log.error("API process {number} cannot be started: {reason}", number=self.number, reason=str(problem))
             return False
         self._children.add(new)
         new.wait_for_end().addCallback(lambda _: self._ended(new))

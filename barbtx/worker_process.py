@@ -7,6 +7,9 @@ import os
 #: The environment variable that tells a process that it is a worker, and its number, from 1.
 VARIABLE = "BARBTX_API_WORKER"
 
+#: The environment variable that tells a worker to listen only after the startup check has passed, since others serve.
+CHECK_FIRST = "BARBTX_API_WORKER_CHECK_FIRST"
+
 #: The descriptor of the listening socket, which the parent has bound.
 SOCKET = 3
 
@@ -28,3 +31,8 @@ def number() -> int | None:
     """Return the number of this process if it is a worker."""
     value = os.environ.get(VARIABLE)
     return int(value) if value else None
+
+
+def must_check_first() -> bool:
+    """Return whether this process must not listen before the startup check has passed."""
+    return CHECK_FIRST in os.environ

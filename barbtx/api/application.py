@@ -31,6 +31,7 @@ from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
 from barbtx.times import WallClock
+from barbtx.worker_process import must_check_first
 
 
 def _make_policy(reactor: IReactor, conf: cfg.ConfigOpts) -> Policy:
@@ -96,7 +97,7 @@ def make_api(reactor: IReactor, runtime: Runtime, worker: Worker | None = None) 
         process_exit,
         Signals(reactor, reload, report) if worker is None else worker.control(reload, report),
         DatabaseService(runtime.database, conf.thread_shutdown_seconds),
-        CheckedStart(runtime, serving, process_exit.refuse, conf.start_check_seconds),
+        CheckedStart(runtime, serving, process_exit.refuse, conf.start_check_seconds, must_check_first()),
     )
 
 

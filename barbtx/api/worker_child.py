@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from barbtx.api.worker import Channel
 from barbtx.invocation import Invocation
 from barbtx.reactor import IReactor
-from barbtx.worker_process import CHANNEL, LISTENING, RELOAD, RELOADED, REPORT, SOCKET, VARIABLE
+from barbtx.worker_process import CHANNEL, CHECK_FIRST, LISTENING, RELOAD, RELOADED, REPORT, SOCKET, VARIABLE
 
 log = Logger()
 
@@ -120,20 +120,25 @@ class Child(ProcessProtocol):
         bound: socket.socket,
         write: Callable[[str], None],
         grace: float,
+        check_first: bool,
     ) -> Child:
         """Start a process.
 
         :param bound: the socket that it listens on.
+        :param check_first: whether it listens only after the startup check has passed.
         :raises OSError: the system cannot start a process.
         """
         child = cls(reactor, number, write, grace)
+        variables = {VARIABLE: str(number), "PYTHONIOENCODING": "utf-8:backslashreplace"}
+        if check_first:
+            variables[CHECK_FIRST] = "1"
         ours, theirs = socket.socketpair()
         with ours, theirs:
             reactor.spawnProcess(
                 child,
                 sys.executable,
                 [sys.executable, *command.arguments],
-                {**os.environ, VARIABLE: str(number), "PYTHONIOENCODING": "utf-8:backslashreplace"},
+                {**os.environ, **variables},
                 childFDs={0: 0, 1: "r", 2: "r", SOCKET: bound.fileno(), CHANNEL: theirs.fileno()},
             )
             child._channel.adopt(reactor, ours.detach())

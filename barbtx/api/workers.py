@@ -85,6 +85,7 @@ class Workers(Service):
         self._write = write
         self._process_exit = process_exit
         self._slots: list[Slot] = []
+        self._started = False
 
     def startService(self) -> None:
         """Bind the sockets and start the workers."""
@@ -145,6 +146,7 @@ class Workers(Service):
         if await first.start():
             outcomes = await DeferredList([Deferred.fromCoroutine(slot.start()) for slot in others])
             if all(outcome is True for _, outcome in outcomes):
+                self._started = True
                 log_listening(api.bind_host, port)
                 return
         if self.running:
@@ -156,7 +158,10 @@ class Workers(Service):
 
     def _start_child(self, number: int, bound: socket.socket) -> Child:
         grace = self._conf.graceful_shutdown_timeout + _GRACE_SECONDS
-        return Child.start(self._reactor, number, self._command, bound, self._write, grace)
+        # A process that could only answer with 503 must not take connections from others. At the beginning there are
+        # none, and the service listens even if the database is down.
+        check_first = self._started and any(slot.child is not None for slot in self._slots)
+        return Child.start(self._reactor, number, self._command, bound, self._write, grace, check_first)
 
 
 @attrs.define(eq=False)

@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from tests.conftest import unique
-from tests.functional.test_lifecycle import refusal
+from tests.functional.test_lifecycle import Behaving, refusal
 from tests.support.logs import logged
 from tests.support.servers import PATIENCE, free_port, wait_until
 from tests.support.service import BIN, DEV_CONFIG, Api, Deployment, Process
@@ -37,6 +37,13 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     config = tmp_path / "own.conf"
     config.touch(0o600)
     deployment.config_files.append(config)
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture
+def behaving(tmp_path: Path) -> Iterator[Behaving]:
+    deployment = Behaving(tmp_path)
     yield deployment
     deployment.stop()
 
@@ -245,6 +252,23 @@ async def test_a_configuration_with_which_no_process_starts_leaves_the_old_ones_
         assert process.stop() == 0
     finally:
         deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_takes_no_connections_from_others_before_its_check_has_passed(behaving: Behaving) -> None:
+    config = behaving.directory / "own.conf"
+    config.touch(0o600)
+    behaving.config_files.append(config)
+    api = behaving.api(**{"api.workers": 2})
+    behaving.behave("ConnectionRefusedError")
+    config.write_text("[DEFAULT]\ndefault_limit_paging = 2\n")
+    api.process.process.send_signal(signal.SIGHUP)
+    await logged(api.process, "the startup check is not complete; the process does not listen until it is")
+    assert {(await api.get("/v1/secrets")).status for _ in range(10)} == {200}
+    behaving.behave("")
+    await logged(api.process, "all API processes were replaced")
+    assert {(await api.get("/v1/secrets")).status for _ in range(10)} == {200}
+    assert api.process.stop() == 0
 
 
 @pytest_twisted.ensureDeferred

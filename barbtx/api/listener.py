@@ -126,7 +126,9 @@ class ApiListener(Service):
 
     async def _stop(self) -> None:
         if self._port is not None:
-            _accept_waiting(self._port)
+            # Twisted closes the socket in the next turn of the reactor: just after this call, so that hardly any
+            # connection arrives in between.
+            self.site.clock.callLater(0, _accept_waiting, self._port)
             await maybeDeferred(self._port.stopListening)
         self._release()
         await self.site.drain(self._conf.shutdown_seconds)
@@ -134,7 +136,7 @@ class ApiListener(Service):
 
 def _accept_waiting(port: IListeningPort) -> None:
     """Accept the connections that wait in the queue, because closing the socket would reset them."""
-    if not IReadDescriptor.providedBy(port):
+    if not IReadDescriptor.providedBy(port) or port.fileno() < 0:
         return
     waiting = select.poll()
     waiting.register(port.fileno(), select.POLLIN)

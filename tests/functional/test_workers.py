@@ -298,8 +298,10 @@ async def test_a_stop_answers_the_requests_that_have_arrived(deployment: Deploym
     load = Load(api, persistent=persistent)
     await load.more()
     assert await deferToThread(api.process.stop) == 0
-    failed = await load.stop()
-    assert len(failed) == 4 and all(isinstance(problem, ConnectError) for problem in failed), failed
+    refused = [problem for problem in await load.stop() if isinstance(problem, ConnectError)]
+    assert len(refused) == 4
+    # A connection that arrives in the instant in which a process closes its socket is reset.
+    assert len(load.failed) - len(refused) <= (0 if persistent else 2), load.failed
     assert not psutil.pid_exists(api.process.process.pid) and "Traceback" not in api.process.read_log()
 
 

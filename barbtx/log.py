@@ -10,6 +10,7 @@ import datetime
 import io
 import json
 import math
+import os
 import re
 import sys
 import syslog
@@ -32,7 +33,7 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-from barbtx import activity
+from barbtx import activity, worker_process
 from barbtx.activity import Activity
 
 OPTIONS = {
@@ -64,6 +65,8 @@ _UNQUOTED = re.compile(r"(?:[^\W_]|[-_.:/@%+*])+")
 # The interval at which equal events of an outage are logged.
 _OUTAGE_SECONDS = 30.0
 _REMEMBERED_OUTAGES = 1000
+# Several API processes write to one log.
+_PROCESS = {"pid": os.getpid()} if worker_process.number() is not None else {}
 
 _SYSLOG = {
     LogLevel.debug: syslog.LOG_DEBUG,
@@ -115,13 +118,18 @@ class LoggingService(MultiService):
         super().__init__()
         self._conf = conf
         self._twistd = twistd
+        self._write = _destination(twistd)
+
+    def write(self, lines: str) -> None:
+        """Write lines that another process has formatted."""
+        if self._write is not None:
+            self._write(lines, {})
 
     def setServiceParent(self, parent: Any) -> None:
         """Install the log observer in the application, unless twistd's options leave logging to twistd."""
         form = {"text": as_text, "json": as_json}[self._conf.log_format]
-        write = _destination(self._twistd)
-        if write is not None:
-            parent.setComponent(ILogObserver, _observer(form, write, self._conf.log_level))
+        if self._write is not None:
+            parent.setComponent(ILogObserver, _observer(form, self._write, self._conf.log_level))
         super().setServiceParent(parent)
 
 
@@ -270,12 +278,13 @@ def _message(event: Event) -> str:
 
 
 def _fields(event: Event) -> Iterator[tuple[str, Any]]:
-    """Yield the scalar fields of an event, and those of the current activity that the event does not have."""
+    """Yield the scalar fields of an event, of the process, and of the current activity unless the event has them."""
     current = activity.current()
     for name in _ACTIVITY:
         value = getattr(current, name)
         if value is not None and event.get(name) is None:
             yield name, value
+    yield from _PROCESS.items()
     for name, value in event.items():
         if not name.startswith("log_") and name not in _INTERNAL and (value is None or isinstance(value, _PLAIN)):
             yield name, value

@@ -244,6 +244,7 @@ class Site(SiteBase):
         self.connections = Connections(clock, max_connections, max_connections_per_client, reserve, tuple(trusted))
         self._requests: set[Request] = set()
         self._drained: Deferred[None] | None = None
+        self._arriving = False
 
     @property
     def max_connections(self) -> int:
@@ -270,8 +271,7 @@ class Site(SiteBase):
         """Register a request whose processing starts. During shutdown, it is the last one of its connection."""
         self._requests.add(request)
         if self._drained is not None:
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            request.channel.persistent = False
+            self._close_after(request)
 
     def end(self, request: Request, outcome: object) -> None:
         """Log a request that has ended.
@@ -280,25 +280,49 @@ class Site(SiteBase):
         """
         self._requests.discard(request)
         log_request(request, self.clock.seconds() - request.started, isinstance(outcome, Failure))
-        if self._drained is not None and not self._requests and not self._drained.called:
-            self._drained.callback(None)
+        self._end_drain()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Wait for the requests in flight, then close all connections.
 
+        A request may be on its way on a connection that was in use a moment ago, so such connections stay open for the
+        time that :class:`Connections` calls ``grace``. Each request is the last one of its connection.
+
         :param seconds: timeout of the wait.
         """
-        self._drained = Deferred()
+        drained = self._drained = Deferred()
         for request in self._requests:
-            request.channel.persistent = False
-        if not self._requests:
-            self._drained.callback(None)
+            self._close_after(request)
+        self._close_idle(self.connections.grace)
+        self._arriving = seconds > 0 and any(True for _ in self.connections)
+        wait = self.clock.callLater(min(self.connections.grace, seconds), self._nothing_arrives)
+        self._end_drain()
 
         def close(_: object) -> None:
+            if wait.active():
+                wait.cancel()
             for connection in self.connections:
                 connection.loseConnection()
 
-        return self._drained.addTimeout(seconds, self.clock).addBoth(close)
+        return drained.addTimeout(seconds, self.clock).addBoth(close)
+
+    def _nothing_arrives(self) -> None:
+        self._arriving = False
+        self._close_idle(0)
+        self._end_drain()
+
+    def _close_idle(self, seconds: float) -> None:
+        for connection in self.connections.idle_for(seconds):
+            connection.loseConnection()
+
+    def _close_after(self, request: Request) -> None:
+        request.channel.persistent = False
+        if not request.startedWriting:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+
+    def _end_drain(self) -> None:
+        if self._drained is not None and not self._drained.called and not self._requests and not self._arriving:
+            self._drained.callback(None)
 
     def log(self, request: http.Request) -> None:
         """Do nothing: :meth:`end` logs requests. The base class would log query strings, which may name secrets."""

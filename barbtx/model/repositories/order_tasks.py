@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Exists, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
@@ -86,7 +86,7 @@ def take_lease(session: Session, order_id: str, token: str, now: datetime.dateti
     until = later(now, seconds)
     taken = (
         update(_T)
-        .where(_T.order_id == order_id, is_free(now, seconds), is_open(now))
+        .where(_T.order_id == order_id, is_free(now, seconds), _is_open(now))
         .values(
             lease=token,
             leased_until=until,
@@ -143,7 +143,7 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
             select(_T.order_id)
-            .where(_T.waits_in == lane, project, is_free(now, seconds), is_open(now))
+            .where(_T.waits_in == lane, project, is_free(now, seconds), _waits_in_open_project(now))
             .order_by(_T.project_id, _T.created_at)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -285,14 +285,20 @@ def is_free(now: Moment, seconds: float, task: type[models.OrderRetryTask] = _T)
     )
 
 
-def is_open(now: Moment) -> ColumnElement[bool]:
+def _is_open(now: Moment) -> ColumnElement[bool]:
     """Whether the project of a task's order is open, so that the objects it generates can be stored."""
-    return ~exists().where(
-        _O.id == _T.order_id,
-        models.Project.id == _O.project_id,
-        models.ProjectRemoval.project_id == models.Project.external_id,
-        closes(now),
-    ).correlate(_T)
+    # The task of an order that a process of the previous release has created does not say which project it is.
+    removal = _removal(now, models.Project.id == _O.project_id)
+    return ~removal.where(_O.id == _T.order_id).correlate(_T)
+
+
+def _waits_in_open_project(now: Moment) -> ColumnElement[bool]:
+    """Whether the project of a waiting task is open. It is cheaper than :func:`_is_open`, for many tasks."""
+    return ~_removal(now, models.Project.id == _T.project_id).correlate(_T)
+
+
+def _removal(now: Moment, project: ColumnElement[bool]) -> Exists:
+    return exists().where(project, models.ProjectRemoval.project_id == models.Project.external_id, closes(now))
 
 
 def _is_from_the_future(now: Moment, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:

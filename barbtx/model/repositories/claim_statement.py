@@ -3,6 +3,9 @@
 It finds the projects whose turn it is by one index lookup each, however many orders wait, and then the oldest orders
 of each. A project's share of the claims is such that the projects take turns, as if the orders were claimed one after
 the other.
+
+PostgreSQL makes the plan once, often while the tables are small, and would then read the whole of them for a join or
+for EXISTS. Limits, arrays and scalar subqueries leave it only the index.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
-    not_,
     or_,
     select,
     text,
@@ -34,13 +36,12 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import aliased
 
 from barbtx.model import models
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.lookups import NamedRow
-from barbtx.model.records import ASYMMETRIC, SYMMETRIC, Lease, Order
+from barbtx.model.records import Lease, Order
 from barbtx.model.repositories.creations import IN_TIME
 from barbtx.model.repositories.order_queries import ORDER_COLUMNS
 from barbtx.model.repositories.order_tasks import is_free, later
@@ -86,58 +87,70 @@ def claim_statement(seconds: float) -> CompiledStatement:
     count = select(func.count()).select_from(permits).scalar_subquery()
     turns = _turns(count)
     picked = _picked(turns, count, now, seconds)
+    assigned = select(picked.c.order_id, permits.c.token).join(permits, permits.c.n == picked.c.n).cte("assigned")
+    ids = select(assigned.c.order_id).scalar_subquery()
     until = later(now, seconds)
     taken = (
         update(_T)
-        .where(_T.order_id == picked.c.order_id, permits.c.n == picked.c.n)
+        .where(_T.order_id == assigned.c.order_id, _T.order_id == func.any(func.array(ids)))
         .values(
-            lease=permits.c.token,
+            lease=assigned.c.token,
             leased_until=until,
             retry_at=until,
             retry_count=_T.retry_count + 1,
             waits_in=None,
             written_at=now,
         )
-        .returning(permits.c.token, _T.order_id, _T.retry_count, _T.retry_kwargs, _T.project_id)
+        .returning(_T.lease.label("token"), _T.order_id, _T.retry_count, _T.retry_kwargs, _T.project_id)
         .cte("taken")
     )
     turn_count = select(func.count()).select_from(turns).scalar_subquery()
-    orders = (
+    order = (
+        select(*ORDER_COLUMNS)
+        .join(_P, _P.id == _O.project_id)
+        .where(_O.id == taken.c.order_id)
+        .limit(1)
+        .lateral("order_")
+    )
+    claimed = (
         select(
-            *ORDER_COLUMNS,
+            *order.c,
             taken.c.retry_count.label("attempt"),
             taken.c.retry_kwargs,
             taken.c.project_id.label("project_key"),
-            taken.c.token,
+            taken.c.token.label("claim"),
         )
-        .select_from(taken)
-        .join(_O, _O.id == taken.c.order_id)
-        .join(_P, _P.id == _O.project_id)
+        .select_from(taken.join(order, true()))
         .cte("claimed")
+        .prefix_with("MATERIALIZED")
     )
-    named = aliased(_O)
+    named = select(_O.id).where(_O.id == asked.c.order_id).scalar_subquery()
     return CompiledStatement.of(
         select(
-            *[each for each in orders.c if each.key != "token"],
+            *[each for each in claimed.c if each.key != "claim"],
             asked.c.n,
             or_(asked.c.n.in_(select(special.c.n)), turn_count > count).label("unsure"),
             exists(select(taken.c.order_id)).label("any_taken"),
-            case((orders.c.id.is_(None), exists().where(named.id == asked.c.order_id)), else_=true()).label("known"),
+            case((claimed.c.id.is_(None), named.is_not(None)), else_=true()).label("known"),
         )
         .select_from(asked)
-        .outerjoin(orders, orders.c.token == asked.c.token)
+        .outerjoin(claimed, claimed.c.claim == asked.c.token)
     )
 
 
 def _special(asked: CTE, now: ColumnElement[Any], seconds: float) -> CTE:
-    """The claims whose named order is in another lane, or does not wait and is not leased either."""
-    named = aliased(_T)
-    in_lane = case((_O.type == "asymmetric", ASYMMETRIC), else_=SYMMETRIC) == _lane()
+    """The claims whose named order waits in another lane, or does not wait and is not leased either."""
+    named = (
+        select(_T.waits_in, _T.leased_until, _T.written_at)
+        .where(_T.order_id == asked.c.order_id)
+        .limit(1)
+        .lateral("named")
+    )
+    is_retry = and_(named.c.waits_in.is_(None), is_free(now, seconds, named.c))
     return (
         select(asked.c.n)
-        .join(named, named.order_id == asked.c.order_id)
-        .join(_O, _O.id == named.order_id)
-        .where(or_(not_(in_lane), and_(named.waits_in.is_(None), is_free(now, seconds, named))))
+        .select_from(asked.join(named, true()))
+        .where(or_(named.c.waits_in != _lane(), is_retry))
         .cte("special")
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Exists, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
@@ -269,11 +269,11 @@ def make_project_due(session: Session, project_id: str) -> None:
     )
 
 
-def is_free(now: Moment, seconds: float, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
+def is_free(now: Moment, seconds: float, task: Any = _T) -> ColumnElement[bool]:
     """Whether no worker holds the lease of a task.
 
     :param seconds: duration of leases.
-    :param task: the model, or an alias of it.
+    :param task: the model, or the columns of a subquery.
     """
     # A lease that ends later than this was taken before the clock was set back.
     implausible = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCK_TOLERANCE
@@ -301,7 +301,7 @@ def _removal(now: Moment, project: ColumnElement[bool]) -> Exists:
     return exists().where(project, models.ProjectRemoval.project_id == models.Project.external_id, closes(now))
 
 
-def _is_from_the_future(now: Moment, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
+def _is_from_the_future(now: Moment, task: Any = _T) -> ColumnElement[bool]:
     """Whether the clock was set back since a row was written, so that its times are too late by as much."""
     return task.written_at > now + _CLOCK_TOLERANCE
 

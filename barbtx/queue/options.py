@@ -71,7 +71,7 @@ OPTIONS = {
         ),
         cfg.IntOpt(
             "asynchronous_workers",
-            default=4,
+            default=32,
             min=1,
             max=256,
             help="Maximum number of tasks in flight per process. Tasks that generate key pairs have their own limit, "

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Exists, and_, delete, exists, insert, or_,
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
-from barbtx.model.records import Lease, Order, StoredPayload, Task, lane_of
+from barbtx.model.records import ASYMMETRIC, PENDING, SYMMETRIC, Lease, Order, StoredPayload, Task, lane_of
 from barbtx.model.repositories.projects import closes, find_project
 from barbtx.model.repositories.rows import affected_rows
 
@@ -210,14 +210,33 @@ def finish(session: Session, lease: Lease) -> None:
         raise LeaseLost
 
 
-def take_due(session: Session, now: datetime.datetime, limit: int, republish_after: float) -> list[Task]:
-    """Take the tasks that are due, oldest first, and reschedule them; see :meth:`OrderRepo.take_due`."""
+def advancing_lanes(session: Session, since: datetime.datetime) -> list[str]:
+    """The lanes in which an order has ended since a time, by the clocks of those who ended it."""
+    ended = select(_O.id).where(_O.updated_at >= since, _O.status != PENDING)
+    is_pair = _O.type == "asymmetric"
+    conditions = {ASYMMETRIC: is_pair, SYMMETRIC: ~is_pair}
+    return [lane for lane, is_in in conditions.items() if session.scalar(ended.where(is_in).limit(1)) is not None]
+
+
+def take_due(
+    session: Session, now: datetime.datetime, limit: int, republish_after: float, advancing: Sequence[str]
+) -> list[Task]:
+    """Take the tasks that are due, oldest first, and reschedule them; see :meth:`OrderRepo.take_due`.
+
+    :param advancing: lanes whose waiting tasks are taken only if they are overdue by ``republish_after``.
+    """
+    has_come = and_(
+        _T.retry_at <= now,
+        or_(
+            _T.waits_in.is_(None),
+            _T.waits_in.not_in(advancing),
+            _T.retry_at <= now - datetime.timedelta(seconds=republish_after),
+        ),
+    )
     rows = session.execute(
         select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at, _T.lease, _O.type, _O.project_id)
         .join(_O, _O.id == _T.order_id)
-        .where(
-            or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCK_TOLERANCE, _is_from_the_future(now))
-        )
+        .where(or_(has_come, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCK_TOLERANCE, _is_from_the_future(now)))
         .order_by(_T.retry_at)
         .limit(limit)
         .with_for_update(of=_T, skip_locked=True)

@@ -29,6 +29,9 @@ __all__ = ["Claim", "LeaseLost", "OrderWork", "WrongLane"]
 
 _O = models.Order
 
+# A lane in which no order has ended for so long may have lost its messages.
+_LATELY = datetime.timedelta(seconds=5)
+
 
 @attrs.frozen
 class OrderWork(Repository):
@@ -213,7 +216,9 @@ class OrderWork(Repository):
 
         return self._interact(work)
 
-    def take_due(self, limit: int, republish_after: float, seen: set[str] | None = None) -> Deferred[list[Task]]:
+    def take_due(
+        self, limit: int, republish_after: float, seen: set[str] | None = None, *, permits: bool = False
+    ) -> Deferred[list[Task]]:
         """Take the tasks that are due, oldest first, and reschedule them. Concurrent callers get different tasks.
 
         The interval doubles: a task is due again after as long as it has been pending, but at most an hour, so that a
@@ -223,10 +228,15 @@ class OrderWork(Repository):
         :param republish_after: minimum of the interval in seconds.
         :param seen: receives the ids of the orders, so that the caller can make them due again if the outcome is
             unknown.
+        :param permits: whether the message of a task is a permit for the order whose turn it is, so that a task that
+            waits in a lane needs no further message as long as orders of that lane are completed. It is taken then only
+            if it is overdue by ``republish_after``.
         """
+        lately = utcnow(self.clock) - _LATELY
 
         def work(session: Session) -> list[Task]:
-            tasks = order_tasks.take_due(session, self._now(session), limit, republish_after)
+            advancing = order_tasks.advancing_lanes(session, lately) if permits else ()
+            tasks = order_tasks.take_due(session, self._now(session), limit, republish_after, advancing)
             if seen is not None:
                 seen.update(task.order_id for task in tasks)
             return tasks

@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -243,8 +243,14 @@ class Consumer(Service):
 
     async def _process_until_none_left(self, process_next: Callable[[], Awaitable[bool]]) -> None:
         """Process work without messages, until there is none or a message is delivered."""
-        while not self._stopping and not self._in_flight and await process_next():
-            pass
+
+        async def loop() -> None:
+            while not self._stopping and not self._in_flight and await process_next():
+                pass
+
+        if await process_next():
+            # The messages of many orders may be lost.
+            await gatherResults([Deferred.fromCoroutine(loop()) for _ in range(self.concurrency)], consumeErrors=True)
 
     def _none_left(self, outcome: object) -> None:
         if isinstance(outcome, Failure):

@@ -322,7 +322,8 @@ def _removal(now: Moment, project: ColumnElement[bool]) -> Exists:
 
 def _is_from_the_future(now: Moment, task: Any = _T) -> ColumnElement[bool]:
     """Whether the clock was set back since a row was written, so that its times are too late by as much."""
-    return task.written_at > now + _CLOCK_TOLERANCE
+    ahead: ColumnElement[bool] = task.written_at > now + _CLOCK_TOLERANCE
+    return ahead
 
 
 def _is_held(lease: Lease) -> ColumnElement[bool]:

@@ -273,8 +273,8 @@ OPTIONS = {
             min=0,
             max=3600,
             help="Time in seconds after which the retry scheduler publishes the task of a new order, if the task has "
-            "not begun by then. While workers complete other orders of its lane, it waits for republish_seconds longer, "
-            "because the message is probably only queued.",
+            "not begun by then. While workers complete other orders of the same kind, it waits for republish_seconds "
+            "longer, because the message is probably only queued.",
         ),
         cfg.FloatOpt(
             "republish_seconds",

@@ -57,7 +57,7 @@ class Repositories:
             containers=ContainerRepo(database, clock, quotas["containers"], limits),
             container_acls=AclRepo(database, clock, models.Container),
             container_consumers=ConsumerRepo(database, clock, CONTAINER_CONSUMERS, quotas["consumers"], limits),
-            orders=OrderRepo(database, clock, quotas["orders"], database_time),
+            orders=OrderRepo(database, clock, task_time=database_time, quota=quotas["orders"]),
             quotas=QuotaRepo(database, clock, quotas),
             keks=KEKRepo(database, clock),
             secret_stores=SecretStoreRepo(database, clock),

@@ -88,7 +88,7 @@ def make_service(
         conf = load_again()
         if not files:
             _require_database(conf, files)
-        service = LoggingService(conf, twistd)
+        service = LoggingService(reactor, conf, twistd)
         make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
         _require_database(conf, files)
         reactor.callWhenRunning(garbage_collection.settle)

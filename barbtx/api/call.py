@@ -24,6 +24,7 @@ from barbtx.model.repositories.idempotency import IdempotencyRecord
 class Call:
     """A request as controllers see it.
 
+    :ivar method: the HTTP method, in upper case.
     :ivar ids: the variable segments of the path, by the names that the route gives them.
     :ivar operation: the operation that handles the method; None if the resource has none.
     :ivar idempotent_request: set if the request has an ``Idempotency-Key`` and the operation supports it.
@@ -34,7 +35,12 @@ class Call:
     ids: Mapping[str, str]
     operation: Operation | None = None
     idempotent_request: IdempotentRequest | None = None
+    method: str = attrs.field(init=False)
     _base_url: str | None = attrs.field(default=None, init=False)
+
+    @method.default
+    def _method(self) -> str:
+        return self.request.method.decode("ascii", "replace")
 
     @property
     def context(self) -> RequestContext:
@@ -52,11 +58,6 @@ class Call:
         if self.context.project_id is None:
             raise Forbidden
         return self.context.project_id
-
-    @property
-    def method(self) -> str:
-        """The HTTP method, in upper case."""
-        return self.request.method.decode("ascii", "replace")
 
     @property
     def microversion(self) -> Version:

@@ -62,6 +62,7 @@ class Channel(ChannelBase):
     peer: Client
     reserved = False
     _host: IAddress | None = None
+    _peer: IAddress | None = None
     _secure: bool | None = None
     _write_deadline: IDelayedCall | None = None
     _early_response: IDelayedCall | None = None
@@ -81,7 +82,7 @@ class Channel(ChannelBase):
         self._idle_deadline = Deadline(self.site.clock, self.timeoutConnection)
         self._request_deadline = Deadline(self.site.clock, self._request_timed_out)
         super().connectionMade()
-        self.address = parse_address(getattr(self.transport.getPeer(), "host", ""))
+        self.address = parse_address(getattr(self.getPeer(), "host", ""))
         self.is_from_proxy = is_within(self.address, self.site.connections.trusted)
         self.peer = Client(self.address, self.is_from_proxy)
         self.site.connections.admit(self)
@@ -89,10 +90,16 @@ class Channel(ChannelBase):
             self.setTimeout(_RESERVED_SECONDS if self.timeOut is None else min(self.timeOut, _RESERVED_SECONDS))
 
     def getHost(self) -> IAddress:
-        """Return the address that the client has connected to, for which the system is asked once."""
+        """Return the address that the client has connected to, for which the transport is asked once."""
         if self._host is None:
             self._host = self.transport.getHost()
         return self._host
+
+    def getPeer(self) -> IAddress:
+        """Return the peer's address, for which the transport is asked once."""
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
 
     def isSecure(self) -> bool:
         """Return whether the connection uses TLS."""

@@ -125,10 +125,10 @@ class Request(RequestBase):
 
     def _sender(self) -> Client:
         channel = self.channel
-        if not channel.is_from_proxy:
+        values = self.received.get(b"X-Forwarded-For")
+        if not values or not channel.is_from_proxy:
             return channel.peer
-        values = [value.decode("latin-1") for value in self.received.get(b"X-Forwarded-For", ())]
-        reported = reported_client(values, self.site.connections.trusted)
+        reported = reported_client([value.decode("latin-1") for value in values], self.site.connections.trusted)
         return Client(reported, False) if reported else channel.peer
 
     def process(self) -> None:

@@ -83,11 +83,23 @@ async def test_what_a_client_sends_makes_no_line_of_its_own(tmp_path: Path) -> N
         await api.get("/v1/secrets/%0A2026-01-01T00:00:00+0000%20[barbtx%23info]%20forged%20%1b[31m")
         await api.get("/v1/secrets?name=%0Aforged", user="x\x85forged\u2028y")
         await api.get("/healthcheck")
+        # The line of a request is written some time after the response.
+        wait_until(lambda: "GET /healthcheck" in api.process.read_log(), 30, "the last request is not logged")
         log = api.process.read_log()
         assert not [line for line in log.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT\S+ \[[^]]+#\w+\] ", line)], log
         assert "\x1b" not in log and "GET /healthcheck 200" in log
     finally:
         deployment.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_that_is_told_to_end_loses_no_line(deployment: Deployment) -> None:
+    api = deployment.api()
+    replies = await gatherResults([Deferred.fromCoroutine(api.get("/v1/secrets")) for _ in range(20)])
+    assert api.process.stop() == 0
+    assert {entry["request_id"] for entry in of_requests(api.process, 200)} == {
+        reply.headers["x-openstack-request-id"] for reply in replies
+    }
 
 
 @pytest_twisted.ensureDeferred

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from klein import Klein
 from klein.resource import KleinResource
 from twisted.internet.defer import Deferred
+from twisted.web.iweb import IRequest
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.routing import Rule
 
@@ -50,11 +51,13 @@ class RoutedResource(KleinResource):
         self._klein = app
         self._routes = dict(route for rule in app.url_map.iter_rules() for route in _routes_of(app, rule))
 
-    def render(self, request: Request) -> Any:
+    def render(self, request: IRequest) -> Any:
         """Call the endpoint of the path, and respond when its Deferred fires."""
+        # The site makes all requests.
+        arrived = cast("Request", request)
         ids: list[str] = []
         shape: list[bytes | None] = []
-        for segment in request.postpath:
+        for segment in arrived.postpath:
             if len(segment) == 36 and _UUID.fullmatch(segment):
                 ids.append(segment.decode())
                 shape.append(None)
@@ -63,11 +66,11 @@ class RoutedResource(KleinResource):
         route = self._routes.get(tuple(shape))
         if route is None:
             return super().render(request)
-        request.prepath.extend(request.postpath[: route.segment_count])
-        del request.postpath[: route.segment_count]
+        arrived.prepath.extend(arrived.postpath[: route.segment_count])
+        del arrived.postpath[: route.segment_count]
         arguments: Mapping[str, str] = dict(zip(route.names, ids, strict=True))
-        running: Deferred[bytes] = self._klein.execute_endpoint(route.endpoint, request, **arguments)
-        request.respond_later(running)
+        running = self._klein.execute_endpoint(route.endpoint, arrived, **arguments)
+        arrived.respond_later(cast("Deferred[bytes]", running))
         return NOT_DONE_YET
 
 

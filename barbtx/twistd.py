@@ -89,7 +89,7 @@ def make_service(
         conf = load_again()
         if not files:
             _require_database(conf, files)
-        service = LoggingService(conf, twistd)
+        service = LoggingService(reactor, conf, twistd)
         invocation = Invocation(files, options["set"], twistd, service.write)
         make(reactor, Runtime.from_config(reactor, conf, read=load_again), invocation).setServiceParent(service)
         _require_database(conf, files)

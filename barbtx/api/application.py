@@ -14,6 +14,7 @@ from barbtx.api.dispatch import Controller
 from barbtx.api.listener import ApiListener
 from barbtx.api.order_watch import OrderWatch
 from barbtx.api.pipeline import load_pipeline
+from barbtx.api.routed_resource import RoutedResource
 from barbtx.api.routes import make_app
 from barbtx.api.worker import Worker
 from barbtx.api.worker_child import Command
@@ -79,8 +80,7 @@ def make_api(reactor: IReactor, runtime: Runtime, worker: Worker | None = None) 
     dependencies = Dependencies(conf, reactor, clock, policy, runtime.repositories, runtime.stores, task_client, watch)
 
     def make_application(routes: Mapping[str, type[Controller[Any]]]) -> IResource:
-        resource: IResource = make_app(routes, dependencies).resource()
-        return resource
+        return RoutedResource(make_app(routes, dependencies))
 
     pipeline = PipelineContext(conf, reactor, clock, make_application)
     listener = ApiListener(reactor, conf, load_pipeline(pipeline), process_exit.refuse, watch.release, worker)

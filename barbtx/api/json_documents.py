@@ -26,6 +26,10 @@ _EXPONENT_FROM = 10**21
 _EXACT_UP_TO = 2**53
 
 
+_ASCII = json.JSONEncoder(allow_nan=False)
+_UNICODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
+
+
 class UnrepresentableNumber(ValueError):
     """A number that a double-precision float cannot represent."""
 
@@ -68,7 +72,7 @@ def write(document: Any, *, ascii_only: bool = True) -> str:
     :param ascii_only: whether to escape all other characters.
     :raises ValueError: a number in the document is not finite.
     """
-    return json.dumps(document, allow_nan=False, ensure_ascii=ascii_only)
+    return (_ASCII if ascii_only else _UNICODE).encode(document)
 
 
 def _too_deep() -> MalformedJSON:

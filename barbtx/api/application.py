@@ -26,6 +26,7 @@ from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
+from barbtx.tasks.count_folding import CountFolding
 from barbtx.times import WallClock
 
 
@@ -69,7 +70,13 @@ def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
         "waiting": watch.gauges,
         **pipeline.gauges,
     }
-    serving = Stack.of(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
+    serving = Stack.of(
+        queue_service,
+        RetryScheduler(reactor, conf, orders, task_client),
+        CountFolding(reactor, runtime.repositories.secret_counts),
+        policy_reloader,
+        listener,
+    )
     return Stack.of(
         process_exit,
         Signals(reactor, runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)),

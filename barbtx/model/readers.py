@@ -1,10 +1,10 @@
-"""Lookups through a pipeline: those of concurrent callers share a statement."""
+"""Queries through a pipeline. Lookups of concurrent callers share a statement; other queries do not."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 import psycopg
@@ -20,6 +20,10 @@ from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
 
 Rows: TypeAlias = Sequence[NamedRow | None]
+
+
+class TooSlow(Exception):
+    """A query took too long or waited too long for a lock. It was ended, so that others need not wait for it."""
 
 
 @attrs.frozen
@@ -43,31 +47,74 @@ class PipelineReader:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
         """
         execution = Execution(self.statement, self.statement.parameters({"keys": write_keys(keys), "now": now}))
-        read: Deferred[Sequence[Sequence[Any]]] = Deferred.fromCoroutine(self._send(execution))
         return (
-            read.addTimeout(seconds, self.reactor)
+            read(self.reactor, self.connector, execution, self.max_retries, seconds)
             .addErrback(_translate)
-            .addCallback(lambda results: in_order(results[0], len(keys)))
+            .addCallback(lambda rows: in_order(rows, len(keys)))
         )
 
-    async def _send(self, execution: Execution) -> Sequence[Sequence[Any]]:
-        attempt = 0
-        while True:
-            pipeline = await self.connector.pipeline()
-            try:
-                return await pipeline.send([execution])
-            except CancelledError:
-                # The server may be frozen; what is sent after this would wait as well.
-                pipeline.abort()
+
+@attrs.frozen
+class PipelineFetcher:
+    """Executes queries in PostgreSQL through a pipeline, each by itself, so that it may fail alone.
+
+    :ivar max_retries: retries after the connection was lost.
+    """
+
+    reactor: IReactor
+    connector: Connector
+    max_retries: int
+
+    def fetch(self, execution: Execution, seconds: float) -> Deferred[Sequence[NamedRow]]:
+        """Execute a query.
+
+        :param seconds: timeout, including the time to connect.
+        :return: fires with its rows.
+        :raises TooSlow: (asynchronously) the server took longer than the connection's timeouts allow.
+        :raises BadRequest: (asynchronously) the database does not accept a value.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
+        """
+        rows = read(self.reactor, self.connector, execution, self.max_retries, seconds)
+        return rows.addErrback(_find_slow).addErrback(_translate)
+
+
+def read(
+    reactor: IReactor, connector: Connector, execution: Execution, max_retries: int, seconds: float
+) -> Deferred[Sequence[NamedRow]]:
+    """Execute a query through a pipeline, and again after the connection was lost.
+
+    :param seconds: timeout, including the time to connect.
+    :return: fires with its rows, or fails with an error that :func:`driver_error` knows.
+    """
+    rows: Deferred[Sequence[NamedRow]] = Deferred.fromCoroutine(_read(connector, execution, max_retries))
+    return rows.addTimeout(seconds, reactor)
+
+
+async def _read(connector: Connector, execution: Execution, max_retries: int) -> Sequence[NamedRow]:
+    attempt = 0
+    while True:
+        pipeline = await connector.pipeline()
+        try:
+            (rows,) = await pipeline.send([execution])
+            return rows
+        except CancelledError:
+            # The server may be frozen; what is sent after this would wait as well.
+            pipeline.abort()
+            raise
+        except psycopg.Error as error:
+            if classify(error).kind not in STALE:
                 raise
-            except psycopg.Error as error:
-                if classify(error).kind not in STALE:
-                    raise
-                # A new connection may lead to another server.
-                pipeline.abort()
-                attempt += 1
-                if attempt > self.max_retries:
-                    raise
+            # A new connection may lead to another server.
+            pipeline.abort()
+            attempt += 1
+            if attempt > max_retries:
+                raise
+
+
+def _find_slow(failure: Failure) -> Failure:
+    if isinstance(failure.value, (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)):
+        raise TooSlow from None
+    return failure
 
 
 def _translate(failure: Failure) -> Failure:

@@ -22,7 +22,8 @@ from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
 from barbtx.model.database_failures import DatabaseUnavailable, bad_value, closed, unavailable
 from barbtx.model.lookups import Key, Lookup, NamedRow
-from barbtx.model.readers import PipelineReader, Rows
+from barbtx.model.pipeline import Execution
+from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows
 from barbtx.model.writers import PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
 from barbtx.validators import has_nul_or_surrogate
@@ -35,6 +36,10 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 # Connections for the writes of each group of tables.
 _WRITERS = 2
+# Queries in flight that are sent by themselves, and the timeout in seconds that their connection derives its own from.
+# One that is slow delays those behind it.
+_FETCHES = 8
+_FETCH_SECONDS = 0.5
 
 
 @attrs.frozen
@@ -59,6 +64,7 @@ class Statements:
     report: Callable[[bool], None]
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
+    _fetches: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
 
     def find(
@@ -89,6 +95,34 @@ class Statements:
 
             batcher = self._lookups[lookup] = self._batcher(send)
         return batcher.request((key, now))
+
+    def fetch(
+        self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
+    ) -> Deferred[Sequence[NamedRow]]:
+        """Execute a query that reads few rows, by itself.
+
+        :param values: the query's parameters by name.
+        :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: fires with the rows.
+        :raises TooSlow: (asynchronously) the query was ended because it was slow. It may succeed in a transaction.
+        :raises BadRequest: (asynchronously) the database does not accept a value.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(closed())
+        if any(isinstance(value, str) and has_nul_or_surrogate(value) for value in values.values()):
+            return fail(bad_value())
+        batcher = self._fetches.get(tables)
+        if batcher is None:
+            connector = self._make_connector(f"{tables} fetches", min(self.timeout, _FETCH_SECONDS))
+            fetcher = PipelineFetcher(self.reactor, connector, self.max_retries)
+
+            def send(executions: Sequence[Execution], seconds: float) -> Deferred[Sequence[Sequence[NamedRow]]]:
+                (execution,) = executions
+                return fetcher.fetch(execution, seconds).addCallback(lambda rows: [rows])
+
+            batcher = self._fetches[tables] = attrs.evolve(self._batcher(send), size=1, depth=_FETCHES)
+        return batcher.request(Execution(statement, statement.parameters(values)))
 
     def _batcher(self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]) -> Batcher[K, R]:
         return Batcher(
@@ -122,11 +156,11 @@ class Statements:
             batcher = self._writes[tables] = self._batcher(PipelineWriter(self.reactor, connectors).write)
         return batcher.request(Write(statement, values))
 
-    def _make_connector(self, name: str) -> Connector:
+    def _make_connector(self, name: str, timeout: float | None = None) -> Connector:
         connector = self._connectors.get(name)
         if connector is None:
             connector = self._connectors[name] = Connector(
-                self.reactor, self.threads, partial(connect, self.engine, self.timeout)
+                self.reactor, self.threads, partial(connect, self.engine, timeout or self.timeout)
             )
         return connector
 

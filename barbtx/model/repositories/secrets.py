@@ -27,7 +27,9 @@ from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_ke
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
 from barbtx.model.repositories.quotas import count_secrets, enforce_quota
-from barbtx.model.repositories.rows import affected_rows, fields
+from barbtx.model.repositories.rows import affected_rows
+from barbtx.model.repositories.secret_counts import count_unexpired
+from barbtx.model.repositories.secret_lists import page_statement, read_page
 from barbtx.model.repositories.secret_queries import (
     SECRET_COLUMNS,
     delete_secrets,
@@ -35,6 +37,7 @@ from barbtx.model.repositories.secret_queries import (
     insert_datum,
     insert_secret,
     payload_values,
+    read_listed,
     read_secret,
     secret_lookup,
     unexpired,
@@ -145,14 +148,13 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read their consumers.
         """
         now = utcnow(self.clock)
+        whole_project = shared_with is None and not conditions
 
         def work(session: Session) -> Page[Secret]:
-            if shared_with is not None:
-                scope = is_listed(_S.id, shared_with)
-            else:
-                scope = _S.project_id == find_project(session, project_id)
+            project = find_project(session, project_id) if shared_with is None else None
+            scope = is_listed(_S.id, shared_with) if shared_with is not None else _S.project_id == project
             query = apply_conditions(select(*SECRET_COLUMNS).where(scope, unexpired(now)), conditions, COLUMNS)
-            total = count(session, query, _S.id)
+            total = count_unexpired(session, project, now) if whole_project else count(session, query, _S.id)
             if offset >= total:
                 return Page((), total)
             order = ordering(session, [(COLUMNS[name], desc) for name, desc in sort], (_S.created_at, _S.id))
@@ -162,12 +164,19 @@ class SecretRepo(Repository):
                 .limit(limit)
                 .offset(offset)
             )
-            secrets = [Secret(**fields(row, SECRET_COLUMNS)) for row in rows]
+            secrets = [read_listed(row) for row in rows]
             if with_consumers:
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        return self._interact(work, write=False, listing=True)
+        statement = None
+        if self.database.statements.enabled and whole_project and not sort and not with_consumers:
+            statement = page_statement(limit, offset)
+        if statement is None:
+            return self._interact(work, write=False, listing=True)
+        values = {"project": project_id, "now": now, "limit": limit, "offset": offset}
+        rows = self.database.statements.fetch(statement, values, tables=self.tables)
+        return rows.addCallback(read_page)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
         found = embedded_consumers(

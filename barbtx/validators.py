@@ -36,4 +36,4 @@ def provides(interface: InterfaceClass) -> Callable[[Any, attrs.Attribute[Any], 
 
 def has_nul_or_surrogate(text: str) -> bool:
     """Return whether a text contains NUL or lone surrogates, which databases cannot store."""
-    return any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+    return "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text))

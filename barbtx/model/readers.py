@@ -1,4 +1,4 @@
-"""Queries through a pipeline. Lookups of concurrent callers share a statement; other queries do not."""
+"""Queries through a pipeline: those of concurrent callers share a round trip, and lookups also a statement."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
 
 Rows: TypeAlias = Sequence[NamedRow | None]
+#: For each query of a group, the rows that it found.
+Results: TypeAlias = Sequence[Sequence[NamedRow]]
 
 
 class TooSlow(Exception):
@@ -48,15 +50,15 @@ class PipelineReader:
         """
         execution = Execution(self.statement, self.statement.parameters({"keys": write_keys(keys), "now": now}))
         return (
-            read(self.reactor, self.connector, execution, self.max_retries, seconds)
+            _read(self.reactor, self.connector, [execution], self.max_retries, seconds)
             .addErrback(_translate)
-            .addCallback(lambda rows: in_order(rows, len(keys)))
+            .addCallback(lambda results: in_order(results[0], len(keys)))
         )
 
 
 @attrs.frozen
 class PipelineFetcher:
-    """Executes queries in PostgreSQL through a pipeline, each by itself, so that it may fail alone.
+    """Executes groups of queries in PostgreSQL through a pipeline.
 
     :ivar max_retries: retries after the connection was lost.
     """
@@ -65,38 +67,33 @@ class PipelineFetcher:
     connector: Connector
     max_retries: int
 
-    def fetch(self, execution: Execution, seconds: float) -> Deferred[Sequence[NamedRow]]:
-        """Execute a query.
+    def fetch(self, queries: Sequence[Execution], seconds: float) -> Deferred[Results]:
+        """Execute queries. If one fails, all fail.
 
         :param seconds: timeout, including the time to connect.
-        :return: fires with its rows.
-        :raises TooSlow: (asynchronously) the server took longer than the connection's timeouts allow.
+        :return: fires with the rows of each query.
+        :raises TooSlow: (asynchronously) a query took longer than the timeouts of the connection.
         :raises BadRequest: (asynchronously) the database does not accept a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
         """
-        rows = read(self.reactor, self.connector, execution, self.max_retries, seconds)
-        return rows.addErrback(_find_slow).addErrback(_translate)
+        results = _read(self.reactor, self.connector, queries, self.max_retries, seconds)
+        return results.addErrback(_find_slow).addErrback(_translate)
 
 
-def read(
-    reactor: IReactor, connector: Connector, execution: Execution, max_retries: int, seconds: float
-) -> Deferred[Sequence[NamedRow]]:
-    """Execute a query through a pipeline, and again after the connection was lost.
-
-    :param seconds: timeout, including the time to connect.
-    :return: fires with its rows, or fails with an error that :func:`driver_error` knows.
-    """
-    rows: Deferred[Sequence[NamedRow]] = Deferred.fromCoroutine(_read(connector, execution, max_retries))
-    return rows.addTimeout(seconds, reactor)
+def _read(
+    reactor: IReactor, connector: Connector, queries: Sequence[Execution], max_retries: int, seconds: float
+) -> Deferred[Results]:
+    """Execute queries, again after the connection was lost. The errors are those that :func:`driver_error` knows."""
+    results: Deferred[Results] = Deferred.fromCoroutine(_send(connector, queries, max_retries))
+    return results.addTimeout(seconds, reactor)
 
 
-async def _read(connector: Connector, execution: Execution, max_retries: int) -> Sequence[NamedRow]:
+async def _send(connector: Connector, queries: Sequence[Execution], max_retries: int) -> Results:
     attempt = 0
     while True:
         pipeline = await connector.pipeline()
         try:
-            (rows,) = await pipeline.send([execution])
-            return rows
+            return await pipeline.send(queries)
         except CancelledError:
             # The server may be frozen; what is sent after this would wait as well.
             pipeline.abort()

@@ -36,8 +36,8 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 # Connections for the writes of each group of tables.
 _WRITERS = 2
-# Queries in flight that are sent by themselves, and the timeout in seconds that their connection derives its own from.
-# One that is slow delays those behind it.
+# Queries in a group, and the timeout in seconds that their connection derives its own from: one that is slow delays
+# those of its group and of the next.
 _FETCHES = 8
 _FETCH_SECONDS = 0.5
 
@@ -99,7 +99,7 @@ class Statements:
     def fetch(
         self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
     ) -> Deferred[Sequence[NamedRow]]:
-        """Execute a query that reads few rows, by itself.
+        """Execute a query that reads few rows. Concurrent calls for the same tables share a round trip.
 
         :param values: the query's parameters by name.
         :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
@@ -116,12 +116,7 @@ class Statements:
         if batcher is None:
             connector = self._make_connector(f"{tables} fetches", min(self.timeout, _FETCH_SECONDS))
             fetcher = PipelineFetcher(self.reactor, connector, self.max_retries)
-
-            def send(executions: Sequence[Execution], seconds: float) -> Deferred[Sequence[Sequence[NamedRow]]]:
-                (execution,) = executions
-                return fetcher.fetch(execution, seconds).addCallback(lambda rows: [rows])
-
-            batcher = self._fetches[tables] = attrs.evolve(self._batcher(send), size=1, depth=_FETCHES)
+            batcher = self._fetches[tables] = attrs.evolve(self._batcher(fetcher.fetch), size=_FETCHES)
         return batcher.request(Execution(statement, statement.parameters(values)))
 
     def _batcher(self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]]) -> Batcher[K, R]:

@@ -1,8 +1,8 @@
 """How many secrets a project has, without counting them one by one.
 
 On PostgreSQL, triggers maintain the number of secrets by the day on which they expire, see
-:class:`barbtx.model.models.SecretCount`. Only the secrets that expire on the present day are counted. On other databases,
-an index alone answers the question.
+:class:`barbtx.model.models.SecretCount`. Only those that expire on the present day are counted. On other databases, an
+index alone answers the question.
 """
 
 from __future__ import annotations

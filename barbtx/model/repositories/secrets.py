@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.models.base import FreeText
+from barbtx.model.readers import TooSlow
 from barbtx.model.records import NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import is_listed, touch
 from barbtx.model.repositories.base import Repository
@@ -26,10 +29,10 @@ from barbtx.model.repositories.creations import secret_creation, secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
-from barbtx.model.repositories.quotas import count_secrets, enforce_quota
+from barbtx.model.repositories.quotas import enforce_quota
 from barbtx.model.repositories.rows import affected_rows
 from barbtx.model.repositories.secret_counts import count_unexpired
-from barbtx.model.repositories.secret_lists import page_statement, read_page
+from barbtx.model.repositories.secret_lists import SlowProjects, page_statement, read_page
 from barbtx.model.repositories.secret_queries import (
     SECRET_COLUMNS,
     delete_secrets,
@@ -82,6 +85,7 @@ class SecretRepo(Repository):
 
     quota: int = -1
     limits: ObjectLimits = attrs.field(factory=ObjectLimits)
+    _slow: SlowProjects = attrs.field(factory=SlowProjects, init=False)
 
     def create(self, new: NewSecret, idempotency: IdempotencyRecord | None = None) -> Deferred[None]:
         """Store a secret and its payload, if it has one. The project's row is created if it is missing.
@@ -96,7 +100,7 @@ class SecretRepo(Repository):
         def work(session: Session) -> None:
             project = project_key(session, new.project_id, now)
             remember_key(session, project, idempotency, now)
-            enforce_quota(session, project, "secrets", self.quota, count_secrets(now))
+            enforce_quota(session, project, "secrets", self.quota, partial(count_unexpired, now=now))
             insert_secret(session, project, new, now)
 
         if idempotency is not None or not self.database.statements.enabled:
@@ -169,14 +173,19 @@ class SecretRepo(Repository):
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        statement = None
-        if self.database.statements.enabled and whole_project and not sort and not with_consumers:
-            statement = page_statement(limit, offset)
-        if statement is None:
+        frequent = whole_project and not sort and not with_consumers
+        statement = page_statement(limit, offset) if frequent and self.database.statements.enabled else None
+        seconds = self.database.reactor.seconds
+        if statement is None or self._slow.has(project_id, seconds()):
             return self._interact(work, write=False, listing=True)
+
+        def too_slow(failure: Failure) -> Deferred[Page[Secret]]:
+            failure.trap(TooSlow)
+            self._slow.note(project_id, seconds())
+            return self._interact(work, write=False, listing=True)
+
         values = {"project": project_id, "now": now, "limit": limit, "offset": offset}
-        rows = self.database.statements.fetch(statement, values, tables=self.tables)
-        return rows.addCallback(read_page)
+        return self.database.statements.fetch(statement, values, tables=self.tables).addCallbacks(read_page, too_slow)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
         found = embedded_consumers(

@@ -109,8 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     current.set_defaults(run=_current)
     again = database.add_parser(
         "recount",
-        help="count the secrets of all projects again; necessary on PostgreSQL, where triggers maintain the counts, after "
-        "a restore of data only, or after changes while triggers were disabled",
+        help="count the secrets of all projects again; on PostgreSQL, where triggers maintain the counts, this is "
+        "necessary after a restore of data only, or after changes while triggers were disabled",
     )
     again.add_argument("-d", "--db-url", help="URL of the database, instead of [database] connection")
     again.set_defaults(run=_recount)

@@ -16,8 +16,8 @@ from barbtx.model.records import Page, Secret
 from barbtx.model.repositories.secret_counts import maintained_count
 from barbtx.model.repositories.secret_queries import SECRET_COLUMNS, read_listed, unexpired
 
-# How far into a list a page may reach. The planner does not know the values of parameters, so another LIMIT tells it that
-# few rows are read.
+# How far into a list a page may reach. The planner does not know the values of parameters, so that another LIMIT has to
+# tell it that few rows are read.
 _REACHES = (20, 100, 1000)
 _COLUMNS = [column for column in SECRET_COLUMNS if column.key != "project_id"]
 

@@ -77,7 +77,7 @@ OPTIONS = {
             "pipelines",
             default=True,
             help="Experimental, for PostgreSQL: send frequent statements without threads, in libpq's pipeline mode, so "
-            "that concurrent requests share a round trip and a commit. A process has up to six more connections.",
+            "that concurrent requests share a round trip and a commit. A process has up to seven more connections.",
         ),
         cfg.IntOpt(
             "max_retries",

@@ -31,6 +31,7 @@ from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
+from barbtx.tasks.count_folding import CountFolding
 from barbtx.times import WallClock
 from barbtx.worker_process import must_check_first
 
@@ -91,7 +92,13 @@ def make_api(reactor: IReactor, runtime: Runtime, worker: Worker | None = None) 
         "waiting": watch.gauges,
         **pipeline.gauges,
     }
-    serving = Stack.of(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
+    serving = Stack.of(
+        queue_service,
+        RetryScheduler(reactor, conf, orders, task_client),
+        CountFolding(reactor, runtime.repositories.secret_counts),
+        policy_reloader,
+        listener,
+    )
     reload, report = runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)
     return Stack.of(
         process_exit,

@@ -22,6 +22,7 @@ _MAX_DIGITS = 309
 # From this magnitude on, numbers are serialized with an exponent, as in ECMAScript, so that a few characters of input
 # cannot become hundreds of digits of output.
 _EXPONENT_FROM = 10**21
+_ASCII, _UNICODE = json.JSONEncoder(allow_nan=False), json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 # Beyond this, not every integer is a double.
 _EXACT_UP_TO = 2**53
 

@@ -30,6 +30,7 @@ _PLANNING = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
     "jit": "off",
 }
 
@@ -53,8 +54,8 @@ def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], da
         # Sooner than the timeouts of callers, so that their writes are known to have changed nothing.
         milliseconds = str(int(timeout * 500))
         settings = dict.fromkeys(("lock_timeout", "statement_timeout"), milliseconds) | _PLANNING
-        for setting, value in settings.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+        connection.execute(f"SELECT {calls}", [text for setting in settings.items() for text in setting])
         ((server_time,),) = connection.execute(READ_POSTGRESQL_TIME).fetchall()
     except psycopg.Error:
         pooled.invalidate()

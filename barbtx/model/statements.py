@@ -23,7 +23,8 @@ from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
 from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable, bad_value, closed, unavailable
 from barbtx.model.lookups import Key, Lookup, NamedRow
-from barbtx.model.readers import PipelineReader, Rows
+from barbtx.model.pipeline import Execution
+from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows
 from barbtx.model.writers import PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
 from barbtx.validators import has_nul_or_surrogate
@@ -36,8 +37,12 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 # Connections for the writes of each group of tables.
 _WRITERS = 2
-# Threads that make connections. Each group of tables has one connection for reads.
-_CONNECTING = 2 * (1 + _WRITERS)
+# Threads that make connections: for each group of tables one for lookups and those for writes, and one for lists.
+_CONNECTING = 2 * (1 + _WRITERS) + 1
+# Queries in a group, and the timeout in seconds that their connection derives its own from: one that is slow delays
+# those of its group and of the next.
+_FETCHES = 8
+_FETCH_SECONDS = 0.5
 
 
 def _renew(error: Exception) -> Exception:
@@ -71,6 +76,7 @@ class Statements:
     threads: ThreadPool = attrs.field(init=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
+    _fetches: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
 
     @threads.default
@@ -107,8 +113,34 @@ class Statements:
             batcher = self._lookups[lookup] = self._batcher(send, CancelledError)
         return batcher.request((key, now))
 
+    def fetch(
+        self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
+    ) -> Deferred[Sequence[NamedRow]]:
+        """Execute a query that reads few rows. Concurrent calls for the same tables share a round trip.
+
+        :param values: the query's parameters by name.
+        :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: fires with the rows.
+        :raises TooSlow: (asynchronously) the query was ended because it was slow. It may succeed in a transaction.
+        :raises BadRequest: (asynchronously) the database does not accept a value.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(closed())
+        if any(isinstance(value, str) and has_nul_or_surrogate(value) for value in values.values()):
+            return fail(bad_value())
+        batcher = self._fetches.get(tables)
+        if batcher is None:
+            connector = self._make_connector(f"{tables} fetches", min(self.timeout, _FETCH_SECONDS))
+            fetcher = PipelineFetcher(self.reactor, connector, self.max_retries)
+            batcher = self._fetches[tables] = self._batcher(fetcher.fetch, CancelledError, _FETCHES)
+        return batcher.request(Execution(statement, statement.parameters(values)))
+
     def _batcher(
-        self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]], abandoned: Callable[[], Exception]
+        self,
+        send: Callable[[Sequence[K], float], Deferred[Sequence[R]]],
+        abandoned: Callable[[], Exception],
+        size: int = 64,
     ) -> Batcher[K, R]:
         return Batcher(
             self.reactor,
@@ -119,6 +151,7 @@ class Statements:
             (DatabaseUnavailable, StaleServer),
             _renew,
             abandoned,
+            size,
         )
 
     def write(
@@ -145,11 +178,11 @@ class Statements:
             )
         return batcher.request(Write(statement, values))
 
-    def _make_connector(self, name: str) -> Connector:
+    def _make_connector(self, name: str, timeout: float | None = None) -> Connector:
         connector = self._connectors.get(name)
         if connector is None:
             connector = self._connectors[name] = Connector(
-                self.reactor, self.threads, partial(connect, self.engine, self.timeout)
+                self.reactor, self.threads, partial(connect, self.engine, timeout or self.timeout)
             )
         return connector
 

@@ -17,6 +17,7 @@ from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
+from barbtx.model.repositories.secret_counts import SecretCountRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.model.repositories.transport_keys import TransportKeyRepo
@@ -29,6 +30,7 @@ class Repositories:
     """One repository for each kind of object, on the same database and clock."""
 
     secrets: SecretRepo
+    secret_counts: SecretCountRepo
     secret_acls: AclRepo
     secret_consumers: ConsumerRepo
     user_metadata: UserMetadataRepo
@@ -51,6 +53,7 @@ class Repositories:
         removals = conf.keystone_notifications
         return cls(
             secrets=SecretRepo(database, clock, quotas["secrets"], limits),
+            secret_counts=SecretCountRepo(database, clock),
             secret_acls=AclRepo(database, clock, models.Secret),
             secret_consumers=ConsumerRepo(database, clock, SECRET_CONSUMERS, quotas["consumers"], limits),
             user_metadata=UserMetadataRepo(database, clock, limits),

@@ -105,11 +105,14 @@ def count_unexpired(session: Session, project: str | None, now: datetime.datetim
     """
     key, time = literal(project, Secret.project_id.type), literal(now, Secret.expiration.type)
     if session.get_bind().dialect.name == "postgresql":
-        return session.scalars(select(maintained_count(key, time))).one()
-    of_project = select(func.count()).select_from(Secret).where(Secret.project_id == key)
-    # Two ranges of the index; as one condition, they would be a search through all entries of the project.
-    parts = [of_project.where(Secret.expiration.is_(None)), of_project.where(Secret.expiration > time)]
-    return session.scalars(select(parts[0].scalar_subquery() + parts[1].scalar_subquery())).one()
+        number = maintained_count(key, time)
+    else:
+        of_project = select(func.count()).select_from(Secret).where(Secret.project_id == key)
+        # Two ranges of the index; as one condition, they would be a search through all entries of the project.
+        never, later = of_project.where(Secret.expiration.is_(None)), of_project.where(Secret.expiration > time)
+        number = never.scalar_subquery() + later.scalar_subquery()
+    found: int = session.scalars(select(number)).one()
+    return found
 
 
 def maintained_count(project: _Text, now: ColumnElement[datetime.datetime]) -> ColumnElement[int]:

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 
 from barbtx.cmd.manage import main as manage
 from barbtx.config import load
-from barbtx.errors import ConfigurationError
+from barbtx.errors import BadRequest, ConfigurationError
 from barbtx.model.database import Database
 from barbtx.model.database_failures import DatabaseUnavailable
 from barbtx.model.migration import check_schema
@@ -302,6 +302,23 @@ async def test_a_list_that_is_slow_goes_on_in_a_transaction_and_so_do_the_next_o
     assert (await page).total == 1
     assert (await books.secrets.list_page("external p1", (), (), 10, 0)).total == 0 and len(transactions) == 1
     assert (await books.secrets.list_page("external p0", (), (), 10, 0)).total == 1 and len(transactions) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_lists_share_a_session_and_survive_its_loss(books: Books) -> None:
+    await books.secrets.create(NewSecret(str(uuid.uuid4()), "external p0"))
+    await books.secrets.list_page("external p0", (), (), 10, 0)
+    pages = [books.secrets.list_page("external p0", (), (), 10, 0) for _ in range(50)]
+    refused = books.secrets.list_page("external \0", (), (), 10, 0)
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE %s"
+    )
+    with books.connect() as connection:
+        assert connection.execute(ended, ("%MATERIALIZED%",)).fetchall() == [(True,)]
+    assert [(await page).total for page in pages] == [1] * 50
+    with pytest.raises(BadRequest):
+        await refused
+    assert (await books.secrets.list_page("external p0", (), (), 10, 0)).total == 1
 
 
 def test_missing_triggers_are_reported_and_recounting_repairs(books: Books, capsys: pytest.CaptureFixture) -> None:

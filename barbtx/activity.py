@@ -45,9 +45,11 @@ def begin(activity: Activity) -> None:
 
 def run(activity: Activity, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
     """Call a function as part of an activity, which the coroutines that it starts inherit."""
-    context = contextvars.copy_context()
-    context.run(begin, activity)
-    return context.run(function, *arguments, **options)
+    token = _current.set(activity)
+    try:
+        return function(*arguments, **options)
+    finally:
+        _current.reset(token)
 
 
 def note(**fields: str | None) -> None:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.logger import Logger
-from twisted.web.http import HTTPChannel
+from twisted.web.http import NO_BODY_CODES, HTTPChannel
 from twisted.web.server import Request, Site
 from zope.interface import Attribute
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from io import BytesIO
 
     from twisted.python.failure import Failure
@@ -53,6 +54,11 @@ class ChannelBase(HTTPChannel):
 
         def __init__(self) -> None: ...
         def setTimeout(self, period: float | None) -> float | None: ...
+        def resetTimeout(self) -> None: ...
+        def timeoutConnection(self) -> None: ...
+        def getHost(self) -> IAddress: ...
+        def getPeer(self) -> IAddress: ...
+        def isSecure(self) -> bool: ...
         def forceAbortClient(self) -> None: ...
         def connectionMade(self) -> None: ...
         def dataReceived(self, data: bytes) -> None: ...
@@ -128,7 +134,12 @@ class ChannelBase(HTTPChannel):
 
 
 class RequestBase(Request):
-    """twisted.web's request, with types for attributes that twisted.web does not annotate."""
+    """twisted.web's request, with types for attributes that twisted.web does not annotate, and direct ways to headers.
+
+    :ivar received: the values of each request header by its name in canonical form, such as ``X-Auth-Token``. This is
+        a view of ``requestHeaders``, which would convert each name that it is asked for.
+    :ivar sent: the same of ``responseHeaders``.
+    """
 
     _log = Logger("twisted.web.server")
 
@@ -148,6 +159,53 @@ class RequestBase(Request):
         def finish(self) -> None: ...
         def isSecure(self) -> bool: ...
         def setHeader(self, name: bytes, value: bytes) -> None: ...
+        def connectionLost(self, reason: Failure) -> None: ...
+
+        received: Mapping[bytes, Sequence[bytes]]
+        sent: Mapping[bytes, Sequence[bytes]]
+    else:
+
+        def __init__(self, channel, *arguments, **options):
+            super().__init__(channel, *arguments, **options)
+            self.received = self.requestHeaders._rawHeaders
+            self.sent = self.responseHeaders._rawHeaders
+
+    def set_response_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Set headers of the response without the conversion and the checks of ``setHeader``.
+
+        :param headers: values by names in canonical form. No value may contain an end of a line.
+        """
+        raw = self.responseHeaders._rawHeaders
+        for name, value in headers.items():
+            raw[name] = [value]
+
+    def respond(self, body: bytes) -> None:
+        """Send the whole response and finish the request. A response to a lost connection is dropped.
+
+        Head and body are passed to the transport together. ``write`` would pass the parts of the head, then the body,
+        after it has looked for headers that are not set.
+
+        :param body: it is not sent if the request or the status does not allow it.
+        """
+        if self._disconnected:
+            return
+        has_body = self.code not in NO_BODY_CODES
+        if has_body and b"Content-Length" not in self.sent:
+            self.set_response_headers({b"Content-Length": b"%d" % len(body)})
+        if self.startedWriting or self.cookies or self.etag is not None or self.lastModified is not None:
+            self.write(body)
+        else:
+            self.startedWriting = 1
+            parts = [b"%b %d %b\r\n" % (self.clientproto, self.code, self.code_message)]
+            for name, values in self.sent.items():
+                for value in values:
+                    parts.append(b"%b: %b\r\n" % (name, value))
+            parts.append(b"\r\n")
+            if has_body and self.method != b"HEAD":
+                parts.append(body)
+                self.sentLength += len(body)
+            self.channel.write(b"".join(parts))
+        self.finish()
 
 
 class SiteBase(Site):

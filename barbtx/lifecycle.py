@@ -81,9 +81,12 @@ class ProcessExit(Service):
         self._released: list[Callable[[], bool]] = []
 
     @classmethod
-    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> ProcessExit:
-        """Make one with the configured limits."""
-        return cls(reactor, conf.graceful_shutdown_timeout, conf.thread_shutdown_seconds)
+    def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts, extra: float = 0) -> ProcessExit:
+        """Make one with the configured limits.
+
+        :param extra: seconds for which the shutdown may take longer than configured.
+        """
+        return cls(reactor, conf.graceful_shutdown_timeout + extra, conf.thread_shutdown_seconds)
 
     def startService(self) -> None:
         """Arrange for the limit to start with the shutdown."""
@@ -112,6 +115,10 @@ class ProcessExit(Service):
     def refuse(self, reason: str) -> None:
         """Log the reason why the process cannot run and shut it down, with exit status 1."""
         log.critical("barbtx: {reason}", reason=reason)
+        self.fail()
+
+    def fail(self) -> None:
+        """Shut the process down, with exit status 1."""
         if self._status == 0:
             self._status = 1
             # Exit last of all, so that twistd can remove its pid file.
@@ -219,13 +226,22 @@ class CheckedStart(Service):
 
     :param refuse: called with the reason for which the process must end.
     :param seconds: timeout of one check.
+    :param check_first: whether the service starts only after the check has succeeded, because other processes serve.
     """
 
-    def __init__(self, runtime: Runtime, service: Service, refuse: Callable[[str], None], seconds: float) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        service: Service,
+        refuse: Callable[[str], None],
+        seconds: float,
+        check_first: bool = False,
+    ) -> None:
         self._runtime = runtime
         self._service = service
         self._refuse = refuse
         self._seconds = seconds
+        self._check_first = check_first
         self._checking: Deferred[None] | None = None
         self._logged: tuple[str, float] | None = None
 
@@ -262,7 +278,8 @@ class CheckedStart(Service):
                 if not self.running:
                     raise
                 self._log_once(reactor.seconds(), _reason(problem))
-                self._start()
+                if not self._check_first:
+                    self._start()
                 await deferLater(reactor, _RETRY_SECONDS, lambda: None)
         database.gate.open()
         self._start()
@@ -274,7 +291,11 @@ class CheckedStart(Service):
     def _log_once(self, now: float, reason: str) -> None:
         if self._logged is None or self._logged[0] != reason or now - self._logged[1] >= _LOG_AGAIN_SECONDS:
             self._logged = reason, now
-            log.warn("the startup check is not complete; requests get 503 until it is: {reason}", reason=reason)
+            log.warn(
+                "the startup check is not complete; {consequence} until it is: {reason}",
+                consequence="the process does not listen" if self._check_first else "requests get 503",
+                reason=reason,
+            )
 
 
 def _reason(problem: BaseException | None) -> str:

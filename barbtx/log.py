@@ -6,34 +6,26 @@
 
 from __future__ import annotations
 
-import datetime
+import atexit
 import io
-import json
 import math
-import re
 import sys
 import syslog
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TextIO
 
 import attrs
 from oslo_config import cfg
 from twisted.application.service import MultiService
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    formatEvent,
-    formatTime,
-)
+from twisted.logger import ILogObserver, LogLevel, LogLevelFilterPredicate, formatEvent
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-from barbtx import activity
-from barbtx.activity import Activity
+from barbtx.log_buffer import LineBuffer
+from barbtx.log_lines import Event, as_json, as_text
+from barbtx.reactor import IReactor
 
 OPTIONS = {
     "DEFAULT": [
@@ -53,14 +45,6 @@ OPTIONS = {
     ],
 }
 
-# Fields that twisted.logger and twisted.python.log use internally.
-_INTERNAL = frozenset({"message", "time", "format", "isError", "system", "failure", "why", "text"})
-_PLAIN = (str, int, float, bool)
-_ACTIVITY = tuple(field.name for field in attrs.fields(Activity))
-_FIELD = re.compile(r"\{(\w+)")
-_PLAIN_FORMAT = re.compile(r"(?:[^{}]|\{\w+(?::[^{}]*)?\})*")
-# Letters and digits of any script, as str.isalnum has them, and some punctuation.
-_UNQUOTED = re.compile(r"(?:[^\W_]|[-_.:/@%+*])+")
 # The interval at which equal events of an outage are logged.
 _OUTAGE_SECONDS = 30.0
 _REMEMBERED_OUTAGES = 1000
@@ -73,6 +57,9 @@ _SYSLOG = {
     LogLevel.critical: syslog.LOG_CRIT,
 }
 
+# Lines of these levels may wait for others.
+_PATIENT = frozenset({LogLevel.debug, LogLevel.info})
+
 _NOISY = (
     "twisted.application",
     "twisted.internet.endpoints",
@@ -81,7 +68,8 @@ _NOISY = (
     "twisted.web",
 )
 
-Event = Mapping[str, Any]
+#: Writes a line of an event with a level; None for an event without one.
+Write = Callable[[str, LogLevel | None], object]
 
 
 def json_lines(stream: TextIO | None = None) -> ILogObserver:
@@ -108,185 +96,130 @@ def text_lines(stream: TextIO | None = None) -> ILogObserver:
 class LoggingService(MultiService):
     """Makes the application log in the configured format and level, to the destination that twistd's options name.
 
+    While the reactor runs, lines for standard output or for a file are collected for a moment
+    (:class:`~barbtx.log_buffer.LineBuffer`), except those of level warn and above. During the shutdown they are not.
+
     :param twistd: twistd's options.
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, twistd: Mapping[str, Any]) -> None:
+    def __init__(self, reactor: IReactor, conf: cfg.ConfigOpts, twistd: Mapping[str, Any]) -> None:
         super().__init__()
+        self._reactor = reactor
         self._conf = conf
         self._twistd = twistd
+        self._write = self._destination()
+
+    def write(self, lines: str) -> None:
+        """Write lines that another process has formatted."""
+        if self._write is not None:
+            self._write(lines, None)
 
     def setServiceParent(self, parent: Any) -> None:
         """Install the log observer in the application, unless twistd's options leave logging to twistd."""
         form = {"text": as_text, "json": as_json}[self._conf.log_format]
-        write = _destination(self._twistd)
-        if write is not None:
-            parent.setComponent(ILogObserver, _observer(form, write, self._conf.log_level))
+        if self._write is not None:
+            parent.setComponent(ILogObserver, _observer(form, self._write, self._conf.log_level))
         super().setServiceParent(parent)
 
+    def _destination(self) -> Write | None:
+        """Return a function that writes where twistd's options say, or None if twistd rejects them.
 
-def _observer(form: Callable[[Event], str], write: Callable[[str, Event], object], level: str) -> ILogObserver:
+        A log file that cannot be opened ends the process.
+        """
+        twistd = self._twistd
+        path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
+        if twistd.get("syslog"):
+            syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
+            return _to_syslog
+        if path == "-" and not foreground:
+            return None
+        if path == "-" or (foreground and not path):
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")
+            return self._buffered(sys.stdout)
+        path = path or "twistd.log"
+        try:
+            return self._buffered(LogFile.fromFullPath(path))
+        except OSError as problem:
+            sys.exit(f"barbtx: --logfile {path}: {problem.strerror}")
+
+    def _buffered(self, stream: Any) -> Write:
+        def through(text: str) -> None:
+            stream.write(text)
+            stream.flush()
+
+        buffer = LineBuffer(self._reactor, through)
+        # The process may exit in the middle of the shutdown, so that it must not begin with lines that wait.
+        self._reactor.callWhenRunning(buffer.start)
+        self._reactor.addSystemEventTrigger("before", "shutdown", buffer.stop)
+        atexit.register(buffer.stop)
+        return lambda line, level: buffer.write(line, urgent=level not in _PATIENT)
+
+
+def _observer(form: Callable[[Event], str], write: Write, level: str) -> ILogObserver:
     levels = LogLevelFilterPredicate(LogLevel.levelWithName(level))
     if level != "debug":
         # Twisted logs the start and stop of every factory and connection.
         for namespace in _NOISY:
             levels.setLogLevelForNamespace(namespace, LogLevel.warn)
-    return FilteringLogObserver(_Outages(_Lines(form, write)), [levels])
+    return _Observer(levels, _Outages(), form, write)
 
 
-def _to_stream(stream: TextIO) -> Callable[[str, Event], object]:
-    def write(line: str, event: Event) -> None:
+def _to_stream(stream: TextIO) -> Write:
+    def write(line: str, level: LogLevel | None) -> None:
         stream.write(line)
         stream.flush()
 
     return write
 
 
-def _destination(twistd: Mapping[str, Any]) -> Callable[[str, Event], object] | None:
-    """Return a function that writes to the destination that twistd's options name, or None if twistd rejects them.
-
-    A log file that cannot be opened ends the process.
-    """
-    path, foreground = twistd.get("logfile"), twistd.get("nodaemon")
-    if twistd.get("syslog"):
-        syslog.openlog(twistd.get("prefix") or "barbtx", syslog.LOG_PID, syslog.LOG_DAEMON)
-        # syslog takes one line per message.
-        return lambda line, event: syslog.syslog(
-            _SYSLOG.get(event.get("log_level"), syslog.LOG_INFO), line.rstrip("\n").replace("\n", "\\n")
-        )
-    if path == "-" and not foreground:
-        return None
-    if path == "-" or (foreground and not path):
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        return _to_stream(sys.stdout)
-    path = path or "twistd.log"
-    try:
-        return _to_stream(LogFile.fromFullPath(path))
-    except OSError as problem:
-        sys.exit(f"barbtx: --logfile {path}: {problem.strerror}")
+def _to_syslog(line: str, level: LogLevel | None) -> None:
+    # syslog takes one line per message.
+    syslog.syslog(_SYSLOG.get(level, syslog.LOG_INFO), line.rstrip("\n").replace("\n", "\\n"))
 
 
 @implementer(ILogObserver)
-@attrs.frozen
-class _Lines:
-    form: Callable[[Event], str]
-    write: Callable[[str, Event], object]
+class _Observer:
+    """Writes the events that have their level, one line each."""
+
+    def __init__(
+        self, levels: LogLevelFilterPredicate, outages: _Outages, form: Callable[[Event], str], write: Write
+    ) -> None:
+        self._outages = outages
+        self._form = form
+        self._write = write
+        # The predicate searches the levels for a name and for every shorter one.
+        self._minimum = lru_cache(maxsize=1000)(levels.logLevelForNamespace)
 
     def __call__(self, event: Event) -> None:
-        self.write(self.form(event), event)
+        level, namespace = event.get("log_level"), event.get("log_namespace")
+        if level is None or not namespace or level < self._minimum(namespace):
+            return
+        if event.get("log_outage"):
+            counted = self._outages.count(event)
+            if counted is None:
+                return
+            event = counted
+        self._write(self._form(event), level)
 
 
-@implementer(ILogObserver)
 @attrs.define
 class _Outages:
-    """Forwards events. Of equal events with ``log_outage``, one is forwarded every 30 seconds, with their number."""
+    """Selects from equal events with ``log_outage`` one every 30 seconds."""
 
-    observer: Callable[[Event], object]
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _seen: dict[tuple[Any, str], tuple[float, int]] = attrs.field(factory=dict, init=False)
 
-    def __call__(self, event: Event) -> None:
-        if event.get("log_outage"):
-            key, now = (event.get("log_namespace"), formatEvent(dict(event))), event["log_time"]
-            with self._lock:
-                since, repeated = self._seen.get(key, (-math.inf, 0))
-                if abs(now - since) < _OUTAGE_SECONDS:
-                    self._seen[key] = since, repeated + 1
-                    return
-                self._seen.pop(key, None)
-                self._seen[key] = now, 0
-                if len(self._seen) > _REMEMBERED_OUTAGES:
-                    del self._seen[next(iter(self._seen))]
-            if repeated:
-                event = {**event, "repeated": repeated}
-        self.observer(event)
-
-
-def as_json(event: Event) -> str:
-    """Format an event as a line of JSON."""
-    moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.UTC)
-    document: dict[str, Any] = {
-        "time": moment.isoformat(timespec="milliseconds"),
-        "level": event["log_level"].name if event.get("log_level") else None,
-        "logger": event.get("log_namespace"),
-        "message": _message(event),
-    }
-    document |= {
-        name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
-        for name, value in _fields(event)
-    }
-    failure = event.get("log_failure")
-    if failure is not None:
-        document["traceback"] = failure.getTraceback()
-    return json.dumps(document) + "\n"
-
-
-def as_text(event: Event) -> str:
-    """Format an event as a line of text, followed by the lines of its traceback."""
-    level = event["log_level"].name if event.get("log_level") else "-"
-    shown = _shown_fields(event.get("log_format") or "")
-    extra = " ".join(
-        f"{name}={_quoted(value)}"
-        for name, value in _fields(event)
-        if value is not None and value is not False and name not in shown
-    )
-    source = f"{event.get('log_namespace') or '-'}#{level}"
-    line = f"{_local_time(int(event['log_time']))} [{source}] {_escaped(_message(event))}" + (
-        f" [{extra}]" if extra else ""
-    )
-    failure = event.get("log_failure")
-    if failure is not None:
-        line += "".join(f"\n\t{_escaped(part)}" for part in failure.getTraceback().rstrip().split("\n"))
-    return line + "\n"
-
-
-@lru_cache(maxsize=1000)
-def _shown_fields(log_format: str) -> frozenset[str]:
-    """The fields that a message contains and that are not repeated, except the ids that operators search for."""
-    return frozenset(_FIELD.findall(log_format)) - {"request_id", "order_id"}
-
-
-@lru_cache(maxsize=10)
-def _local_time(second: int) -> str:
-    return formatTime(second)
-
-
-@lru_cache(maxsize=1000)
-def _is_plain(log_format: str) -> bool:
-    """Whether a format has no attributes, calls and conversions, so that str.format does what twisted.logger does."""
-    return _PLAIN_FORMAT.fullmatch(log_format) is not None
-
-
-def _message(event: Event) -> str:
-    log_format = event.get("log_format")
-    if isinstance(log_format, str) and _is_plain(log_format):
-        try:
-            return log_format.format_map(event)
-        except Exception:
-            # twisted.logger then describes the event instead.
-            return formatEvent(dict(event))
-    return formatEvent(dict(event))
-
-
-def _fields(event: Event) -> Iterator[tuple[str, Any]]:
-    """Yield the scalar fields of an event, and those of the current activity that the event does not have."""
-    current = activity.current()
-    for name in _ACTIVITY:
-        value = getattr(current, name)
-        if value is not None and event.get(name) is None:
-            yield name, value
-    for name, value in event.items():
-        if not name.startswith("log_") and name not in _INTERNAL and (value is None or isinstance(value, _PLAIN)):
-            yield name, value
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return text if _UNQUOTED.fullmatch(text) else _escaped(json.dumps(text, ensure_ascii=False))
+    def count(self, event: Event) -> Event | None:
+        """Return the event with the number of those that were left out before; None to leave it out."""
+        key, now = (event.get("log_namespace"), formatEvent(dict(event))), event["log_time"]
+        with self._lock:
+            since, repeated = self._seen.get(key, (-math.inf, 0))
+            if abs(now - since) < _OUTAGE_SECONDS:
+                self._seen[key] = since, repeated + 1
+                return None
+            self._seen.pop(key, None)
+            self._seen[key] = now, 0
+            if len(self._seen) > _REMEMBERED_OUTAGES:
+                del self._seen[next(iter(self._seen))]
+        return {**event, "repeated": repeated} if repeated else event

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import cast
 
-from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTCP, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFDSet,
+    IReactorProcess,
+    IReactorSocket,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
+)
 
 
-class IReactor(IReactorCore, IReactorFDSet, IReactorTime, IReactorThreads, IReactorTCP):
+class IReactor(
+    IReactorCore, IReactorFDSet, IReactorTime, IReactorThreads, IReactorTCP, IReactorSocket, IReactorProcess
+):
     """The interfaces of Twisted's reactor that barbtx uses.
 
     Code that only needs timers takes an :class:`~twisted.internet.interfaces.IReactorTime`, so that a

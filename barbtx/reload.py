@@ -19,6 +19,28 @@ Step = Callable[[cfg.ConfigOpts], Coroutine[Deferred[Any], Any, None]]
 
 
 @attrs.define(eq=False)
+class Coalesced:
+    """Runs work that must not run twice at the same time. Calls while it runs cause one further run."""
+
+    work: Callable[[], Awaitable[None]]
+    _busy: bool = attrs.field(default=False, init=False)
+    _again: bool = attrs.field(default=False, init=False)
+
+    async def __call__(self) -> None:
+        """Run the work and return when it has ended; return at once if it runs already."""
+        if self._busy:
+            self._again = True
+            return
+        self._busy = self._again = True
+        try:
+            while self._again:
+                self._again = False
+                await self.work()
+        finally:
+            self._busy = False
+
+
+@attrs.define(eq=False)
 class Reload:
     """Reads the configuration again and applies each part that can change.
 
@@ -37,24 +59,14 @@ class Reload:
     steps: Mapping[str, Step]
     reloadable: frozenset[str] = frozenset()
     others: tuple[Callable[[], Any], ...] = ()
-    _busy: bool = attrs.field(default=False, init=False)
-    _again: bool = attrs.field(default=False, init=False)
+    _run: Coalesced = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._run = Coalesced(self._once)
 
     def __call__(self) -> Deferred[None]:
         """Reload; the Deferred fires when it is done, whether or not it succeeded."""
         return Deferred.fromCoroutine(self._run())
-
-    async def _run(self) -> None:
-        if self._busy:
-            self._again = True
-            return
-        self._busy = self._again = True
-        try:
-            while self._again:
-                self._again = False
-                await self._once()
-        finally:
-            self._busy = False
 
     async def _once(self) -> None:
         log.info("reloading")
@@ -93,13 +105,19 @@ class Reload:
         return None
 
     def _changed(self, conf: cfg.ConfigOpts) -> list[str]:
-        """Return the names, never the values, of options that have changed and that no step applies."""
-        before, now = _values(self.conf), _values(conf)
-        return [
-            name
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and name[1:].partition("]")[0] not in self.reloadable
-        ]
+        """Return the names of options that have changed and that no step applies."""
+        return [name for name in changed_options(self.conf, conf) if section_of(name) not in self.reloadable]
+
+
+def changed_options(before: cfg.ConfigOpts, now: cfg.ConfigOpts) -> list[str]:
+    """Return the names, never the values, of options that differ, as in ``[api] bind_port``."""
+    old, new = _values(before), _values(now)
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
+def section_of(name: str) -> str:
+    """Return the section in the name of an option that :func:`changed_options` returned."""
+    return name[1:].partition("]")[0]
 
 
 def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:

@@ -32,6 +32,9 @@ from barbtx.times import Clock, WallClock
 # The default size of the reactor's thread pool.
 _OTHER_THREADS = 10
 
+#: Sections whose options a reload applies without a restart.
+RELOADABLE = frozenset({"simple_crypto_plugin"})
+
 
 @attrs.frozen
 class Runtime:
@@ -67,7 +70,7 @@ class Runtime:
         clock = clock or WallClock()
         database = Database.from_config(reactor, conf)
         repositories = Repositories.from_config(database, clock, conf)
-        context = PluginContext(conf, reactor, repositories.keks, partial(_in_thread, reactor))
+        context = PluginContext(conf, reactor, repositories.keks, partial(in_thread, reactor))
         stores = StoreManager.from_config(context, repositories.secret_stores)
         return cls(conf, reactor, clock, database, repositories, stores, read or (lambda: conf))
 
@@ -131,7 +134,7 @@ class Runtime:
         :raises ServiceUnavailable: the database is down, so the keys cannot be checked.
         """
         prepared = [
-            await resolve(store.prepare_reload(conf, partial(_in_thread, self.reactor)))
+            await resolve(store.prepare_reload(conf, partial(in_thread, self.reactor)))
             for store in self.stores.stores
             if IReloadable.providedBy(store)
         ]
@@ -145,9 +148,9 @@ class Runtime:
         """
         return Reload(
             self.conf,
-            partial(_in_thread, self.reactor, self.read),
+            partial(in_thread, self.reactor, self.read),
             {"the list of master keys": self.reload_master_keys},
-            frozenset({"simple_crypto_plugin"}),
+            RELOADABLE,
             others,
         )
 
@@ -160,5 +163,6 @@ class Runtime:
         return found
 
 
-def _in_thread(reactor: IReactor, work: Callable[..., Any], *arguments: object) -> Deferred[Any]:
+def in_thread(reactor: IReactor, work: Callable[..., Any], *arguments: object) -> Deferred[Any]:
+    """Call a function that blocks in a thread of the reactor's pool."""
     return deferToThreadPool(reactor, reactor.getThreadPool(), activity.bind(work), *arguments)

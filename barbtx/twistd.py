@@ -21,6 +21,7 @@ from barbtx import __version__, garbage_collection
 from barbtx.config import CONFIGURATION_HELP, load, locate, read, require
 from barbtx.config_diagnosis import Part, find_problems
 from barbtx.errors import ConfigurationError, one_line
+from barbtx.invocation import Invocation
 from barbtx.log import LoggingService
 from barbtx.reactor import IReactor, global_reactor
 from barbtx.runtime import Runtime
@@ -58,7 +59,7 @@ class Options(usage.Options):
 
 
 def make_service(
-    options: Options, make: Callable[[IReactor, Runtime], IService], parts: Iterable[Part] = ()
+    options: Options, make: Callable[[IReactor, Runtime, Invocation], IService], parts: Iterable[Part] = ()
 ) -> IService:
     """Read the configuration and make the services of a process.
 
@@ -88,8 +89,9 @@ def make_service(
         conf = load_again()
         if not files:
             _require_database(conf, files)
-        service = LoggingService(conf, twistd)
-        make(reactor, Runtime.from_config(reactor, conf, read=load_again)).setServiceParent(service)
+        service = LoggingService(reactor, conf, twistd)
+        invocation = Invocation(files, options["set"], twistd, service.write)
+        make(reactor, Runtime.from_config(reactor, conf, read=load_again), invocation).setServiceParent(service)
         _require_database(conf, files)
         reactor.callWhenRunning(garbage_collection.settle)
         return service

@@ -13,6 +13,7 @@ from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
+from barbtx.tasks.count_folding import CountFolding
 from workers.keystone_notifications import make_notification_consumer
 from workers.orders import OrderConsumers
 from workers.project_remover import make_project_remover
@@ -30,7 +31,7 @@ def make_worker(reactor: IReactor, runtime: Runtime) -> Service:
     if not (conf.queue.enable or conf.keystone_notifications.enable):
         raise ConfigurationError("[queue] enable is false: the API process runs its tasks itself and needs no worker")
     process_exit = ProcessExit.from_config(reactor, conf)
-    working: list[Service] = []
+    working: list[Service] = [CountFolding(reactor, runtime.repositories.secret_counts)]
     gauges = runtime.gauges()
     if conf.queue.enable:
         transport = AMQPTransport.from_config(reactor, conf, process_exit.refuse)

@@ -14,9 +14,14 @@ from barbtx.api.dispatch import Controller
 from barbtx.api.listener import ApiListener
 from barbtx.api.order_watch import OrderWatch
 from barbtx.api.pipeline import load_pipeline
+from barbtx.api.routed_resource import RoutedResource
 from barbtx.api.routes import make_app
+from barbtx.api.worker import Worker
+from barbtx.api.worker_child import Command
+from barbtx.api.workers import check_workers, make_workers
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_reload import PolicyReloader
+from barbtx.invocation import Invocation
 from barbtx.lifecycle import CheckedStart, DatabaseService, ProcessExit, Stack
 from barbtx.queue.amqp.publisher import AMQPTransport
 from barbtx.queue.client import TaskClient
@@ -26,7 +31,9 @@ from barbtx.reactor import IReactor
 from barbtx.runtime import Runtime
 from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
+from barbtx.tasks.count_folding import CountFolding
 from barbtx.times import WallClock
+from barbtx.worker_process import must_check_first
 
 
 def _make_policy(reactor: IReactor, conf: cfg.ConfigOpts) -> Policy:
@@ -40,12 +47,29 @@ def _make_pipeline(reactor: IReactor, conf: cfg.ConfigOpts) -> IResource:
 
 #: The parts that only an API process makes from its configuration; see
 #: :func:`barbtx.config_diagnosis.find_problems`.
-API_PARTS = (_make_policy, _make_pipeline)
+API_PARTS = (_make_policy, _make_pipeline, check_workers)
 
 
-def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
+def make_api_processes(reactor: IReactor, runtime: Runtime, invocation: Invocation) -> MultiService:
+    """Make the services of an API process, or those of the parent of several (``[api] workers``).
+
+    The parent makes each part of an API process as well, so that it reports the problems of a configuration.
+
+    :raises ConfigurationError: the configuration is not valid.
+    """
+    worker = Worker.of_this_process(reactor)
+    if worker is not None or runtime.conf.api.workers == 1:
+        return make_api(reactor, runtime, worker)
+    for make_part in API_PARTS:
+        make_part(reactor, runtime.conf)
+    command = Command.from_invocation(invocation, runtime.conf)
+    return make_workers(reactor, runtime, command, invocation.write)
+
+
+def make_api(reactor: IReactor, runtime: Runtime, worker: Worker | None = None) -> MultiService:
     """Make the services of an API process. Without a broker, it processes the tasks as well.
 
+    :param worker: given if the process is one of several on a port.
     :raises ConfigurationError: the configuration is not valid.
     """
     conf, clock, orders = runtime.conf, runtime.clock, runtime.repositories.orders
@@ -57,11 +81,10 @@ def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
     dependencies = Dependencies(conf, reactor, clock, policy, runtime.repositories, runtime.stores, task_client, watch)
 
     def make_application(routes: Mapping[str, type[Controller[Any]]]) -> IResource:
-        resource: IResource = make_app(routes, dependencies).resource()
-        return resource
+        return RoutedResource(make_app(routes, dependencies))
 
     pipeline = PipelineContext(conf, reactor, clock, make_application)
-    listener = ApiListener(reactor, conf, load_pipeline(pipeline), process_exit.refuse, watch.release)
+    listener = ApiListener(reactor, conf, load_pipeline(pipeline), process_exit.refuse, watch.release, worker)
     gauges = {
         **runtime.gauges(),
         **gauges,
@@ -69,12 +92,19 @@ def make_api(reactor: IReactor, runtime: Runtime) -> MultiService:
         "waiting": watch.gauges,
         **pipeline.gauges,
     }
-    serving = Stack.of(queue_service, RetryScheduler(reactor, conf, orders, task_client), policy_reloader, listener)
+    serving = Stack.of(
+        queue_service,
+        RetryScheduler(reactor, conf, orders, task_client),
+        CountFolding(reactor, runtime.repositories.secret_counts),
+        policy_reloader,
+        listener,
+    )
+    reload, report = runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)
     return Stack.of(
         process_exit,
-        Signals(reactor, runtime.reload(policy_reloader.reload), StatusReport(reactor, conf, gauges)),
+        Signals(reactor, reload, report) if worker is None else worker.control(reload, report),
         DatabaseService(runtime.database, conf.thread_shutdown_seconds),
-        CheckedStart(runtime, serving, process_exit.refuse, conf.start_check_seconds),
+        CheckedStart(runtime, serving, process_exit.refuse, conf.start_check_seconds, must_check_first()),
     )
 
 

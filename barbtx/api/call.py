@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from urllib.parse import parse_qsl
 
 import attrs
@@ -20,10 +19,11 @@ from barbtx.model.records import Created
 from barbtx.model.repositories.idempotency import IdempotencyRecord
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(eq=False)
 class Call:
     """A request as controllers see it.
 
+    :ivar method: the HTTP method, in upper case.
     :ivar ids: the variable segments of the path, by the names that the route gives them.
     :ivar operation: the operation that handles the method; None if the resource has none.
     :ivar idempotent_request: set if the request has an ``Idempotency-Key`` and the operation supports it.
@@ -34,7 +34,13 @@ class Call:
     ids: Mapping[str, str]
     operation: Operation | None = None
     idempotent_request: IdempotentRequest | None = None
+    method: str = attrs.field(init=False)
+    _query: Mapping[str, str] | None = attrs.field(default=None, init=False)
     _base_url: str | None = attrs.field(default=None, init=False)
+
+    @method.default
+    def _method(self) -> str:
+        return self.request.method.decode("ascii", "replace")
 
     @property
     def context(self) -> RequestContext:
@@ -53,11 +59,6 @@ class Call:
             raise Forbidden
         return self.context.project_id
 
-    @cached_property
-    def method(self) -> str:
-        """The HTTP method, in upper case."""
-        return self.request.method.decode("ascii", "replace")
-
     @property
     def microversion(self) -> Version:
         """The API version that the request negotiated."""
@@ -75,7 +76,7 @@ class Call:
         """Whether the body exceeds the limit for all requests."""
         return self.request.too_large
 
-    @cached_property
+    @property
     def query(self) -> Mapping[str, str]:
         """Query parameters. The first value of a repeated parameter counts; one without ``=`` has an empty value.
 
@@ -83,17 +84,16 @@ class Call:
 
         :raises InvalidQuery: the query string is not UTF-8.
         """
-        query: dict[str, str] = {}
-        _, found, encoded = self.request.uri.partition(b"?")
-        if not found:
-            return query
-        try:
-            text = encoded.decode()
-            for name, value in parse_qsl(text, keep_blank_values=True, errors="strict"):
-                query.setdefault(name, value)
-        except UnicodeDecodeError:
-            raise InvalidQuery from None
-        return query
+        if self._query is None:
+            query: dict[str, str] = {}
+            text = self.request.uri.partition(b"?")[2]
+            try:
+                for name, value in parse_qsl(text.decode(), keep_blank_values=True, errors="strict") if text else ():
+                    query.setdefault(name, value)
+            except UnicodeDecodeError:
+                raise InvalidQuery from None
+            self._query = query
+        return self._query
 
     def header(self, name: str) -> str | None:
         """Return the value of a request header, or None. The values of repeated headers are joined by commas."""

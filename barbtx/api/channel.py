@@ -10,18 +10,20 @@ Differences from twisted.web's channel, which has none of these limits:
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from barbtx.api.client import Client
+from barbtx.api.deadline import Deadline
+from barbtx.api.request_ids import new_request_id
 from barbtx.api.responses import ALWAYS, render_error
 from barbtx.compat import ChannelBase
 from barbtx.errors import TITLES, ErrorResponse
-from barbtx.networks import Address, parse_address
+from barbtx.networks import Address, is_within, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,23 +46,24 @@ _EVICTION_SECONDS = 1.0
 _READ_AHEAD = 16384
 
 
-def new_request_id() -> str:
-    """Return a new id, ``req-<uuid>``. An id that the client sends is never used, since it may not be unique."""
-    return f"req-{uuid.uuid4()}"
-
-
 class Channel(ChannelBase):
     """A client's connection.
 
     :ivar address: the peer's address; None for a UNIX socket.
+    :ivar is_from_proxy: whether the peer is a trusted proxy.
+    :ivar peer: the peer as the client that sends the requests, unless a trusted proxy reports another.
     :ivar reserved: whether the connection exceeds the limits; see :mod:`barbtx.api.connections`.
     """
 
     site: Site
     requests: list[Request]
     address: Address | None = None
+    is_from_proxy = False
+    peer: Client
     reserved = False
-    _request_deadline: IDelayedCall | None = None
+    _host: IAddress | None = None
+    _peer: IAddress | None = None
+    _secure: bool | None = None
     _write_deadline: IDelayedCall | None = None
     _early_response: IDelayedCall | None = None
     _next_turn: IDelayedCall | None = None
@@ -71,21 +74,38 @@ class Channel(ChannelBase):
     _read_ahead = 0
 
     def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
-        """Schedule the idle timeout with the site's clock instead of the global reactor."""
+        """Schedule timeouts of the base class with the site's clock instead of the global reactor."""
         return self.site.clock.callLater(period, func)
 
     def connectionMade(self) -> None:
         """Register the connection, which sets ``reserved``."""
+        self._idle_deadline = Deadline(self.site.clock, self.timeoutConnection)
+        self._request_deadline = Deadline(self.site.clock, self._request_timed_out)
         super().connectionMade()
-        self.address = parse_address(getattr(self.transport.getPeer(), "host", ""))
+        self.address = parse_address(getattr(self.getPeer(), "host", ""))
+        self.is_from_proxy = is_within(self.address, self.site.connections.trusted)
+        self.peer = Client(self.address, self.is_from_proxy)
         self.site.connections.admit(self)
         if self.reserved:
             self.setTimeout(_RESERVED_SECONDS if self.timeOut is None else min(self.timeOut, _RESERVED_SECONDS))
 
-    @property
-    def client(self) -> str:
-        """The peer's address for the log, ``-`` if there is none."""
-        return str(self.address or "-")
+    def getHost(self) -> IAddress:
+        """Return the address that the client has connected to, for which the transport is asked once."""
+        if self._host is None:
+            self._host = self.transport.getHost()
+        return self._host
+
+    def getPeer(self) -> IAddress:
+        """Return the peer's address, for which the transport is asked once."""
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
+
+    def isSecure(self) -> bool:
+        """Return whether the connection uses TLS."""
+        if self._secure is None:
+            self._secure = super().isSecure()
+        return self._secure
 
     # Input
 
@@ -96,14 +116,16 @@ class Channel(ChannelBase):
             if self._lingering <= 0:
                 self.forceAbortClient()
             return
-        self._start_request_deadline()
+        if self._request_deadline.time is None:
+            self._start_request_deadline()
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
         """Start the request deadline, also for a pipelined request, which comes out of the buffer."""
         if self._lingering:
             return
-        self._start_request_deadline()
+        if self._request_deadline.time is None:
+            self._start_request_deadline()
         super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -134,7 +156,7 @@ class Channel(ChannelBase):
 
     def allContentReceived(self) -> None:
         """Process the complete request, which makes a scheduled early response superfluous."""
-        self._cancel_request_deadline()
+        self._request_deadline.clear()
         if self._early_response is not None and self._early_response.active():
             self._early_response.cancel()
         super().allContentReceived()
@@ -147,7 +169,7 @@ class Channel(ChannelBase):
             return
         self._lingering = _LINGER_BYTES
         self._close_after_response()
-        self._cancel_request_deadline()
+        self._request_deadline.clear()
         # The parser is still in the middle of the data that it has received, so the response has to wait for it.
         self._early_response = self.site.clock.callLater(0, self._process_early)
 
@@ -188,7 +210,7 @@ class Channel(ChannelBase):
     def _start_next_request(self, answered: http.Request) -> None:
         self._read_ahead = 0
         super().requestDone(answered)
-        if self.persistent and self._request_deadline is None and not self.handling_request:
+        if self.persistent and self._request_deadline.time is None and not self.handling_request:
             self.site.connections.mark_idle(self)
 
     def pauseProducing(self) -> None:
@@ -225,15 +247,30 @@ class Channel(ChannelBase):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel all timeouts and unregister the connection."""
-        self._cancel_request_deadline()
+        self._request_deadline.close()
         for call in (self._early_response, self._write_deadline, self._next_turn):
             if call is not None and call.active():
                 call.cancel()
         self._finished = None
         self.site.connections.remove(self)
         super().connectionLost(reason)
+        self._idle_deadline.close()
 
     # Timeouts
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """Set the idle timeout to some seconds from now, or cancel it; return its previous duration."""
+        previous, self.timeOut = self.timeOut, period
+        if period is None:
+            self._idle_deadline.clear()
+        else:
+            self._idle_deadline.set(period)
+        return previous
+
+    def resetTimeout(self) -> None:
+        """Let the idle timeout start again, unless it is canceled or has expired."""
+        if self._idle_deadline.time is not None and self.timeOut is not None:
+            self._idle_deadline.set(self.timeOut)
 
     def _start_write_deadline(self, seconds: float) -> None:
         """Abort the connection unless the output is read within some seconds; an earlier deadline stays."""
@@ -246,24 +283,16 @@ class Channel(ChannelBase):
     def _write_timed_out(self) -> None:
         self._write_deadline = None
         if not self._lingering:
-            log.info("write timeout: closing the connection of the client at {client}", client=self.client)
+            log.info("write timeout: closing the connection of the client at {client}", client=self.peer.text)
         self.transport.abortConnection()
 
     def _start_request_deadline(self) -> None:
-        if self._request_deadline is None and not self.handling_request:
+        if not self.handling_request:
             self.site.connections.mark_busy(self)
             seconds = self.site.request_timeout
-            self._request_deadline = self.site.clock.callLater(
-                min(seconds, _RESERVED_SECONDS) if self.reserved else seconds, self._request_timed_out
-            )
-
-    def _cancel_request_deadline(self) -> None:
-        if self._request_deadline is not None and self._request_deadline.active():
-            self._request_deadline.cancel()
-        self._request_deadline = None
+            self._request_deadline.set(min(seconds, _RESERVED_SECONDS) if self.reserved else seconds)
 
     def _request_timed_out(self) -> None:
-        self._request_deadline = None
         self._reject(408, "The request took too long to arrive.")
 
     # Malformed requests
@@ -285,7 +314,7 @@ class Channel(ChannelBase):
         request_id = new_request_id()
         log.info(
             "rejected a request of the client at {client}: {status} {description}",
-            client=self.client,
+            client=self.peer.text,
             status=status,
             description=description,
             request_id=request_id,
@@ -300,7 +329,7 @@ class Channel(ChannelBase):
         }
         head = [f"HTTP/1.1 {status} {TITLES[status]}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
         self.transport.write("\r\n".join(head).encode() + body)
-        self._cancel_request_deadline()
+        self._request_deadline.clear()
         self.setTimeout(None)
         self._lingering = _LINGER_BYTES
         self.loseConnection()

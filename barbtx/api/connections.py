@@ -99,6 +99,11 @@ class Connections:
             self._evict_oldest(self._reserved, 0)
         self._reserved[connection] = self.clock.seconds()
 
+    def idle_for(self, seconds: float) -> list[Connection]:
+        """Return the connections that have had no request in flight for some time."""
+        before = self.clock.seconds() - seconds
+        return [connection for connection, since in self._idle.items() if since <= before]
+
     def mark_idle(self, connection: Connection) -> None:
         """Record that a connection has no request in flight, so that it can be evicted."""
         if connection not in self._groups:

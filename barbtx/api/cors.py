@@ -72,15 +72,17 @@ class Cors:
 
     def add_headers(self, request: Request) -> None:
         """Add the headers that allow the request's origin to read the response, if that origin is allowed."""
-        options = self.options
-        origin = request.getHeader(b"origin")
-        if not options.allowed_origin or origin is None:
+        origins = request.received.get(b"Origin")
+        if not origins:
             return
-        text = origin.decode("ascii", "replace")
+        options = self.options
+        if not options.allowed_origin:
+            return
+        text = origins[-1].decode("ascii", "replace")
         if text not in options.allowed_origin and "*" not in options.allowed_origin:
             return
         self._set(request, "Access-Control-Allow-Origin", text)
-        add_vary(request, "Origin")
+        add_vary(request, b"Origin")
         if options.allow_credentials and "*" not in options.allowed_origin:
             self._set(request, "Access-Control-Allow-Credentials", "true")
         if request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):

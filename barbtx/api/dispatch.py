@@ -114,7 +114,7 @@ class Endpoint:
     async def _respond(self, call: Call) -> bytes:
         call.operation = operation = self.controller.operation_for(call)
         if operation is not None and operation.varies_by_accept:
-            add_vary(call.request, "Accept")
+            add_vary(call.request, b"Accept")
         try:
             return write_response(call.request, await self._perform(call))
         except CancelledError:

@@ -7,7 +7,6 @@ from oslo_config import cfg
 from barbtx.api.http import Request
 from barbtx.api.request_target import is_authority
 from barbtx.errors import BadRequest
-from barbtx.networks import is_within
 
 
 def base_url(request: Request, conf: cfg.ConfigOpts) -> str:
@@ -21,17 +20,17 @@ def base_url(request: Request, conf: cfg.ConfigOpts) -> str:
     if conf.host_href:
         host_href: str = conf.host_href
         return host_href.rstrip("/")
-    hosts = request.requestHeaders.getRawHeaders(b"host", [])
+    hosts = request.received.get(b"Host", ())
     host = hosts[0] if len(hosts) == 1 else b""
     scheme = b"https" if request.isSecure() else request.target_scheme or b"http"
-    if is_within(request.channel.address, conf.api.trusted_proxies):
-        forwarded = _last(request, b"x-forwarded-proto").lower()
+    if request.channel.is_from_proxy:
+        forwarded = _last(request, b"X-Forwarded-Proto").lower()
         scheme = forwarded if forwarded in (b"http", b"https") else scheme
-        host = _last(request, b"x-forwarded-host") or host
+        host = _last(request, b"X-Forwarded-Host") or host
     if not is_authority(host):
         raise BadRequest("The request must have one Host header, with a host name or address and an optional port.")
     return f"{scheme.decode()}://{host.decode()}"
 
 
 def _last(request: Request, header: bytes) -> bytes:
-    return b",".join(request.requestHeaders.getRawHeaders(header, [])).rpartition(b",")[2].strip()
+    return b",".join(request.received.get(header, ())).rpartition(b",")[2].strip()

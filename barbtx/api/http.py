@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,13 +22,15 @@ from twisted.web.server import NOT_DONE_YET
 from barbtx import activity
 from barbtx.activity import Activity
 from barbtx.api.access_log import log_request
-from barbtx.api.channel import Channel, new_request_id
+from barbtx.api.channel import Channel
+from barbtx.api.client import Client
 from barbtx.api.connections import HEALTH_CHECK, Connections
+from barbtx.api.request_ids import new_request_id
 from barbtx.api.request_target import is_authority, parse_request_target
-from barbtx.api.responses import ALWAYS, write_error
+from barbtx.api.responses import ALWAYS_RAW, write_error
 from barbtx.compat import RequestBase, SiteBase
 from barbtx.errors import ErrorResponse, MethodNotAllowed, ServiceUnavailable, to_error_response
-from barbtx.networks import Address, Network, client_group, is_within, reported_client
+from barbtx.networks import Network, reported_client
 
 if TYPE_CHECKING:
     from twisted.web import http
@@ -41,26 +42,6 @@ log = Logger()
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 
-@attrs.frozen
-class Client:
-    """The client that sent a request.
-
-    :ivar address: its address. If a trusted proxy does not report one, the proxy's; None for a UNIX socket.
-    :ivar is_proxy: whether the address is the proxy's, so that requests of several clients may have it.
-    """
-
-    address: Address | None
-    is_proxy: bool
-
-    def __str__(self) -> str:
-        return str(self.address or "-")
-
-    @property
-    def group(self) -> str:
-        """The key by which limits per client count this client; see :func:`client_group`."""
-        return client_group(self.address) if self.address else "-"
-
-
 class Request(RequestBase):
     """A request.
 
@@ -70,6 +51,7 @@ class Request(RequestBase):
     :ivar target_scheme: the scheme of an absolute request target, in lower case.
     :ivar started: when processing began, in seconds of the site's clock.
     :ivar sender: the client; set when processing begins.
+    :ivar activity: the activity that the processing is; set when it begins.
     :ivar context: the caller; set by the authentication step of the pipeline.
     :ivar microversion: (major, minor) version of the API; set by the microversion step of the pipeline.
     :ivar error: the error that the response reports.
@@ -83,17 +65,19 @@ class Request(RequestBase):
     target_scheme: bytes | None = None
     started: float
     sender: Client
+    activity: Activity
     context: RequestContext | None = None
     microversion: tuple[int, int] | None = None
     error: ErrorResponse | None = None
     is_health_check = False
     _rejection: ErrorResponse | None = None
+    _is_processed = False
+    _running: Deferred[Any] | None = None
 
     def __init__(self, channel: Channel, *arguments: Any, **options: Any) -> None:
         super().__init__(channel, *arguments, **options)
         self.request_id = new_request_id()
-        for name, value in ALWAYS.items():
-            self.responseHeaders.setRawHeaders(name.encode(), [value.encode()])
+        self.set_response_headers(ALWAYS_RAW)
 
     def gotLength(self, length: int | None) -> None:
         """Keep the body in memory, and respond early if it is too large.
@@ -120,51 +104,79 @@ class Request(RequestBase):
 
         The host of an absolute target replaces the ``Host`` header (RFC 9112, section 3.2.2).
         """
-        hosts = self.requestHeaders.getRawHeaders(b"host", [])
+        hosts = self.received.get(b"Host", ())
         try:
             if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
                 raise ValueError("The request must have one Host header.")
             if hosts and hosts[0] and not is_authority(hosts[0]):
                 raise ValueError("The Host header must be a host name or address with an optional port.")
-            target = parse_request_target(command, path)
+            target = None if path.startswith(b"/") else parse_request_target(command, path)
         except ValueError as problem:
             self._rejection = ErrorResponse(400, str(problem))
             # The path is logged, and an invalid target may contain a password.
             path = path if path.startswith(b"/") else b"*"
         else:
-            path = target.path
-            if target.authority is not None:
-                self.target_scheme = target.scheme
-                self.requestHeaders.setRawHeaders(b"host", [target.authority])
+            if target is not None:
+                path = target.path
+                if target.authority is not None:
+                    self.target_scheme = target.scheme
+                    self.requestHeaders.setRawHeaders(b"host", [target.authority])
         super().requestReceived(command, path, version)
 
     def _sender(self) -> Client:
-        trusted = self.site.connections.trusted
-        address = self.channel.address
-        if not is_within(address, trusted):
-            return Client(address, False)
-        values = self.requestHeaders.getRawHeaders(b"x-forwarded-for", [])
-        reported = reported_client([value.decode("latin-1") for value in values], trusted)
-        return Client(reported or address, reported is None)
+        channel = self.channel
+        values = self.received.get(b"X-Forwarded-For")
+        if not values or not channel.is_from_proxy:
+            return channel.peer
+        reported = reported_client([value.decode("latin-1") for value in values], self.site.connections.trusted)
+        return Client(reported, False) if reported else channel.peer
 
     def process(self) -> None:
         """Start processing: render the site's resource, or reject the request before that."""
         site = self.site = self.channel.site
         self.started = site.clock.seconds()
         self.sender = self._sender()
+        self.activity = Activity(self.request_id)
+        self._is_processed = True
         site.begin(self)
-        current = Activity(request_id=self.request_id)
-        self.notifyFinish().addBoth(lambda outcome: activity.run(current, site.end, self, outcome))
         self.prepath, self.postpath = [], []
         error = self._rejection or self._misdirected()
         if error is not None:
-            self.write(write_error(self, error))
-            self.finish()
+            self.respond(write_error(self, error))
             return
         try:
-            activity.run(current, self.render, site.resource)
+            activity.run(self.activity, self.render, site.resource)
         except Exception:
             self.processingFailed(Failure())
+
+    def finish(self) -> None:
+        """Finish the response, which ends the request."""
+        is_first = not self.finished
+        super().finish()
+        if is_first:
+            self.site.end(self, is_disconnected=False)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """End the request, and cancel what :meth:`respond_later` waits for, because the client has disconnected."""
+        if self._is_processed:
+            self.site.end(self, is_disconnected=True)
+        super().connectionLost(reason)
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+
+    def respond_later(self, running: Deferred[bytes]) -> None:
+        """Respond with a body when a Deferred fires with it; cancel the Deferred if the client disconnects before."""
+        self._running = running
+        running.addCallbacks(self._respond, self._failed)
+
+    def _respond(self, body: bytes) -> None:
+        self._running = None
+        self.respond(body)
+
+    def _failed(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self.processingFailed(reason)
 
     def render(self, resource: IResource) -> None:
         """Render a resource, and respond unless it does so later.
@@ -174,9 +186,8 @@ class Request(RequestBase):
         body = resource.render(self)
         if body != NOT_DONE_YET:
             if self.code not in NO_BODY_CODES:
-                self.setHeader(b"content-length", b"%d" % len(body))
-            self.write(body)
-            self.finish()
+                self.set_response_headers({b"Content-Length": b"%d" % len(body)})
+            self.respond(body)
 
     def _misdirected(self) -> ErrorResponse | None:
         """Return the error of a request that no resource may process, if it is one."""
@@ -186,11 +197,7 @@ class Request(RequestBase):
             return to_error_response(
                 ServiceUnavailable("Too many connections are open; close some, or try again later."), "Request"
             )
-        if (
-            self.target_scheme == b"https"
-            and not self.isSecure()
-            and not is_within(self.channel.address, self.site.connections.trusted)
-        ):
+        if self.target_scheme == b"https" and not self.isSecure() and not self.channel.is_from_proxy:
             return ErrorResponse(421, "An https resource cannot be requested over a connection without TLS.")
         return None
 
@@ -200,8 +207,7 @@ class Request(RequestBase):
         if self.startedWriting:
             self.channel.forceAbortClient()
             return
-        self.write(write_error(self, ErrorResponse(500, None)))
-        self.finish()
+        self.respond(write_error(self, ErrorResponse(500, None)))
 
 
 class Site(SiteBase):
@@ -244,6 +250,7 @@ class Site(SiteBase):
         self.connections = Connections(clock, max_connections, max_connections_per_client, reserve, tuple(trusted))
         self._requests: set[Request] = set()
         self._drained: Deferred[None] | None = None
+        self._arriving = False
 
     @property
     def max_connections(self) -> int:
@@ -270,35 +277,58 @@ class Site(SiteBase):
         """Register a request whose processing starts. During shutdown, it is the last one of its connection."""
         self._requests.add(request)
         if self._drained is not None:
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            request.channel.persistent = False
+            self._close_after(request)
 
-    def end(self, request: Request, outcome: object) -> None:
+    def end(self, request: Request, *, is_disconnected: bool) -> None:
         """Log a request that has ended.
 
-        :param outcome: a Failure if the client has disconnected before the response was complete.
+        :param is_disconnected: whether the client has disconnected before the response was complete.
         """
         self._requests.discard(request)
-        log_request(request, self.clock.seconds() - request.started, isinstance(outcome, Failure))
-        if self._drained is not None and not self._requests and not self._drained.called:
-            self._drained.callback(None)
+        log_request(request, self.clock.seconds() - request.started, is_disconnected)
+        self._end_drain()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Wait for the requests in flight, then close all connections.
 
+        A request may be on its way on a connection that was in use a moment ago, so such connections stay open for the
+        time that :class:`Connections` calls ``grace``. Each request is the last one of its connection.
+
         :param seconds: timeout of the wait.
         """
-        self._drained = Deferred()
+        drained = self._drained = Deferred()
         for request in self._requests:
-            request.channel.persistent = False
-        if not self._requests:
-            self._drained.callback(None)
+            self._close_after(request)
+        self._close_idle(self.connections.grace)
+        self._arriving = seconds > 0 and any(True for _ in self.connections)
+        wait = self.clock.callLater(min(self.connections.grace, seconds), self._nothing_arrives)
+        self._end_drain()
 
         def close(_: object) -> None:
+            if wait.active():
+                wait.cancel()
             for connection in self.connections:
                 connection.loseConnection()
 
-        return self._drained.addTimeout(seconds, self.clock).addBoth(close)
+        return drained.addTimeout(seconds, self.clock).addBoth(close)
+
+    def _nothing_arrives(self) -> None:
+        self._arriving = False
+        self._close_idle(0)
+        self._end_drain()
+
+    def _close_idle(self, seconds: float) -> None:
+        for connection in self.connections.idle_for(seconds):
+            connection.loseConnection()
+
+    def _close_after(self, request: Request) -> None:
+        request.channel.persistent = False
+        if not request.startedWriting:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+
+    def _end_drain(self) -> None:
+        if self._drained is not None and not self._drained.called and not self._requests and not self._arriving:
+            self._drained.callback(None)
 
     def log(self, request: http.Request) -> None:
         """Do nothing: :meth:`end` logs requests. The base class would log query strings, which may name secrets."""

@@ -22,8 +22,13 @@ _MAX_DIGITS = 309
 # From this magnitude on, numbers are serialized with an exponent, as in ECMAScript, so that a few characters of input
 # cannot become hundreds of digits of output.
 _EXPONENT_FROM = 10**21
+_ASCII, _UNICODE = json.JSONEncoder(allow_nan=False), json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 # Beyond this, not every integer is a double.
 _EXACT_UP_TO = 2**53
+
+
+_ASCII = json.JSONEncoder(allow_nan=False)
+_UNICODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 
 class UnrepresentableNumber(ValueError):
@@ -68,7 +73,7 @@ def write(document: Any, *, ascii_only: bool = True) -> str:
     :param ascii_only: whether to escape all other characters.
     :raises ValueError: a number in the document is not finite.
     """
-    return json.dumps(document, allow_nan=False, ensure_ascii=ascii_only)
+    return (_ASCII if ascii_only else _UNICODE).encode(document)
 
 
 def _too_deep() -> MalformedJSON:

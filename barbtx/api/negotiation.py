@@ -30,7 +30,9 @@ def accepts_anything(accept: str | None) -> bool:
 
 
 def _accepts(accept: str | None, ranges: frozenset[str]) -> bool:
-    requested = [media_type(item) for item in (accept or "").split(",")]
+    if not accept:
+        return True
+    requested = [media_type(item) for item in accept.split(",")]
     return any(item in ranges for item in requested) or not any(_MEDIA_RANGE.fullmatch(item) for item in requested)
 
 

@@ -25,6 +25,16 @@ OPTIONS = {
     "api": [
         cfg.StrOpt("bind_host", default="127.0.0.1", help="Address or host name to listen on."),
         cfg.PortOpt("bind_port", default=9311, help="TCP port to listen on. With 0 the system chooses a free port."),
+        cfg.IntOpt(
+            "workers",
+            default=1,
+            min=1,
+            max=64,
+            help="Number of API processes that share the port. With more than 1, a parent process starts them, "
+            "restarts those that end, and on SIGHUP replaces them one by one if options have changed. The limits of "
+            "client connections and of waiting requests are divided among the processes; all other limits, such as "
+            "that of database connections, apply to each process.",
+        ),
         cfg.StrOpt(
             "auth_strategy",
             default="keystone",
@@ -110,3 +120,8 @@ def share(limit: int | None, whole: int) -> int:
     :param limit: the configured limit. If None, the result is a quarter of ``whole``, but at least 10.
     """
     return min(whole, max(10, whole // 4)) if limit is None else limit
+
+
+def for_one_worker(limit: int, workers: int) -> int:
+    """Return the part of a limit that applies to each of the processes that share a port, rounded up."""
+    return -(-limit // workers)

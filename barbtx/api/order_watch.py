@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from barbtx.api.options import share
+from barbtx.api.options import for_one_worker, share
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.times import Clock, utcnow
@@ -129,14 +129,15 @@ class OrderWatch:
         """Create an instance with the limits of ``[api]``."""
         api = conf.api
         limit = share(api.max_waiters, api.max_connections)
+        per_project, per_client = share(api.max_waiters_per_project, limit), share(api.max_waiters_per_client, limit)
         return cls(
             reactor,
             clock,
             orders,
-            limit,
+            for_one_worker(limit, api.workers),
             api.wait_poll_seconds,
-            share(api.max_waiters_per_project, limit),
-            share(api.max_waiters_per_client, limit),
+            for_one_worker(per_project, api.workers),
+            for_one_worker(per_client, api.workers),
         )
 
     async def wait(self, order_id: str, seconds: float, waiter: Waiter = Waiter()) -> bool:

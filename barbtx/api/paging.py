@@ -52,7 +52,7 @@ class Paging:
 
     def _link(self, collection: str, offset: int, query: Mapping[str, str]) -> str:
         filters = {key: value for key, value in query.items() if key not in ("limit", "offset")}
-        return f"{collection}?{urlencode({'limit': self.limit, 'offset': offset, **filters})}"
+        return f"{collection}?limit={self.limit}&offset={offset}" + (f"&{urlencode(filters)}" if filters else "")
 
 
 def _integer(text: str | None) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import attrs
 
 # Stricter than RFC 3986: no user information, percent-encoding or sub-delimiters, which no host name contains.
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,255})(?::(\d{1,5})?)?")
+_LONGEST_AUTHORITY = 261
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
 _SCHEMES = frozenset({b"http", b"https"})
 
@@ -49,6 +51,12 @@ def parse_request_target(method: bytes, target: bytes) -> RequestTarget:
 
 def is_authority(value: bytes) -> bool:
     """Return whether a ``Host`` header, or the authority of a URI, is a host name or address with an optional port."""
+    return len(value) <= _LONGEST_AUTHORITY and _is_authority(value)
+
+
+# Most requests name one of a few hosts.
+@lru_cache(maxsize=100)
+def _is_authority(value: bytes) -> bool:
     match = _AUTHORITY.fullmatch(value)
     if match is None or (match[2] and int(match[2]) > 65535):
         return False
@@ -73,6 +81,7 @@ def host_of(authority: bytes) -> str:
     return host[1:-1] if host.startswith("[") else host.removesuffix(".")
 
 
+@lru_cache(maxsize=100)
 def is_loopback(host: str) -> bool:
     """Return whether a host is ``localhost`` or a loopback address. Names are not looked up."""
     try:

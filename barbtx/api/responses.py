@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 #: Headers of every response: caches must not store it, and browsers must not guess another content type.
 ALWAYS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+#: The same as bytes, by the canonical form of the names.
+ALWAYS_RAW: Mapping[bytes, bytes] = {name.encode(): value.encode() for name, value in ALWAYS.items()}
+
+_PHRASES = {status: title.encode() for status, title in TITLES.items()}
+_JSON = "application/json"
 
 
 @attrs.frozen
@@ -29,7 +34,7 @@ class Response:
     status: int = 200
     document: Any = None
     content: bytes | None = attrs.field(default=None, repr=False)
-    content_type: str = "application/json"
+    content_type: str = _JSON
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -53,7 +58,7 @@ def write_error(request: Request, error: ErrorResponse) -> bytes:
     request.error = error
     body = render_error(error)
     show_request_id(request)
-    _write_head(request, error.status, error.headers, body, "application/json")
+    _write_head(request, error.status, error.headers, body, _JSON)
     return body
 
 
@@ -62,7 +67,7 @@ def write_early_error(request: Request, error: ErrorResponse) -> bytes:
 
     The reference implementation's framework responds to such errors, and clients expect its format.
     """
-    accept = request.getHeader(b"accept") or b""
+    accept = request.received.get(b"Accept", (b"",))[-1]
     if b"application/json" in accept or b"*/*" in accept:
         return write_error(request, error)
     request.error = error
@@ -74,24 +79,24 @@ def write_early_error(request: Request, error: ErrorResponse) -> bytes:
 
 def show_request_id(request: Request) -> None:
     """Set the header with the request's id, by which it can be found in the log."""
-    request.setHeader(b"x-openstack-request-id", request.request_id.encode())
+    request.set_response_headers({b"X-Openstack-Request-Id": request.request_id.encode()})
 
 
-def add_vary(request: Request, name: str) -> None:
+def add_vary(request: Request, name: bytes) -> None:
     """Add the name of a request header to ``Vary``, as a single header line: some clients read only one."""
-    before = request.responseHeaders.getRawHeaders(b"vary", [])
-    request.responseHeaders.setRawHeaders(b"vary", [b", ".join([*before, name.encode()])])
+    request.set_response_headers({b"Vary": b", ".join((*request.sent.get(b"Vary", ()), name))})
 
 
 def _write_head(request: Request, status: int, headers: Mapping[str, str], body: bytes, content_type: str) -> None:
-    request.setResponseCode(status, TITLES[status].encode())
+    request.setResponseCode(status, _PHRASES[status])
     for name, value in headers.items():
         if name == "Vary":
-            add_vary(request, value)
+            add_vary(request, value.encode())
         else:
             request.setHeader(name.encode(), value.encode())
     if status == 204:
         return
-    request.setHeader(b"content-length", b"%d" % len(body))
+    request.set_response_headers({b"Content-Length": b"%d" % len(body)})
     if body:
+        # The media type of a payload is a client's text.
         request.setHeader(b"content-type", content_type.encode())

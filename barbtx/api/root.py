@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Makes a resource of the pipeline. PasteDeploy's factories return these instead of WSGI applications.
 Builder = Callable[[PipelineContext], IResource]
 
+# A path that has no encoded characters and no empty segments.
+_PLAIN = re.compile(rb"(?:/[!-$&-.0-~]+)+|/")
 # The reference implementation accepts these two suffixes, and existing clients may use them.
 _INDEX = re.compile(r"/v1/[^/]+/[^/]+/index")
 _JSON_SUFFIX = re.compile(r"/v1/[^/]+/[^/]+\.json")
@@ -68,8 +70,8 @@ class RootResource(LeafResource):
             path = normalize_path(request.path)
         except ValueError as problem:
             return write_error(request, ErrorResponse(400, str(problem)))
-        request.postpath = [segment.encode() for segment in path.split("/")[1:]]
-        mount = self.mounts.get(path.split("/")[1], self.mounts[""])
+        request.postpath = path.encode().split(b"/")[1:]
+        mount = self.mounts.get(path.split("/", 2)[1], self.mounts[""])
         body: bytes | int = mount.render(request)
         return body
 
@@ -79,13 +81,18 @@ def normalize_path(path: bytes) -> str:
 
     :raises ValueError: the path contains an encoded slash or NUL, or is not UTF-8. The text can be sent to the client.
     """
-    segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
-    if any(b"/" in segment or b"\0" in segment for segment in segments):
-        raise ValueError("The path contains an encoded slash or NUL.")
-    try:
-        normalized = "/" + "/".join(segment.decode() for segment in segments if segment)
-    except UnicodeDecodeError:
-        raise ValueError("The path is not UTF-8.") from None
+    if _PLAIN.fullmatch(path):
+        normalized = path.decode()
+    else:
+        segments = [unquote_to_bytes(segment) for segment in path.split(b"/")]
+        if any(b"/" in segment or b"\0" in segment for segment in segments):
+            raise ValueError("The path contains an encoded slash or NUL.")
+        try:
+            normalized = "/" + "/".join(segment.decode() for segment in segments if segment)
+        except UnicodeDecodeError:
+            raise ValueError("The path is not UTF-8.") from None
+    if not normalized.endswith(("/index", ".json")):
+        return normalized
     if _INDEX.fullmatch(normalized):
         return normalized.removesuffix("/index")
     if _JSON_SUFFIX.fullmatch(normalized):

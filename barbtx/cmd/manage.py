@@ -20,6 +20,7 @@ from barbtx.errors import ConfigurationError, NotFound, joined_lines
 from barbtx.identity.policy import Policy
 from barbtx.identity.policy_audit import find_risks
 from barbtx.model.migration import head_revision, known_revisions
+from barbtx.model.migration.counts import recount
 from barbtx.model.migration.ownership import current_version
 from barbtx.model.migration.upgrade import upgrade
 from barbtx.plugin.crypto.simple_crypto import generate_master_key
@@ -106,6 +107,13 @@ def make_parser() -> argparse.ArgumentParser:
     current = database.add_parser("current", help="show the version of the schema")
     current.add_argument("-d", "--db-url", help="URL of the database, instead of [database] connection")
     current.set_defaults(run=_current)
+    again = database.add_parser(
+        "recount",
+        help="count the secrets of all projects again; on PostgreSQL, where triggers maintain the counts, this is "
+        "necessary after a restore of data only, or after changes while triggers were disabled",
+    )
+    again.add_argument("-d", "--db-url", help="URL of the database, instead of [database] connection")
+    again.set_defaults(run=_recount)
 
     crypto = categories.add_parser("simple_crypto", help="keys of the simple_crypto plugin")
     generate = crypto.add_subparsers(required=True, metavar="action").add_parser(
@@ -143,6 +151,11 @@ def _upgrade(options: argparse.Namespace) -> None:
 def _current(options: argparse.Namespace) -> None:
     version = current_version(_database_url(options), known_revisions())
     print(f"{version} (head)" if version == head_revision() else version or "none")
+
+
+def _recount(options: argparse.Namespace) -> None:
+    wrong = recount(_database_url(options))
+    print(f"corrected the counts of {counted(wrong, 'project')}" if wrong else "all counts were right")
 
 
 def _check_policy(options: argparse.Namespace) -> int:

@@ -23,6 +23,17 @@ from barbtx.model.engine import is_read_only
 from barbtx.model.pipeline import Pipeline
 from barbtx.reactor import IReactor
 
+# Each statement finds its rows by an index, and its plan is made once. The planner must not choose another way because
+# a table was empty then, or because the statistics are of a time when it was.
+_PLANNING = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+}
+
 _backoff = backoffPolicy(initialDelay=0.02, maxDelay=0.5, factor=2.0)
 
 
@@ -42,8 +53,9 @@ def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], da
         connection.autocommit = True
         # Sooner than the timeouts of callers, so that their writes are known to have changed nothing.
         milliseconds = str(int(timeout * 500))
-        for setting in ("lock_timeout", "statement_timeout"):
-            connection.execute("SELECT set_config(%s, %s, false)", (setting, milliseconds))
+        settings = dict.fromkeys(("lock_timeout", "statement_timeout"), milliseconds) | _PLANNING
+        calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+        connection.execute(f"SELECT {calls}", [text for setting in settings.items() for text in setting])
         ((server_time,),) = connection.execute(READ_POSTGRESQL_TIME).fetchall()
     except psycopg.Error:
         pooled.invalidate()

@@ -77,7 +77,7 @@ OPTIONS = {
             "pipelines",
             default=True,
             help="On PostgreSQL, send frequent statements without threads, in libpq's pipeline mode, so that "
-            "concurrent requests share a round trip and a commit. A process has up to six more connections. Set it to "
+            "concurrent requests share a round trip and a commit. A process has up to seven more connections. Set it to "
             "false behind a pooler that gives each transaction another connection; no statement is prepared then.",
         ),
         cfg.IntOpt(

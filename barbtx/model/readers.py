@@ -1,10 +1,10 @@
-"""Lookups through a pipeline: those of concurrent callers share a statement."""
+"""Queries through a pipeline: those of concurrent callers share a round trip, and lookups also a statement."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 import psycopg
@@ -20,6 +20,12 @@ from barbtx.model.pipeline import Execution
 from barbtx.reactor import IReactor
 
 Rows: TypeAlias = Sequence[NamedRow | None]
+#: For each query of a group, the rows that it found.
+Results: TypeAlias = Sequence[Sequence[NamedRow]]
+
+
+class TooSlow(Exception):
+    """A query took too long or waited too long for a lock. It was ended, so that others need not wait for it."""
 
 
 @attrs.frozen
@@ -43,31 +49,69 @@ class PipelineReader:
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
         """
         execution = Execution(self.statement, self.statement.parameters({"keys": write_keys(keys), "now": now}))
-        read: Deferred[Sequence[Sequence[Any]]] = Deferred.fromCoroutine(self._send(execution))
         return (
-            read.addTimeout(seconds, self.reactor)
+            _read(self.reactor, self.connector, [execution], self.max_retries, seconds)
             .addErrback(_translate)
             .addCallback(lambda results: in_order(results[0], len(keys)))
         )
 
-    async def _send(self, execution: Execution) -> Sequence[Sequence[Any]]:
-        attempt = 0
-        while True:
-            pipeline = await self.connector.pipeline()
-            try:
-                return await pipeline.send([execution])
-            except CancelledError:
-                # The server may be frozen; what is sent after this would wait as well.
-                pipeline.abort()
+
+@attrs.frozen
+class PipelineFetcher:
+    """Executes groups of queries in PostgreSQL through a pipeline.
+
+    :ivar max_retries: retries after the connection was lost.
+    """
+
+    reactor: IReactor
+    connector: Connector
+    max_retries: int
+
+    def fetch(self, queries: Sequence[Execution], seconds: float) -> Deferred[Results]:
+        """Execute queries. If one fails, all fail.
+
+        :param seconds: timeout, including the time to connect.
+        :return: fires with the rows of each query.
+        :raises TooSlow: (asynchronously) a query took longer than the timeouts of the connection.
+        :raises BadRequest: (asynchronously) the database does not accept a value.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
+        """
+        results = _read(self.reactor, self.connector, queries, self.max_retries, seconds)
+        return results.addErrback(_find_slow).addErrback(_translate)
+
+
+def _read(
+    reactor: IReactor, connector: Connector, queries: Sequence[Execution], max_retries: int, seconds: float
+) -> Deferred[Results]:
+    """Execute queries, again after the connection was lost. The errors are those that :func:`driver_error` knows."""
+    results: Deferred[Results] = Deferred.fromCoroutine(_send(connector, queries, max_retries))
+    return results.addTimeout(seconds, reactor)
+
+
+async def _send(connector: Connector, queries: Sequence[Execution], max_retries: int) -> Results:
+    attempt = 0
+    while True:
+        pipeline = await connector.pipeline()
+        try:
+            return await pipeline.send(queries)
+        except CancelledError:
+            # The server may be frozen; what is sent after this would wait as well.
+            pipeline.abort()
+            raise
+        except psycopg.Error as error:
+            if classify(error).kind not in STALE:
                 raise
-            except psycopg.Error as error:
-                if classify(error).kind not in STALE:
-                    raise
-                # A new connection may lead to another server.
-                pipeline.abort()
-                attempt += 1
-                if attempt > self.max_retries:
-                    raise
+            # A new connection may lead to another server.
+            pipeline.abort()
+            attempt += 1
+            if attempt > max_retries:
+                raise
+
+
+def _find_slow(failure: Failure) -> Failure:
+    if isinstance(failure.value, (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)):
+        raise TooSlow from None
+    return failure
 
 
 def _translate(failure: Failure) -> Failure:

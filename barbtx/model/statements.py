@@ -25,7 +25,8 @@ from barbtx.model.connector import Connector, connect
 from barbtx.model.creation import Creation, RunWrite, ThreadCreator, Values
 from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable, bad_value, closed, unavailable
 from barbtx.model.lookups import AnySelect, Key, Lookup, NamedRow
-from barbtx.model.readers import PipelineReader, Rows
+from barbtx.model.pipeline import Execution
+from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows
 from barbtx.model.thread_reader import RunQuery, ThreadReader
 from barbtx.model.writers import NotWritten, PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
@@ -39,8 +40,12 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 
 # Connections for the writes of each group of tables.
 _WRITERS = 2
-# Threads that make connections. Each group of tables has one connection for reads.
-_CONNECTING = 2 * (1 + _WRITERS)
+# Threads that make connections: for each group of tables one for lookups and those for writes, and one for lists.
+_CONNECTING = 2 * (1 + _WRITERS) + 1
+# Queries in a group, and the timeout in seconds that their connection derives its own from: one that is slow delays
+# those of its group and of the next.
+_FETCHES = 8
+_FETCH_SECONDS = 0.5
 
 
 def _renew(error: Exception) -> Exception:
@@ -75,6 +80,7 @@ class Statements:
     threads: ThreadPool = attrs.field(init=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
+    _fetches: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _creations: dict[Creation, Batcher[Values, bool]] = attrs.field(factory=dict, init=False)
 
@@ -117,8 +123,34 @@ class Statements:
         connector = self._make_connector(f"{tables} reads")
         return PipelineReader(self.reactor, connector, CompiledStatement.of(statement), self.max_retries)
 
+    def fetch(
+        self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
+    ) -> Deferred[Sequence[NamedRow]]:
+        """Execute a query that reads few rows. Concurrent calls for the same tables share a round trip.
+
+        :param values: the query's parameters by name.
+        :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: fires with the rows.
+        :raises TooSlow: (asynchronously) the query was ended because it was slow. It may succeed in a transaction.
+        :raises BadRequest: (asynchronously) the database does not accept a value.
+        :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
+        """
+        if not self.gate.admits():
+            return fail(closed())
+        if any(isinstance(value, str) and has_nul_or_surrogate(value) for value in values.values()):
+            return fail(bad_value())
+        batcher = self._fetches.get(tables)
+        if batcher is None:
+            connector = self._make_connector(f"{tables} fetches", min(self.timeout, _FETCH_SECONDS))
+            fetcher = PipelineFetcher(self.reactor, connector, self.max_retries)
+            batcher = self._fetches[tables] = self._batcher(fetcher.fetch, CancelledError, _FETCHES)
+        return batcher.request(Execution(statement, statement.parameters(values)))
+
     def _batcher(
-        self, send: Callable[[Sequence[K], float], Deferred[Sequence[R]]], abandoned: Callable[[], Exception]
+        self,
+        send: Callable[[Sequence[K], float], Deferred[Sequence[R]]],
+        abandoned: Callable[[], Exception],
+        size: int = 64,
     ) -> Batcher[K, R]:
         return Batcher(
             self.reactor,
@@ -129,6 +161,7 @@ class Statements:
             (DatabaseUnavailable, StaleServer),
             _renew,
             abandoned,
+            size,
             # SQLite does not wait for anything that two threads could overlap.
             depth=1 if self.engine.dialect.name == "sqlite" else 2,
         )
@@ -180,11 +213,11 @@ class Statements:
             batcher = self._creations[creation] = self._batcher(creator.create, CancelledInCommit)
         return await batcher.request(values)
 
-    def _make_connector(self, name: str) -> Connector:
+    def _make_connector(self, name: str, timeout: float | None = None) -> Connector:
         connector = self._connectors.get(name)
         if connector is None:
             connector = self._connectors[name] = Connector(
-                self.reactor, self.threads, partial(connect, self.engine, self.timeout)
+                self.reactor, self.threads, partial(connect, self.engine, timeout or self.timeout)
             )
         return connector
 

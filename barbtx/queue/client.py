@@ -25,6 +25,11 @@ class TaskClient:
         """Whether the transport accepts messages now."""
         return self.transport.ready
 
+    @property
+    def permits(self) -> bool:
+        """Whether messages are permits; see :class:`~barbtx.queue.transport.ITransport`."""
+        return self.transport.permits
+
     def send(self, task: Task) -> Deferred[None]:
         """Send a task.
 

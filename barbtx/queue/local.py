@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 from twisted.application.service import Service
@@ -38,6 +39,8 @@ class LocalTransport:
     :ivar max_waiting: maximum number of tasks in memory, running ones included.
     :ivar asymmetric: concurrency of the lane for key pairs; ``concurrency`` if None.
     """
+
+    permits: ClassVar[bool] = False
 
     tasks: Tasks
     concurrency: int

@@ -71,11 +71,11 @@ OPTIONS = {
         ),
         cfg.IntOpt(
             "asynchronous_workers",
-            default=4,
+            default=32,
             min=1,
             max=256,
-            help="Maximum number of tasks in flight per process. Tasks that generate key pairs have their own limit, "
-            "asymmetric_workers.",
+            help="Maximum number of tasks in flight per process. Tasks in flight share transactions, so that a larger "
+            "number costs less per task. Tasks that generate key pairs have their own limit, asymmetric_workers.",
         ),
         cfg.IntOpt(
             "asymmetric_workers",
@@ -273,7 +273,8 @@ OPTIONS = {
             min=0,
             max=3600,
             help="Time in seconds after which the retry scheduler publishes the task of a new order, if the task has "
-            "not begun by then.",
+            "not begun by then. While workers complete other orders of the same kind, it waits for republish_seconds "
+            "longer, because the message is probably only queued.",
         ),
         cfg.FloatOpt(
             "republish_seconds",

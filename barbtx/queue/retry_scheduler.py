@@ -1,6 +1,7 @@
 """The retry scheduler: it finds tasks that are due in the database and sends them through the task client.
 
-Any number of schedulers may run, in API processes and workers. Each due task is taken by one of them.
+Any number of schedulers may run, in API processes and workers. Each due task is taken by one of them. Tasks that are
+merely queued are not sent again while workers make progress.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class RetryScheduler(Service):
             await self._reset_unsent()
             if not self._client.ready:
                 return False
-            tasks = await self._orders.take_due(batch_size, self._conf.republish_seconds, seen)
+            tasks = await self._orders.take_due(
+                batch_size, self._conf.republish_seconds, seen, permits=self._client.permits
+            )
         except ServiceUnavailable as problem:
             if problem.outcome_unknown:
                 # The transaction may have been committed, which postponed tasks that nobody sends.

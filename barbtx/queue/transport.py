@@ -59,6 +59,9 @@ class ITransport(Interface):
     """
 
     ready: bool = Attribute("Whether a message would be accepted now.")
+    permits: bool = Attribute(
+        "Whether a message is a permit to process an order of its lane, and not the one task that it names."
+    )
 
     def send(message: TaskMessage) -> Awaitable[None]:
         """Send a message.

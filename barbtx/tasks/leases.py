@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from barbtx import activity
 from barbtx.errors import ServiceUnavailable
 from barbtx.model.records import Lease
 from barbtx.model.repositories.order_tasks import LeaseLost
 from barbtx.model.repositories.orders import OrderRepo
 
 log = Logger()
+
+
+@attrs.define(eq=False)
+class _Held:
+    """A lease and its renewal.
+
+    :ivar begin: the call that begins to renew it. Most orders are finished before that.
+    """
+
+    lease: Lease
+    begin: IDelayedCall
+    renewing: Deferred[None] | None = None
 
 
 @attrs.define(eq=False)
@@ -29,27 +42,36 @@ class Leases:
     orders: OrderRepo
     clock: IReactorTime
     seconds: float = 30.0
-    _held: dict[str, tuple[Lease, Deferred[None]]] = attrs.field(factory=dict, init=False)
+    _held: dict[str, _Held] = attrs.field(factory=dict, init=False)
 
     def hold(self, lease: Lease) -> None:
         """Start to renew a lease."""
-        renewing = Deferred.fromCoroutine(self._renew(lease))
-        renewing.addErrback(lambda failure: failure.trap(CancelledError))
-        self._held[lease.token] = (lease, renewing)
+        begin = self.clock.callLater(self.seconds / 3, activity.bind(self._begin), lease)
+        self._held[lease.token] = _Held(lease, begin)
+
+    def _begin(self, lease: Lease) -> None:
+        held = self._held[lease.token]
+        held.renewing = Deferred.fromCoroutine(self._renew(lease))
+        held.renewing.addErrback(lambda failure: failure.trap(CancelledError))
 
     def drop(self, lease: Lease) -> None:
         """Stop renewing a lease. A lease that is not held is ignored."""
-        _, renewing = self._held.pop(lease.token, (None, None))
-        if renewing is not None:
-            renewing.cancel()
+        held = self._held.pop(lease.token, None)
+        if held is None:
+            return
+        if held.begin.active():
+            held.begin.cancel()
+        if held.renewing is not None:
+            held.renewing.cancel()
 
     def gauges(self) -> dict[str, object]:
         """Return the number and IDs of the orders in process, for the status report."""
-        return {"count": len(self._held), "orders": " ".join(lease.order.id for lease, _ in self._held.values())}
+        return {"count": len(self._held), "orders": " ".join(held.lease.order.id for held in self._held.values())}
 
     async def release_all(self) -> None:
         """Release all orders, so that others need not wait for the leases to expire. The attempts are not counted."""
-        for lease, _ in list(self._held.values()):
+        for held in list(self._held.values()):
+            lease = held.lease
             self.drop(lease)
             try:
                 await self.orders.release(lease)
@@ -61,9 +83,7 @@ class Leases:
                 )
 
     async def _renew(self, lease: Lease) -> None:
-        wait = self.seconds / 3
         while True:
-            await deferLater(self.clock, wait, lambda: None)
             wait = self.seconds / 12
             try:
                 await self.orders.renew(lease, self.seconds)
@@ -85,3 +105,4 @@ class Leases:
                 raise
             except Exception:
                 log.failure("renewing the lease of order {order_id} failed; trying again", order_id=lease.order.id)
+            await deferLater(self.clock, wait, lambda: None)

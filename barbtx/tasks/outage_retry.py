@@ -43,6 +43,10 @@ class OutageRetry:
         :raises ServiceUnavailable: the outage lasts longer than :attr:`limit`, or :meth:`stop` was called.
         """
         end = self.clock.seconds() + self.limit
+        try:
+            return await work()
+        except outage as problem:
+            first: list[ServiceUnavailable] = [problem]
 
         def is_over(_: RetryCallState) -> bool:
             return self._stopped or self.clock.seconds() >= end
@@ -51,6 +55,8 @@ class OutageRetry:
             return isinstance(problem, outage) and not isinstance(problem, unless)
 
         async def attempt() -> T:
+            if first:
+                raise first.pop()
             return await work()
 
         return await AsyncRetrying(

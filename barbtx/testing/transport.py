@@ -19,11 +19,13 @@ class MemoryTransport:
     :ivar ready: whether messages are accepted; a test may set it at any time.
     :ivar refusals: how many of the next messages are refused although the transport is ready, as a broker does whose
         queue is full.
+    :ivar permits: see :class:`ITransport`.
     :ivar sent: the accepted messages, the oldest first.
     """
 
     ready: bool = True
     refusals: int = 0
+    permits: bool = False
     sent: list[TaskMessage] = attrs.field(factory=list, init=False)
 
     def send(self, message: TaskMessage) -> Deferred[None]:

@@ -31,6 +31,7 @@ from barbtx.model.records import (
     EncryptedDatum,
     GeneratedObjects,
     KEKMeta,
+    Lease,
     NewSecret,
     Secret,
     StoredPayload,
@@ -368,8 +369,7 @@ async def test_a_server_without_free_connections_is_unavailable_until_it_has_som
     others: list[psycopg.Connection[Any]] = []
     try:
         with pytest.raises(psycopg.OperationalError, match="too many clients"):
-            while True:
-                others.append(world.connect())
+            others.extend(world.connect() for _ in range(1000))
         refused = [world.secrets.get(_IDS[0]), world.secrets.create(new(0)), world.orders.get(_IDS[0], "p")]
         for request in refused:
             problem = await outcome(request)
@@ -429,6 +429,98 @@ async def test_concurrent_claims_get_different_orders_and_projects_take_turns(wo
     while (lease := await orders.claim_next(SYMMETRIC, after, 30)) is not None:
         claimed.add(lease.order.id)
     assert claimed == {*much, little}
+
+
+@pytest_twisted.ensureDeferred
+async def test_projects_take_turns_within_a_group_and_from_group_to_group(world: World, orders: OrderRepo) -> None:
+    made = {project: [await order(world, orders, project) for _ in range(7)] for project in ("a", "b", "c")}
+    made["d"] = [await order(world, orders, "d")]
+    position = {order_id: index for ids in made.values() for index, order_id in enumerate(ids)}
+    after, claimed = "", []
+    while leases := list(
+        filter(None, await gatherResults([orders.claim_next(SYMMETRIC, after, 30) for _ in range(5)]))
+    ):
+        after = leases[-1].project_key
+        claimed += [(lease.order.project_id, position[lease.order.id]) for lease in leases]
+    assert len(claimed) == 22
+    for project, ids in made.items():
+        # The oldest order of each project is the first.
+        assert [index for each, index in claimed if each == project] == list(range(len(ids)))
+    turns = [project for project, _ in claimed]
+    assert {frozenset(turns[start : start + 3]) for start in range(4, 19, 3)} == {frozenset("abc")}
+    assert set(turns[:4]) == set("abcd")
+
+
+@pytest_twisted.ensureDeferred
+async def test_claims_that_wait_for_a_group_do_not_repeat_its_turns(world: World, orders: OrderRepo) -> None:
+    for _ in range(2):
+        for project in "abcd":
+            await order(world, orders, project)
+    first = gatherResults([orders.claim_next(SYMMETRIC, "", 30) for _ in range(2)])
+    await pause(0)
+    # These do not know yet whose turns the first two were.
+    second = gatherResults([orders.claim_next(SYMMETRIC, "", 30) for _ in range(2)])
+    leases = [*await first, *await second]
+    assert {lease.order.project_id for lease in leases} == set("abcd")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_claims_for_each_what_it_may_get(world: World, orders: OrderRepo) -> None:
+    waiting, pair, retried = (
+        await order(world, orders),
+        await order(world, orders, type_="asymmetric"),
+        await order(world, orders, "q"),
+    )
+    await orders.retry(await orders.claim(retried, "q", 30), PROCESS_TYPE_ORDER, 60)
+    gone = str(uuid.uuid4())
+    named = [(pair, "p"), (waiting, "p"), (retried, "q"), (gone, "p"), (waiting, "p")]
+    claims = [outcome(orders.claim_next(SYMMETRIC, "", 30, *name)) for name in named]
+    of_pair, *others = await gatherResults([Deferred.fromCoroutine(claim) for claim in claims])
+    assert isinstance(of_pair, WrongLane)
+    claimed = [other.order.id for other in others if isinstance(other, Lease)]
+    assert sorted(claimed) == sorted([waiting, retried])
+    # One message names an order that does not exist, and two name the one that the other of them, or it, has claimed.
+    left = [other for other in others if not isinstance(other, Lease)]
+    assert len(left) == 2 and all(other is None or isinstance(other, NotFound) for other in left)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_reads_as_few_rows_as_it_claims_although_statistics_are_missing(
+    world: World, orders: OrderRepo
+) -> None:
+    for _ in range(3):
+        await order(world, orders)
+    # The plan is made now.
+    assert await orders.claim_next(SYMMETRIC, "", 30) is not None
+    for _ in range(200):
+        await order(world, orders)
+    world.run("SELECT pg_stat_reset()")
+    leases = await gatherResults([orders.claim_next(SYMMETRIC, "", 30, _IDS[0], "p") for _ in range(10)])
+    assert len({lease.order.id for lease in leases}) == 10
+    # They report what they have read when they end.
+    world.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid()"
+    )
+    read: list[tuple[int]] = []
+    while not read or not read[0][0]:
+        await pause(0.1)
+        read = world.run(
+            "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read)::int FROM pg_stat_user_tables "
+            "WHERE relname IN ('orders', 'order_retry_tasks')"
+        )
+    assert read[0][0] < 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_waiting_is_known_without_a_transaction(world: World, orders: OrderRepo) -> None:
+    general: list[str] = []
+    event.listen(world.database.engine, "before_cursor_execute", lambda *arguments: general.append(arguments[2]))
+    assert await orders.claim_next(SYMMETRIC, "", 30) is None
+    order_id = await order(world, orders)
+    leases = await gatherResults([orders.claim_next(SYMMETRIC, "", 30, order_id, "p") for _ in range(3)])
+    assert [lease.order.id for lease in leases if lease is not None] == [order_id]
+    assert general == []
 
 
 @pytest_twisted.ensureDeferred

@@ -131,6 +131,35 @@ async def test_what_could_not_be_published_is_due_again_soon_whatever_its_age(or
     assert await due(orders) == {order_id}
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_is_merely_queued_is_not_published_again_while_orders_of_its_lane_are_done(
+    orders: OrderRepo, clock: Clock
+) -> None:
+    done, queued, retried, pair = [
+        await new_order(orders, type_=type_) for type_ in ("key", "key", "key", "asymmetric")
+    ]
+    await orders.retry(await orders.claim(retried, "p", 30), PROCESS_TYPE_ORDER, 7)
+    clock.advance(7)
+    await finish(orders, await orders.claim(done, "p", 30))
+
+    async def permits() -> set[str]:
+        return {task.order_id for task in await orders.take_due(10, 60, permits=True)}
+
+    # The other lane makes no progress, and nobody has published the retry.
+    assert await permits() == {retried, pair}
+    clock.advance(6)
+    # Now this one makes none either, so that messages may be lost.
+    assert await permits() == {queued}
+    clock.advance(60)
+    await finish(orders, await orders.claim(retried, "p", 30))
+    await finish(orders, await orders.claim(await new_order(orders), "p", 30))
+    assert await permits() == {pair}
+    clock.advance(60)
+    await finish(orders, await orders.claim(await new_order(orders), "p", 30))
+    # It waits for so long that something may be wrong with it.
+    assert queued in await permits()
+
+
 async def finish(orders: OrderRepo, lease: Lease) -> None:
     await orders.complete(lease, GeneratedObjects((NewSecret(id=str(uuid.uuid4()), project_id="p"),)), "s", "m")
 

@@ -223,3 +223,38 @@ def test_an_https_resource_is_not_had_without_tls() -> None:
     made = Connected()
     made.channel.dataReceived(b"GET https://h/ HTTP/1.1\r\nHost: h\r\n\r\n")
     assert made.transport.value().startswith(b"HTTP/1.1 421 Misdirected Request\r\n") and made.echo.rendered == 0
+
+
+def test_a_stop_answers_the_request_that_is_on_its_way_and_closes_idle_connections() -> None:
+    made = Connected()
+    idle = made.transport
+    made.clock.advance(1)
+    used, transport = made.connect()
+    used.dataReceived(get("/"))
+    assert b"200 OK" in transport.value()
+    transport.clear()
+    drained = made.site.drain(15)
+    assert idle.disconnecting and not transport.disconnecting and not drained.called
+    made.channel.connectionLost(Failure(ConnectionDone()))
+    made.clock.advance(0.3)
+    used.dataReceived(get("/"))
+    assert b"200 OK" in transport.value() and b"connection: close" in transport.value().lower()
+    assert transport.disconnecting
+    used.connectionLost(Failure(ConnectionDone()))
+    made.clock.advance(0.3)
+    assert drained.called
+
+
+def test_a_stop_does_not_wait_for_connections_on_which_nothing_arrives() -> None:
+    made = Connected()
+    held, transport = made.connect()
+    held.dataReceived(get("/hold"))
+    drained = made.site.drain(15)
+    made.clock.advance(0.6)
+    # The one that is silent is closed; the request in flight is answered, and its client knows that it was the last.
+    assert made.transport.disconnecting and not transport.disconnecting and not drained.called
+    made.channel.connectionLost(Failure(ConnectionDone()))
+    made.echo.hold[0].finish()
+    assert b"connection: close" in transport.value().lower() and drained.called
+    without_wait = Connected()
+    assert without_wait.site.drain(0).called and without_wait.transport.disconnecting

@@ -7,6 +7,7 @@ library in setup.py is raised.
 from __future__ import annotations
 
 import inspect
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import NO_BODY_CODES, HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -104,11 +105,16 @@ def test_a_channel_of_twisted_has_the_methods_that_are_overridden(name: str, par
     [
         (
             HTTPChannel,
-            "setTimeout forceAbortClient connectionMade dataReceived lineReceived rawDataReceived allHeadersReceived "
+            "setTimeout resetTimeout timeoutConnection getHost getPeer isSecure write "
+            "forceAbortClient connectionMade dataReceived lineReceived rawDataReceived allHeadersReceived "
             "allContentReceived requestDone pauseProducing resumeProducing loseConnection connectionLost callLater "
             "lineLengthExceeded",
         ),
-        (Request, "gotLength handleContentChunk requestReceived process processingFailed write finish isSecure"),
+        (
+            Request,
+            "gotLength handleContentChunk requestReceived process processingFailed write finish isSecure "
+            "connectionLost",
+        ),
         (Site, "buildProtocol log startFactory stopFactory"),
     ],
 )
@@ -120,6 +126,72 @@ def test_the_methods_that_barbtx_overrides_are_those_that_twisted_calls(library:
 def test_the_base_classes_add_nothing_but_names() -> None:
     assert issubclass(ChannelBase, HTTPChannel) and issubclass(RequestBase, Request) and issubclass(SiteBase, Site)
     assert issubclass(HTTPChannel, LineReceiver), ADAPT.format("Twisted")
+
+
+def test_headers_are_seen_and_set_by_their_canonical_names() -> None:
+    channel = connect(HTTPChannel)
+    request = RequestBase(channel)
+    request.requestHeaders.addRawHeader(b"x-AUTH-token", b"t")
+    request.set_response_headers({b"Content-Type": b"a/b", b"Vary": b"x"})
+    request.setHeader(b"vary", b"y")
+    assert request.received[b"X-Auth-Token"] == [b"t"], ADAPT.format("Twisted")
+    request.requestHeaders.removeHeader(b"x-auth-token")
+    assert b"X-Auth-Token" not in request.received
+    assert request.responseHeaders.getRawHeaders(b"content-type") == [b"a/b"]
+    assert request.sent[b"Vary"] == [b"y"]
+
+
+def cookie(request: Any) -> None:
+    request.addCookie(b"name", b"value")
+
+
+def etag(request: Any) -> None:
+    request.setETag(b"tag")
+
+
+def begun(request: Any) -> None:
+    request.setHeader(b"content-length", b"8")
+    request.write(b"body")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+@pytest.mark.parametrize("code", [200, 204, 304, 404])
+@pytest.mark.parametrize("prepare", [lambda request: None, cookie, etag, begun])
+def test_a_response_in_one_write_is_what_twisted_would_write(
+    method: bytes, version: bytes, code: int, prepare: Any
+) -> None:
+    written = []
+    for at_once in (False, True):
+        channel = connect(ChannelBase)
+        request = RequestBase(channel)
+        channel.requests.append(request)
+        request.content, request.method, request.clientproto = BytesIO(), method, version
+        request.setResponseCode(code)
+        request.defaultContentType = None
+        request.setHeader(b"x-a", b"1")
+        request.responseHeaders.addRawHeader(b"x-a", b"2")
+        prepare(request)
+        if at_once:
+            request.respond(b"body")
+        else:
+            if code not in NO_BODY_CODES and prepare is not begun:
+                request.setHeader(b"content-length", b"4")
+            request.write(b"body")
+            request.finish()
+        assert request.finished and not channel.requests
+        written.append((channel.transport.value(), request.sentLength))
+    assert written[0] == written[1], ADAPT.format("Twisted")
+
+
+def test_a_response_to_a_lost_connection_is_dropped() -> None:
+    channel = connect(ChannelBase)
+    request = RequestBase(channel)
+    request.content = BytesIO()
+    channel.requests.append(request)
+    channel.connectionLost(Failure(ConnectionDone()))
+    request.respond(b"body")
+    assert channel.transport.value() == b"" and not request.finished
 
 
 class Recording(ChannelBase):

@@ -16,6 +16,7 @@ from barbtx.api.dispatch import Controller, Endpoint, ResolvedResource
 from barbtx.api.operation import Operation
 from barbtx.api.responses import Response
 from barbtx.api.validation import Schema
+from barbtx.compat import RequestBase
 from barbtx.config import load
 from barbtx.errors import NotFound
 from barbtx.identity.context import RequestContext
@@ -57,6 +58,8 @@ class Things(Controller[str]):
 
 
 class Request(DummyRequest):
+    set_response_headers = RequestBase.set_response_headers
+
     def __init__(self, method: bytes, body: bytes = b"{}", **headers: str) -> None:
         super().__init__([])
         self.method = method
@@ -64,6 +67,7 @@ class Request(DummyRequest):
         self.request_id = "req-1"
         self.context = RequestContext("p", "u", frozenset(), "req-1")
         self.content = BytesIO(body)
+        self.sent = self.responseHeaders._rawHeaders
         for name, value in headers.items():
             self.requestHeaders.addRawHeader(name.replace("_", "-"), value)
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.application.service import Application
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger, LogLevel
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from barbtx import activity
 from barbtx.activity import Activity
-from barbtx.log import json_lines, text_lines
+from barbtx.config import load
+from barbtx.log import LoggingService, json_lines, text_lines
 
 
 def lines(emit) -> list[dict]:
@@ -149,3 +155,74 @@ def test_below_info_nothing_is_written_and_twisted_speaks_only_of_trouble(form) 
     assert stream.getvalue() == ""
     Logger("twisted.internet.protocol.Factory", observer=observer).error("yes")
     assert "yes" in stream.getvalue()
+
+
+class Reactor(Clock):
+    """A clock with the hooks of a reactor, which a test calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[Callable[[], object]] = []
+        self.stopped: list[Callable[[], object]] = []
+
+    def callWhenRunning(self, call: Callable[[], object]) -> None:
+        self.started.append(call)
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], object]) -> None:
+        assert (phase, event) == ("before", "shutdown")
+        self.stopped.append(call)
+
+
+class Installed:
+    """The log of an application that writes into a file."""
+
+    def __init__(self, path: Path, **settings: str) -> None:
+        self.path = path
+        self.reactor = Reactor()
+        application = Application("barbtx")
+        conf = load([], [f"DEFAULT.{name}={value}" for name, value in settings.items()])
+        LoggingService(self.reactor, conf, {"logfile": str(path)}).setServiceParent(application)
+        self.log = Logger("barbtx.test", observer=application.getComponent(ILogObserver))
+
+    def messages(self) -> list[str]:
+        return [json.loads(line)["message"] for line in self.path.read_text().splitlines()]
+
+
+def test_lines_wait_for_others_only_while_the_reactor_runs(tmp_path: Path) -> None:
+    installed = Installed(tmp_path / "log", log_format="json")
+    installed.log.info("before")
+    assert installed.messages() == ["before"]
+    for start in installed.reactor.started:
+        start()
+    installed.log.info("waits")
+    assert installed.messages() == ["before"]
+    installed.reactor.advance(0.05)
+    assert installed.messages() == ["before", "waits"]
+    installed.log.info("waits again")
+    for stop in installed.reactor.stopped:
+        stop()
+    installed.log.info("after")
+    assert installed.messages() == ["before", "waits", "waits again", "after"]
+    assert not installed.reactor.getDelayedCalls()
+
+
+@pytest.mark.parametrize("level", [LogLevel.warn, LogLevel.error, LogLevel.critical])
+def test_a_warning_is_written_at_once_with_the_lines_before_it(tmp_path: Path, level: Any) -> None:
+    installed = Installed(tmp_path / "log", log_format="json")
+    for start in installed.reactor.started:
+        start()
+    installed.log.info("waits")
+    installed.log.emit(level, "urgent")
+    assert installed.messages() == ["waits", "urgent"]
+
+
+def test_a_file_is_still_rotated(tmp_path: Path) -> None:
+    installed = Installed(tmp_path / "log")
+    for start in installed.reactor.started:
+        start()
+    for _ in range(1500):
+        installed.log.info("{text}", text="x" * 1000)
+    installed.reactor.advance(1)
+    rotated = tmp_path / "log.1"
+    assert 1_000_000 <= rotated.stat().st_size < 1_000_000 + 70_000
+    assert sum(path.read_text().count("\n") for path in (rotated, installed.path)) == 1500

@@ -28,11 +28,11 @@ class _ApiMaker(_Maker):
     description = "barbtx key manager: API process"
 
     def makeService(self, options: Options) -> IService:
-        """Make the services of an API process."""
-        from barbtx.api.application import API_PARTS, make_api
+        """Make the services of an API process, or of the parent of several."""
+        from barbtx.api.application import API_PARTS, make_api_processes
         from barbtx.twistd import make_service
 
-        return make_service(options, make_api, API_PARTS)
+        return make_service(options, make_api_processes, API_PARTS)
 
 
 @implementer(IServiceMaker, IPlugin)
@@ -45,7 +45,7 @@ class _WorkerMaker(_Maker):
         from barbtx.twistd import make_service
         from workers.application import make_worker
 
-        return make_service(options, make_worker)
+        return make_service(options, lambda reactor, runtime, _: make_worker(reactor, runtime))
 
 
 api = _ApiMaker()

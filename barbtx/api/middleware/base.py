@@ -59,8 +59,7 @@ class Filter(LeafResource, ABC):
         else:
             body = self.wrapped.render(request)
         if isinstance(body, bytes):
-            request.write(body)
-            request.finish()
+            request.respond(body)
 
     def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Set the response's status and headers for a rejected request, and return its body."""

@@ -27,9 +27,9 @@ log = Logger()
 
 # The headers in which keystonemiddleware passes the identity to an application. barbtx does not read them; they are
 # removed from requests so that code that reads them cannot be deceived by a client.
-_IDENTITY_HEADERS = tuple(
-    f"x-{prefix}{name}".encode()
-    for prefix in ("", "service-")
+_IDENTITY_HEADERS = frozenset(
+    f"X-{prefix}{name.title()}".encode()
+    for prefix in ("", "Service-")
     for name in (
         "identity-status",
         "project-id",
@@ -81,10 +81,10 @@ class KeystoneAuth(Filter):
 
         :raises InvalidToken: a token is missing, not valid, or not allowed for the request.
         """
-        for name in _IDENTITY_HEADERS:
+        for name in request.received.keys() & _IDENTITY_HEADERS:
             request.requestHeaders.removeHeader(name)
         try:
-            tokens = _token(request, b"x-auth-token"), _token(request, b"x-service-token")
+            tokens = _token(request, b"X-Auth-Token"), _token(request, b"X-Service-Token")
             if tokens[1] is None:
                 known = self.validator.cached(tokens[0] or b"")
                 if known is not None:
@@ -186,7 +186,7 @@ class KeystoneAuth(Filter):
 
 
 def _token(request: Request, name: bytes) -> bytes | None:
-    values = request.requestHeaders.getRawHeaders(name, [])
+    values = request.received.get(name, ())
     if len(values) > 1:
         raise InvalidToken
     return values[0] if values else None

@@ -19,7 +19,8 @@ Version = tuple[int, int]
 MINIMUM: Version = (1, 0)
 MAXIMUM: Version = (1, 2)
 _SERVICE = "key-manager"
-_HEADER = b"openstack-api-version"
+_HEADER = b"Openstack-Api-Version"
+_HEADER_IN_VARY = b"openstack-api-version"
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
@@ -67,11 +68,11 @@ class Microversion(Filter):
         :raises BadRequest: the requested version is malformed.
         :raises NotAcceptable: the requested version is not supported.
         """
-        values = request.requestHeaders.getRawHeaders(_HEADER, [])
-        version = requested_version(b",".join(values).decode("ascii", "replace"))
+        values = request.received.get(_HEADER)
+        version = requested_version(b",".join(values).decode("ascii", "replace")) if values else MINIMUM
         request.microversion = version
-        request.setHeader(_HEADER, f"{_SERVICE} {version_text(version)}".encode())
-        add_vary(request, _HEADER.decode())
+        request.set_response_headers({_HEADER: f"{_SERVICE} {version_text(version)}".encode()})
+        add_vary(request, _HEADER_IN_VARY)
 
 
 def filter_factory(global_conf: object) -> Callable[[Builder], Builder]:

@@ -61,12 +61,12 @@ class NoAuthContext(Filter):
         )
 
     def _check_host(self, request: Request) -> None:
-        authority = request.getHeader(b"host")
-        if self.hosts is None or not authority:
+        authorities = request.received.get(b"Host")
+        if self.hosts is None or not authorities or not authorities[-1]:
             # Browsers always send a Host header, so DNS rebinding is not possible without one.
             return
-        host = host_of(authority)
-        if not is_loopback(host) and host not in self.hosts:
+        host = host_of(authorities[-1])
+        if host not in self.hosts and not is_loopback(host):
             raise MisdirectedRequest(
                 "Without authentication the service accepts requests only for localhost and loopback addresses. Use "
                 "one of these, or ask the operator to add the name to [api] noauth_hosts."
@@ -74,7 +74,7 @@ class NoAuthContext(Filter):
 
     def render_error(self, request: Request, error: ErrorResponse) -> bytes:
         """Render the error as WebOb does: JSON in WebOb's format if ``Accept`` names JSON, else plain text."""
-        if b"application/json" not in (request.getHeader(b"accept") or b""):
+        if b"application/json" not in request.received.get(b"Accept", (b"",))[-1]:
             return super().render_error(request, error)
         request.error = error
         document = {
@@ -86,10 +86,12 @@ class NoAuthContext(Filter):
 
 
 def _header(request: Request, name: bytes) -> str | None:
-    values = request.requestHeaders.getRawHeaders(name, [])
+    values = request.received.get(name)
+    if not values:
+        return None
     if len(values) > 1:
         raise BadRequest(f"The header {name.decode()} must not occur more than once.")
-    if not values or not values[0]:
+    if not values[0]:
         return None
     try:
         text = values[0].decode()

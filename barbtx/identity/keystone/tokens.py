@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -26,6 +27,8 @@ log = Logger()
 
 # Fernet and JWS tokens have a few hundred characters; a longer text than this is not a token.
 _MAX_TOKEN = 4096
+# Visible ASCII characters.
+_TOKEN = re.compile(rb"[!-~]+")
 
 # Seconds for which the validation of an expired token, which Keystone accepted from a service, is cached.
 _EXPIRED_TOKEN_SECONDS = 30.0
@@ -157,7 +160,7 @@ class TokenValidator:
         return identity
 
     def _key(self, token: bytes, allow_expired: bool) -> bytes:
-        if not 0 < len(token) <= _MAX_TOKEN or not token.isascii() or any(byte <= 32 or byte == 127 for byte in token):
+        if len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
             raise InvalidToken
         return hashlib.blake2b(
             token, key=self._secret, digest_size=32, salt=b"expired" if allow_expired else b""

@@ -12,6 +12,7 @@ from sqlalchemy import exc, false, inspect, literal, select
 from sqlalchemy.orm import Session
 
 from barbtx.errors import ConfigurationError, one_line
+from barbtx.model.migration.counts import check_triggers
 from barbtx.model.migration.ownership import check_ownership, current_version
 from barbtx.model.models import Base
 from barbtx.model.sqlite_file import check_file
@@ -33,7 +34,7 @@ def known_revisions() -> tuple[str, ...]:
 
 
 def check_schema(session: Session) -> None:
-    """Check that the database has the schema version that this release needs, and that its tables can be read.
+    """Check that the database has the schema that this release needs, and that its tables can be read.
 
     :raises ConfigurationError: the check fails; the text gives the remedy.
     """
@@ -58,6 +59,7 @@ def check_schema(session: Session) -> None:
             )
         for table in Base.metadata.sorted_tables:
             connection.execute(select(literal(1)).select_from(table).where(false())).all()
+        check_triggers(session)
     except exc.DBAPIError as problem:
         arguments = problem.orig.args if problem.orig is not None else ()
         if getattr(problem.orig, "sqlstate", None) in _DENIED or (arguments and arguments[0] in _DENIED):

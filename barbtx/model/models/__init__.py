@@ -15,7 +15,7 @@ from barbtx.model.models.keys import KEK, CryptoCanary, TransportKey
 from barbtx.model.models.orders import Order, OrderPassphrase, OrderRetryTask
 from barbtx.model.models.projects import Project, ProjectQuota, ProjectRemoval
 from barbtx.model.models.secret_stores import ProjectSecretStore, SecretStore
-from barbtx.model.models.secrets import EncryptedDatum, Secret, SecretUserMetadatum
+from barbtx.model.models.secrets import EncryptedDatum, Secret, SecretCount, SecretCountChange, SecretUserMetadatum
 
 __all__ = [
     "KEK",
@@ -37,6 +37,8 @@ __all__ = [
     "ProjectSecretStore",
     "Secret",
     "SecretConsumer",
+    "SecretCount",
+    "SecretCountChange",
     "SecretStore",
     "SecretUserMetadatum",
     "TransportKey",

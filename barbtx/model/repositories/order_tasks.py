@@ -10,13 +10,13 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Exists, and_, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
-from barbtx.model.records import Lease, Order, StoredPayload, Task, lane_of
+from barbtx.model.records import ASYMMETRIC, PENDING, SYMMETRIC, Lease, Order, StoredPayload, Task, lane_of
 from barbtx.model.repositories.projects import closes, find_project
 from barbtx.model.repositories.rows import affected_rows
 
@@ -86,7 +86,7 @@ def take_lease(session: Session, order_id: str, token: str, now: datetime.dateti
     until = later(now, seconds)
     taken = (
         update(_T)
-        .where(_T.order_id == order_id, is_free(now, seconds), is_open(now))
+        .where(_T.order_id == order_id, is_free(now, seconds), _is_open(now))
         .values(
             lease=token,
             leased_until=until,
@@ -143,7 +143,7 @@ def next_waiting(session: Session, lane: str, after: str, now: datetime.datetime
     for project in (_T.project_id > after, _T.project_id <= after):
         found = session.scalar(
             select(_T.order_id)
-            .where(_T.waits_in == lane, project, is_free(now, seconds), is_open(now))
+            .where(_T.waits_in == lane, project, is_free(now, seconds), _waits_in_open_project(now))
             .order_by(_T.project_id, _T.created_at)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -210,14 +210,33 @@ def finish(session: Session, lease: Lease) -> None:
         raise LeaseLost
 
 
-def take_due(session: Session, now: datetime.datetime, limit: int, republish_after: float) -> list[Task]:
-    """Take the tasks that are due, oldest first, and reschedule them; see :meth:`OrderRepo.take_due`."""
+def advancing_lanes(session: Session, since: datetime.datetime) -> list[str]:
+    """The lanes in which an order has ended since a time, by the clocks of those who ended it."""
+    ended = select(_O.id).where(_O.updated_at >= since, _O.status != PENDING)
+    is_pair = _O.type == "asymmetric"
+    conditions = {ASYMMETRIC: is_pair, SYMMETRIC: ~is_pair}
+    return [lane for lane, is_in in conditions.items() if session.scalar(ended.where(is_in).limit(1)) is not None]
+
+
+def take_due(
+    session: Session, now: datetime.datetime, limit: int, republish_after: float, advancing: Sequence[str]
+) -> list[Task]:
+    """Take the tasks that are due, oldest first, and reschedule them; see :meth:`OrderRepo.take_due`.
+
+    :param advancing: lanes whose waiting tasks are taken only if they are overdue by ``republish_after``.
+    """
+    has_come = and_(
+        _T.retry_at <= now,
+        or_(
+            _T.waits_in.is_(None),
+            _T.waits_in.not_in(advancing),
+            _T.retry_at <= now - datetime.timedelta(seconds=republish_after),
+        ),
+    )
     rows = session.execute(
         select(_T.order_id, _T.retry_task, _T.retry_kwargs, _T.created_at, _T.lease, _O.type, _O.project_id)
         .join(_O, _O.id == _T.order_id)
-        .where(
-            or_(_T.retry_at <= now, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCK_TOLERANCE, _is_from_the_future(now))
-        )
+        .where(or_(has_come, _T.retry_at > later(now, LONGEST_WAIT) + _CLOCK_TOLERANCE, _is_from_the_future(now)))
         .order_by(_T.retry_at)
         .limit(limit)
         .with_for_update(of=_T, skip_locked=True)
@@ -269,11 +288,11 @@ def make_project_due(session: Session, project_id: str) -> None:
     )
 
 
-def is_free(now: Moment, seconds: float, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
+def is_free(now: Moment, seconds: float, task: Any = _T) -> ColumnElement[bool]:
     """Whether no worker holds the lease of a task.
 
     :param seconds: duration of leases.
-    :param task: the model, or an alias of it.
+    :param task: the model, or the columns of a subquery.
     """
     # A lease that ends later than this was taken before the clock was set back.
     implausible = now + datetime.timedelta(seconds=2 * min(seconds, LONGEST_WAIT)) + _CLOCK_TOLERANCE
@@ -285,19 +304,26 @@ def is_free(now: Moment, seconds: float, task: type[models.OrderRetryTask] = _T)
     )
 
 
-def is_open(now: Moment) -> ColumnElement[bool]:
+def _is_open(now: Moment) -> ColumnElement[bool]:
     """Whether the project of a task's order is open, so that the objects it generates can be stored."""
-    return ~exists().where(
-        _O.id == _T.order_id,
-        models.Project.id == _O.project_id,
-        models.ProjectRemoval.project_id == models.Project.external_id,
-        closes(now),
-    ).correlate(_T)
+    # The task of an order that a process of the previous release has created does not say which project it is.
+    removal = _removal(now, models.Project.id == _O.project_id)
+    return ~removal.where(_O.id == _T.order_id).correlate(_T)
 
 
-def _is_from_the_future(now: Moment, task: type[models.OrderRetryTask] = _T) -> ColumnElement[bool]:
+def _waits_in_open_project(now: Moment) -> ColumnElement[bool]:
+    """Whether the project of a waiting task is open. It is cheaper than :func:`_is_open`, for many tasks."""
+    return ~_removal(now, models.Project.id == _T.project_id).correlate(_T)
+
+
+def _removal(now: Moment, project: ColumnElement[bool]) -> Exists:
+    return exists().where(project, models.ProjectRemoval.project_id == models.Project.external_id, closes(now))
+
+
+def _is_from_the_future(now: Moment, task: Any = _T) -> ColumnElement[bool]:
     """Whether the clock was set back since a row was written, so that its times are too late by as much."""
-    return task.written_at > now + _CLOCK_TOLERANCE
+    ahead: ColumnElement[bool] = task.written_at > now + _CLOCK_TOLERANCE
+    return ahead
 
 
 def _is_held(lease: Lease) -> ColumnElement[bool]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import attrs
-from sqlalchemy import Row, delete, func, insert, or_, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
@@ -131,16 +130,6 @@ def enforce_quota(session: Session, project: str, resource: str, default: int, c
     session.execute(select(Project.id).where(Project.id == project).with_for_update(key_share=True))
     if count(session, project) >= limit:
         raise QuotaReached
-
-
-def count_secrets(now: datetime.datetime) -> Counter:
-    """A function that counts a project's secrets that have not expired."""
-    secret = models.Secret
-    return lambda session, project: session.execute(
-        select(func.count())
-        .select_from(secret)
-        .where(secret.project_id == project, or_(secret.expiration.is_(None), secret.expiration > now))
-    ).scalar_one()
 
 
 def count_of(

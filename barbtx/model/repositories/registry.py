@@ -17,6 +17,7 @@ from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.pending_removals import PendingRemovalRepo
 from barbtx.model.repositories.quotas import RESOURCES, QuotaRepo
+from barbtx.model.repositories.secret_counts import SecretCountRepo
 from barbtx.model.repositories.secret_stores import SecretStoreRepo
 from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.model.repositories.transport_keys import TransportKeyRepo
@@ -29,6 +30,7 @@ class Repositories:
     """One repository for each kind of object, on the same database and clock."""
 
     secrets: SecretRepo
+    secret_counts: SecretCountRepo
     secret_acls: AclRepo
     secret_consumers: ConsumerRepo
     user_metadata: UserMetadataRepo
@@ -51,13 +53,14 @@ class Repositories:
         removals = conf.keystone_notifications
         return cls(
             secrets=SecretRepo(database, clock, quotas["secrets"], limits),
+            secret_counts=SecretCountRepo(database, clock),
             secret_acls=AclRepo(database, clock, models.Secret),
             secret_consumers=ConsumerRepo(database, clock, SECRET_CONSUMERS, quotas["consumers"], limits),
             user_metadata=UserMetadataRepo(database, clock, limits),
             containers=ContainerRepo(database, clock, quotas["containers"], limits),
             container_acls=AclRepo(database, clock, models.Container),
             container_consumers=ConsumerRepo(database, clock, CONTAINER_CONSUMERS, quotas["consumers"], limits),
-            orders=OrderRepo(database, clock, quotas["orders"], database_time),
+            orders=OrderRepo(database, clock, task_time=database_time, quota=quotas["orders"]),
             quotas=QuotaRepo(database, clock, quotas),
             keks=KEKRepo(database, clock),
             secret_stores=SecretStoreRepo(database, clock),

@@ -6,6 +6,7 @@ import datetime
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 from sqlalchemy import ColumnElement, FromClause, bindparam, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -38,6 +39,8 @@ SECRET_COLUMNS = (
     _S.status,
     _S.content_type,
 )
+# They are the first fields of the record, in the same order.
+_read_columns = attrgetter(*(column.key for column in SECRET_COLUMNS))
 _PAYLOAD_COLUMNS = (_S.store_plugin, _S.store_metadata, _D.cypher_text, _D.kek_meta_extended, *KEK_COLUMNS)
 
 #: Insertions by the names of columns. They are made once, and into tables instead of models, because making one, and
@@ -133,6 +136,11 @@ def read_secret(row: NamedRow | None, *, with_payload: bool) -> Secret | None:
         return None
     payload = stored_payload(row, row.content_type) if with_payload else None
     return Secret(**fields(row, SECRET_COLUMNS), access=access(row), payload=payload)
+
+
+def read_listed(row: NamedRow) -> Secret:
+    """The secret in a row of a list, without access and payload."""
+    return Secret(*_read_columns(row))
 
 
 def stored_payload(row: NamedRow, content_type: str | None) -> StoredPayload | None:

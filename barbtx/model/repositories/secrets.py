@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from barbtx.errors import Conflict, NotFound, SecretInUse
 from barbtx.limits import ObjectLimits
 from barbtx.model import models
 from barbtx.model.models.base import FreeText
+from barbtx.model.readers import TooSlow
 from barbtx.model.records import NewSecret, Page, Secret, StoredPayload
 from barbtx.model.repositories.acls import is_listed, touch
 from barbtx.model.repositories.base import Repository
@@ -26,8 +29,10 @@ from barbtx.model.repositories.creations import secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
-from barbtx.model.repositories.quotas import count_secrets, enforce_quota
-from barbtx.model.repositories.rows import affected_rows, fields
+from barbtx.model.repositories.quotas import enforce_quota
+from barbtx.model.repositories.rows import affected_rows
+from barbtx.model.repositories.secret_counts import count_unexpired
+from barbtx.model.repositories.secret_lists import SlowProjects, page_statement, read_page
 from barbtx.model.repositories.secret_queries import (
     SECRET_COLUMNS,
     delete_secrets,
@@ -35,6 +40,7 @@ from barbtx.model.repositories.secret_queries import (
     insert_datum,
     insert_secret,
     payload_values,
+    read_listed,
     read_secret,
     secret_lookup,
     unexpired,
@@ -83,6 +89,7 @@ class SecretRepo(Repository):
 
     quota: int = -1
     limits: ObjectLimits = attrs.field(factory=ObjectLimits)
+    _slow: SlowProjects = attrs.field(factory=SlowProjects, init=False)
 
     def create(self, new: NewSecret, idempotency: IdempotencyRecord | None = None) -> Deferred[None]:
         """Store a secret and its payload, if it has one. The project's row is created if it is missing.
@@ -97,7 +104,7 @@ class SecretRepo(Repository):
         def work(session: Session) -> None:
             project = project_key(session, new.project_id, now)
             remember_key(session, project, idempotency, now)
-            enforce_quota(session, project, "secrets", self.quota, count_secrets(now))
+            enforce_quota(session, project, "secrets", self.quota, partial(count_unexpired, now=now))
             insert_secret(session, project, new, now)
 
         if idempotency is not None or _is_large(new.payload):
@@ -149,14 +156,13 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read their consumers.
         """
         now = utcnow(self.clock)
+        whole_project = shared_with is None and not conditions
 
         def work(session: Session) -> Page[Secret]:
-            if shared_with is not None:
-                scope = is_listed(_S.id, shared_with)
-            else:
-                scope = _S.project_id == find_project(session, project_id)
+            project = find_project(session, project_id) if shared_with is None else None
+            scope = is_listed(_S.id, shared_with) if shared_with is not None else _S.project_id == project
             query = apply_conditions(select(*SECRET_COLUMNS).where(scope, unexpired(now)), conditions, COLUMNS)
-            total = count(session, query, _S.id)
+            total = count_unexpired(session, project, now) if whole_project else count(session, query, _S.id)
             if offset >= total:
                 return Page((), total)
             order = ordering(session, [(COLUMNS[name], desc) for name, desc in sort], (_S.created_at, _S.id))
@@ -166,12 +172,24 @@ class SecretRepo(Repository):
                 .limit(limit)
                 .offset(offset)
             )
-            secrets = [Secret(**fields(row, SECRET_COLUMNS)) for row in rows]
+            secrets = [read_listed(row) for row in rows]
             if with_consumers:
                 secrets = self._with_consumers(session, secrets)
             return Page(tuple(secrets), total)
 
-        return self._interact(work, write=False, listing=True)
+        frequent = whole_project and not sort and not with_consumers
+        statement = page_statement(limit, offset) if frequent and self.database.statements.enabled else None
+        seconds = self.database.reactor.seconds
+        if statement is None or self._slow.has(project_id, seconds()):
+            return self._interact(work, write=False, listing=True)
+
+        def too_slow(failure: Failure) -> Deferred[Page[Secret]]:
+            failure.trap(TooSlow)
+            self._slow.note(project_id, seconds())
+            return self._interact(work, write=False, listing=True)
+
+        values = {"project": project_id, "now": now, "limit": limit, "offset": offset}
+        return self.database.statements.fetch(statement, values, tables=self.tables).addCallbacks(read_page, too_slow)
 
     def _with_consumers(self, session: Session, secrets: Sequence[Secret]) -> list[Secret]:
         found = embedded_consumers(

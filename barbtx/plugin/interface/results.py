@@ -16,4 +16,4 @@ async def resolve(result: MaybeAwaitable[T]) -> T:
 
     :raises Exception: any exception of the awaitable.
     """
-    return await cast(Awaitable[T], result) if hasattr(result, "__await__") else cast(T, result)
+    return await cast(Awaitable[T], result) if hasattr(result, "__await__") else result

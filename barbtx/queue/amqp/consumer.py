@@ -8,13 +8,14 @@ from typing import Protocol
 import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txamqp.client import Closed
 from txamqp.message import Message
 
+from barbtx.queue.amqp.acknowledgements import Acknowledgements
 from barbtx.queue.amqp.channel import MAX_BODY, Channel
 from barbtx.queue.amqp.confirms import Confirms
 from barbtx.queue.amqp.connection import Brokers, client_service
@@ -26,6 +27,9 @@ from barbtx.reactor import IReactor
 log = Logger()
 
 _TAG = "barbtx"
+# Seconds after which a consumer without messages in flight looks for work that has none. It would otherwise look after
+# each message if the messages are few.
+_LOOK_DELAY = 0.2
 # Seconds before a message that could not be republished is returned to its queue, so that it is not redelivered in a
 # hot loop.
 _REQUEUE_DELAY = 1.0
@@ -66,11 +70,15 @@ class Source(Protocol):
 
 @attrs.define(eq=False)
 class _Session:
-    """A connection, its channel and the confirms on it. Messages can be acknowledged only where they were delivered."""
+    """A connection, its channel and the confirms and acknowledgements on it.
+
+    Messages can be acknowledged only where they were delivered.
+    """
 
     client: Client
     channel: Channel
     confirms: Confirms
+    acknowledgements: Acknowledgements
 
     def close(self) -> None:
         """Close the connection. The broker redelivers the messages that were not acknowledged."""
@@ -91,8 +99,8 @@ class Consumer(Service):
     :ivar grace: seconds for which a stopping service waits for messages in flight. The others are redelivered.
     :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
     :ivar release: called when messages are still in flight after the grace period, to release their leases.
-    :ivar process_next: called when the queue is empty and no message is in flight. Processes work for which no message
-        was received, and returns whether there was any.
+    :ivar process_next: called when no message is in flight some time after one was. Processes work for which no
+        message was received, and returns whether there was any.
     :ivar unfinished: whether messages were still in flight when the grace period ended.
     """
 
@@ -111,6 +119,7 @@ class Consumer(Service):
     _session: _Session | None = attrs.field(default=None, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
+    _look: IDelayedCall | None = attrs.field(default=None, init=False)
     _processing_next: bool = attrs.field(default=False, init=False)
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
@@ -133,6 +142,9 @@ class Consumer(Service):
 
     async def _stop(self) -> None:
         self._stopping = True
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if self._session is not None:
             self._session.channel.basic_cancel(consumer_tag=_TAG, nowait=True)
         if self._in_flight or self._processing_next:
@@ -143,6 +155,8 @@ class Consumer(Service):
             log.warn("{count} messages were not finished in time and are returned to the queue", count=self._in_flight)
             if self.release is not None:
                 await self.release()
+        if self._session is not None:
+            self._session.acknowledgements.flush()
         if self._connection is not None:
             await self._connection.stopService()
 
@@ -150,7 +164,7 @@ class Consumer(Service):
         channel = await client.new_channel()
         await self.source.declare(channel)
         await channel.basic_qos(prefetch_count=self.concurrency)
-        session = _Session(client, channel, await Confirms.enable(channel))
+        session = _Session(client, channel, await Confirms.enable(channel), Acknowledgements(self.reactor, channel))
         channel.on_deliver = lambda message: self._deliver(session, message)
         # The broker cancels a consumer when its queue is deleted. A new connection declares the queue again.
         channel.on_cancel = lambda message: session.close()
@@ -166,14 +180,14 @@ class Consumer(Service):
 
     def _deliver(self, session: _Session, message: Message) -> None:
         if self._stopping:
-            session.channel.basic_nack(delivery_tag=message.delivery_tag, requeue=True)
+            session.acknowledgements.requeue(message.delivery_tag)
             return
         self._in_flight += 1
         Deferred.fromCoroutine(self._process(session, message)).addBoth(self._processed, session)
 
     async def _process(self, session: _Session, message: Message) -> None:
         """Handle a message, and acknowledge it or return it to its queue."""
-        channel, tag, content = session.channel, message.delivery_tag, message.content
+        tag, content = message.delivery_tag, message.content
         try:
             try:
                 if content.missing:
@@ -199,16 +213,13 @@ class Consumer(Service):
                 await session.confirms.publish(requeue.queue, copy_of(content))
             except Exception:
                 log.failure("{name}: handling a message failed; it is returned to the queue", name=self.source.name)
-                await channel.basic_reject(delivery_tag=tag, requeue=True)
+                session.acknowledgements.reject(tag)
                 return
-            await channel.basic_ack(delivery_tag=tag)
-        except Closed:
-            log.info("the connection was lost before a message was acknowledged; it will be delivered again")
+            session.acknowledgements.acknowledge(tag)
         except PublishRefused as problem:
             log.warn("a message could not be republished and is returned to the queue: {reason}", reason=str(problem))
             await deferLater(self.reactor, _REQUEUE_DELAY, lambda: None)
-            if not channel.closed:
-                await channel.basic_nack(delivery_tag=tag, requeue=True)
+            session.acknowledgements.requeue(tag)
 
     def _processed(self, outcome: object, session: _Session) -> None:
         if isinstance(outcome, Failure):
@@ -220,19 +231,26 @@ class Consumer(Service):
             )
             session.close()
         self._in_flight -= 1
-        if not self._in_flight and not self._processing_next and not self._stopping:
-            self._start_processing_next()
+        if not self._in_flight and self._look is None and self.process_next is not None and not self._stopping:
+            self._look = self.reactor.callLater(_LOOK_DELAY, self._look_for_work, self.process_next)
         self._fire_if_idle()
 
-    def _start_processing_next(self) -> None:
-        if self.process_next is not None:
+    def _look_for_work(self, process_next: Callable[[], Awaitable[bool]]) -> None:
+        self._look = None
+        if not self._in_flight and not self._processing_next:
             self._processing_next = True
-            Deferred.fromCoroutine(self._process_until_none_left(self.process_next)).addBoth(self._none_left)
+            Deferred.fromCoroutine(self._process_until_none_left(process_next)).addBoth(self._none_left)
 
     async def _process_until_none_left(self, process_next: Callable[[], Awaitable[bool]]) -> None:
         """Process work without messages, until there is none or a message is delivered."""
-        while not self._stopping and not self._in_flight and await process_next():
-            pass
+
+        async def loop() -> None:
+            while not self._stopping and not self._in_flight and await process_next():
+                pass
+
+        if await process_next():
+            # The messages of many orders may be lost.
+            await gatherResults([Deferred.fromCoroutine(loop()) for _ in range(self.concurrency)], consumeErrors=True)
 
     def _none_left(self, outcome: object) -> None:
         if isinstance(outcome, Failure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 from oslo_config import cfg
@@ -34,6 +35,8 @@ class AMQPTransport(Service):
     :ivar max_unconfirmed: maximum number of unconfirmed messages; further ones are refused.
     :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
     """
+
+    permits: ClassVar[bool] = True
 
     reactor: IReactor
     brokers: Brokers

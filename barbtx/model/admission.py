@@ -44,12 +44,14 @@ class AdmissionTicket:
 
     :ivar begin: called when the transaction may start.
     :ivar displaced: called instead if the transaction is dropped from the queue in favour of another lane.
+    :ivar joined: whether it runs together with another one.
     """
 
     lane: Lane
     begin: Callable[[], None]
     displaced: Callable[[], None]
     running: bool = False
+    joined: bool = False
 
 
 @attrs.define(eq=False)
@@ -71,13 +73,14 @@ class Admission:
     writers: int | None = None
     _admitted: Counter[Hashable] = attrs.field(factory=Counter, init=False)
     _running: int = attrs.field(default=0, init=False)
+    _joined: int = attrs.field(default=0, init=False)
     _waiting: int = attrs.field(default=0, init=False)
     _lanes: OrderedDict[Lane, deque[AdmissionTicket]] = attrs.field(factory=OrderedDict, init=False)
 
     @property
     def running(self) -> int:
         """How many transactions run."""
-        return self._running
+        return self._running + self._joined
 
     @property
     def waiting(self) -> int:
@@ -89,7 +92,7 @@ class Admission:
 
         :raises QueueFull: no other transaction can be displaced for it.
         """
-        if self._running + self._waiting >= self.limit:
+        if self.running + self._waiting >= self.limit:
             self._displace_one(lane)
         ticket = AdmissionTicket(lane, begin, displaced)
         self._lanes.setdefault(lane, deque()).append(ticket)
@@ -99,12 +102,29 @@ class Admission:
 
     def leave(self, ticket: AdmissionTicket) -> None:
         """Note that a transaction that was started has ended."""
+        if ticket.joined:
+            self._joined -= 1
+            return
         self._running -= 1
         for share, _ in self._shares(ticket.lane):
             self._admitted[share] -= 1
             if not self._admitted[share]:
                 del self._admitted[share]
         self._start_waiting()
+
+    def join(self, most: int) -> None:
+        """Start writes that wait, to run together with one that was started. They count towards none of the limits.
+
+        :param most: maximum number of writes. Lanes take turns.
+        """
+        for _ in range(most):
+            lane = next((lane for lane in self._lanes if lane.work is Workload.WRITE), None)
+            if lane is None:
+                return
+            ticket = self._take(lane)
+            ticket.joined = True
+            self._joined += 1
+            ticket.begin()
 
     def withdraw(self, ticket: AdmissionTicket) -> None:
         """Remove a transaction from the queue. One that was started stays admitted until :meth:`leave`."""
@@ -131,14 +151,18 @@ class Admission:
             lane = next((lane for lane in self._lanes if self._may_begin(lane)), None)
             if lane is None:
                 return
-            ticket = self._lanes[lane][0]
-            self._dequeue(ticket)
-            if lane in self._lanes:
-                self._lanes.move_to_end(lane)
-            ticket.running = True
+            ticket = self._take(lane)
             self._running += 1
             self._admitted.update(share for share, _ in self._shares(lane))
             ticket.begin()
+
+    def _take(self, lane: Lane) -> AdmissionTicket:
+        ticket = self._lanes[lane][0]
+        self._dequeue(ticket)
+        if lane in self._lanes:
+            self._lanes.move_to_end(lane)
+        ticket.running = True
+        return ticket
 
     def _may_begin(self, lane: Lane) -> bool:
         return all(self._admitted[share] < limit for share, limit in self._shares(lane))

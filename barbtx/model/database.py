@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 import attrs
 from oslo_config import cfg
-from sqlalchemy import exc
+from sqlalchemy import Connection
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
@@ -25,23 +26,22 @@ from twisted.python.threadpool import ThreadPool
 from barbtx import activity
 from barbtx.model.access_gate import AccessGate
 from barbtx.model.admission import Admission, Lane, QueueFull, Workload
-from barbtx.model.database_errors import DatabaseProblem, ErrorKind, classify
-from barbtx.model.database_failures import (
-    CancelledInCommit,
-    DatabaseUnavailable,
-    DriverError,
-    bad_value,
-    closed,
-    error_for,
-    unavailable,
-)
+from barbtx.model.database_failures import CancelledInCommit, closed, unavailable
 from barbtx.model.engine import make_engine
 from barbtx.model.statements import Statements
-from barbtx.model.transaction import ConcurrentChange, TransactionState
+from barbtx.model.transaction import TransactionState
+from barbtx.model.transactions import Transactions
+from barbtx.model.write_groups import WriteGroups
 from barbtx.reactor import IReactor
 from barbtx.threads import end_pools
 
 T = TypeVar("T")
+
+# Prepares a transaction: from its state, a function that takes its outcome, and one that takes note of its end, both in
+# the reactor's thread, it makes the function that begins it.
+_Prepare: TypeAlias = Callable[
+    [TransactionState, Callable[[T | Failure], None], Callable[[], None]], Callable[[], None]
+]
 
 OPTIONS = {
     "database": [
@@ -115,6 +115,8 @@ class Database:
     pipelines: bool = False
     gate: AccessGate = attrs.field(factory=AccessGate, init=False, repr=False)
     statements: Statements = attrs.field(init=False, repr=False)
+    _transactions: Transactions = attrs.field(init=False, repr=False)
+    _groups: WriteGroups | None = attrs.field(init=False, repr=False)
     _lost: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
 
     @statements.default
@@ -127,8 +129,20 @@ class Database:
             self.timeout,
             self.max_retries,
             self.admission.limit,
-            lambda lost: self._lost.set() if lost else self._note_answer(),
+            self._report,
+            self._query,
+            self.interact,
         )
+
+    @_transactions.default
+    def _make_transactions(self) -> Transactions:
+        return Transactions(self.engine, self.max_retries, self._report)
+
+    @_groups.default
+    def _make_groups(self) -> WriteGroups | None:
+        if self.engine.dialect.name != "sqlite":
+            return None
+        return WriteGroups(self.reactor, self.threads, self.admission, self._transactions)
 
     @classmethod
     def from_config(cls, reactor: IReactor, conf: cfg.ConfigOpts) -> Database:
@@ -184,8 +198,10 @@ class Database:
             f"{pool.checkedin() + pool.checkedout()} open, {pool.checkedout()} in use; size of the pool: {pool.size()}"
         )
 
-    def _note_answer(self) -> None:
-        if self._lost.is_set():
+    def _report(self, lost: bool) -> None:
+        if lost:
+            self._lost.set()
+        elif self._lost.is_set():
             self._lost.clear()
             log.info("the database responds again", log_outage=True)
 
@@ -216,10 +232,37 @@ class Database:
         """
         if not self.gate.admits():
             return fail(closed())
-        state = TransactionState()
         kind = Workload.WRITE if write else Workload.LIST if listing else Workload.READ
+        if self._groups is not None and write:
+            prepare: _Prepare[T] = partial(self._groups.prepare, work)
+        else:
+            run = self._transactions.write if write else self._transactions.read
+            prepare = partial(self._prepare, partial(run, work))
+        return self._admit(prepare, kind, tables, timeout)
+
+    def _query(self, query: Callable[[Connection], T], tables: str, timeout: float) -> Deferred[T]:
+        prepare = partial(self._prepare, partial(self._transactions.query, query))
+        return self._admit(prepare, Workload.READ, tables, timeout)
+
+    def _prepare(
+        self,
+        run: Callable[[TransactionState], T],
+        state: TransactionState,
+        done: Callable[[T | Failure], None],
+        leave: Callable[[], None],
+    ) -> Callable[[], None]:
+        def ended(outcome: T | Failure) -> None:
+            leave()
+            done(outcome)
+
+        def report(_succeeded: bool, outcome: T | Failure) -> None:
+            self.reactor.callFromThread(ended, outcome)
+
+        return partial(self.threads.callInThreadWithCallback, report, activity.bind(run), state)
+
+    def _admit(self, prepare: _Prepare[T], kind: Workload, tables: str, timeout: float | None) -> Deferred[T]:
+        state = TransactionState()
         lane = Lane(tables, kind, activity.current().project_id)
-        run = activity.bind(self._run)
 
         def abandon() -> bool:
             self.admission.withdraw(ticket)
@@ -238,13 +281,10 @@ class Database:
             self._lost.set()
             result.errback(unavailable(cause, outcome_unknown=abandon()))
 
-        def begin() -> None:
-            self.threads.callInThreadWithCallback(
-                lambda _succeeded, outcome: self.reactor.callFromThread(done, outcome), run, work, write, state
-            )
+        def leave() -> None:
+            self.admission.leave(ticket)
 
         def done(outcome: T | Failure) -> None:
-            self.admission.leave(ticket)
             if state.abandoned or result.called:
                 return
             if isinstance(outcome, Failure):
@@ -258,69 +298,9 @@ class Database:
             return outcome
 
         try:
-            ticket = self.admission.enter(lane, begin, activity.bind(displaced))
+            ticket = self.admission.enter(lane, prepare(state, done, leave), activity.bind(displaced))
         except QueueFull:
             return fail(unavailable("too many transactions are waiting"))
         result: Deferred[T] = Deferred(cancel)
         deadline = self.reactor.callLater(self.timeout if timeout is None else timeout, activity.bind(timed_out))
         return result.addBoth(cancel_timeout)
-
-    def _run(self, work: Callable[[Session], T], write: bool, state: TransactionState) -> T:
-        attempt = 0
-        while True:
-            state.begin_attempt()
-            try:
-                with Session(self.engine, expire_on_commit=False) as session:
-                    if write:
-                        session.connection(execution_options={"barbtx_write": True})
-                    result = work(session)
-                    session.flush()
-                    if write:
-                        state.begin_commit()
-                    session.commit()
-                self._note_answer()
-                return result
-            except ConcurrentChange:
-                attempt += 1
-                if attempt > self.max_retries:
-                    raise unavailable("concurrent transactions keep deleting rows that this one needs") from None
-            except exc.DBAPIError as error:
-                problem = classify(error.orig)
-                attempt += 1
-                if attempt > self._retries_after(problem, error.connection_invalidated, state.committing):
-                    if problem.kind is ErrorKind.LOST:
-                        self._lost.set()
-                    _raise(problem, error, state.committing)
-            except exc.TimeoutError:
-                raise unavailable("no free connection") from None
-            except (UnicodeEncodeError, OverflowError):
-                # The driver cannot encode the value.
-                raise bad_value() from None
-            except Exception:
-                if not state.committing:
-                    raise
-                log.failure("a commit failed with an unexpected error")
-                raise DatabaseUnavailable("the commit failed", outcome_unknown=True) from None
-
-    def _retries_after(self, problem: DatabaseProblem, invalidated: bool, committing: bool) -> int:
-        """How often a transaction is retried after a problem."""
-        if problem.kind in (ErrorKind.CONFLICT, ErrorKind.INTEGRITY):
-            return self.max_retries
-        if not invalidated or problem.outcome_unknown(committing):
-            return 0
-        # A new connection helps only if it leads to another server, and then the first one does.
-        return min(self.max_retries, 1) if problem.kind is ErrorKind.READ_ONLY else self.max_retries
-
-
-def _raise(problem: DatabaseProblem, error: exc.DBAPIError, committing: bool) -> NoReturn:
-    """Raise the exception that callers get for a problem; see :func:`error_for`.
-
-    :raises DBAPIError: it is a bug in barbtx; the exception does not have the driver's text.
-    """
-    known = error_for(problem, committing=committing)
-    if isinstance(known, DatabaseUnavailable):
-        known.log()
-    if known is not None:
-        raise known from None
-    masked = type(error)(None, None, DriverError(str(problem)), hide_parameters=True)
-    raise masked.with_traceback(error.__traceback__) from None

@@ -31,9 +31,13 @@ class DatabaseUnavailable(ServiceUnavailable):
         level = LogLevel.error if self.needs_operator else LogLevel.warn
         log.emit(level, "database unavailable: {cause}", cause=self.cause, log_outage=True)
 
-    def again(self) -> DatabaseUnavailable:
-        """Return an equal error for another caller."""
-        return DatabaseUnavailable(self.cause, outcome_unknown=self.outcome_unknown, needs_operator=self.needs_operator)
+    def renewed(self) -> DatabaseUnavailable:
+        """Return an equal error for another caller, and log it."""
+        error = DatabaseUnavailable(
+            self.cause, outcome_unknown=self.outcome_unknown, needs_operator=self.needs_operator
+        )
+        error.log()
+        return error
 
 
 class CancelledInCommit(CancelledError):

@@ -178,6 +178,12 @@ def _make_sqlite_durable(engine: Engine) -> None:
             "lower", 1, lambda text: text if text is None else str(text).lower(), deterministic=True
         )
 
+    @event.listens_for(engine, "checkin")
+    def roll_back(connection: Any, _: object) -> None:
+        # SQLite does not end a transaction whose COMMIT it refuses, but SQLAlchemy does not use it any more.
+        if connection is not None and connection.in_transaction:
+            connection.rollback()
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("barbtx_write")

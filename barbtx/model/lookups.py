@@ -14,8 +14,24 @@ AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 #: The values of a lookup's key columns.
 Key: TypeAlias = tuple[str | None, ...]
 
-# The keys are passed as one JSON array of arrays, so that the statement does not depend on their number.
-_KEYS = "SELECT n, {columns} FROM json_array_elements(CAST(:keys AS json)) WITH ORDINALITY AS t(k, n)"
+# The keys are passed as one JSON array of arrays, so that the statement does not depend on their number. By dialect:
+# the query that reads that array, and how it reads a column.
+_JSON_TABLE = (
+    "SELECT {names} FROM JSON_TABLE(:keys, '$[*]' COLUMNS (n FOR ORDINALITY, {columns})) AS t",
+    "{name} VARCHAR(510) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$[{index}]'",
+)
+_KEYS = {
+    "postgresql": (
+        "SELECT n, {columns} FROM json_array_elements(CAST(:keys AS json)) WITH ORDINALITY AS t(k, n)",
+        "k ->> {index} AS {name}",
+    ),
+    "sqlite": (
+        "SELECT key + 1 AS n, {columns} FROM json_each(:keys)",
+        "json_extract(value, '$[{index}]') AS {name}",
+    ),
+    "mysql": _JSON_TABLE,
+    "mariadb": _JSON_TABLE,
+}
 
 
 class NamedRow(Protocol):
@@ -38,11 +54,15 @@ class Lookup:
     columns: tuple[str, ...]
     build: Callable[[FromClause], AnySelect]
 
-    def statement(self) -> AnySelect:
-        """Return the query. It has the bound parameter ``keys``; its column ``n`` is the key's number, from 1."""
-        columns = ", ".join(f"k ->> {index} AS {name}" for index, name in enumerate(self.columns))
+    def statement(self, database: str) -> AnySelect:
+        """Return the query. It has the bound parameter ``keys``; its column ``n`` is the key's number, from 1.
+
+        :param database: the name of SQLAlchemy's dialect.
+        """
+        query, read = _KEYS[database]
+        columns = ", ".join(read.format(index=index, name=name) for index, name in enumerate(self.columns))
         keys = (
-            text(_KEYS.format(columns=columns))
+            text(query.format(columns=columns, names=", ".join(("n", *self.columns))))
             .columns(column("n", Integer), *(column(name, String) for name in self.columns))
             .subquery("keys")
         )

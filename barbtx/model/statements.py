@@ -1,6 +1,7 @@
-"""Statements of concurrent callers that are sent to PostgreSQL together: lookups and writes.
+"""Statements of concurrent callers that are sent to the database together: lookups and writes.
 
-Each group of tables has pipelines of its own, so that a table that is locked or slow does not hold up the others.
+On PostgreSQL they are sent through pipelines. Each group of tables has pipelines of its own, so that a table that is
+locked or slow does not hold up the others. Other databases execute them in threads, which admission control shares out.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from barbtx.model.access_gate import AccessGate
 from barbtx.model.batcher import Batcher
 from barbtx.model.compiled import CompiledStatement
 from barbtx.model.connector import Connector, connect
+from barbtx.model.creation import Creation, RunWrite, ThreadCreator, Values
 from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable, bad_value, closed, unavailable
-from barbtx.model.lookups import Key, Lookup, NamedRow
+from barbtx.model.lookups import AnySelect, Key, Lookup, NamedRow
 from barbtx.model.pipeline import Execution
 from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows
-from barbtx.model.writers import PipelineWriter, StaleServer, Write
+from barbtx.model.thread_reader import RunQuery, ThreadReader
+from barbtx.model.writers import NotWritten, PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
 from barbtx.validators import has_nul_or_surrogate
 
@@ -47,22 +50,21 @@ _FETCH_SECONDS = 0.5
 
 def _renew(error: Exception) -> Exception:
     """Return the exception for one of the callers whose statements share a group, and log it."""
-    if not isinstance(error, DatabaseUnavailable):
-        return copy.copy(error)
-    renewed = error.again()
-    renewed.log()
-    return renewed
+    return error.renewed() if isinstance(error, DatabaseUnavailable) else copy.copy(error)
 
 
 @attrs.frozen
 class Statements:
     """Sends the statements of one process.
 
-    :ivar enabled: whether the other methods can be used: on PostgreSQL, if ``[database] pipelines`` is set.
+    :ivar enabled: whether there are pipelines: on PostgreSQL, if ``[database] pipelines`` is set. Only then can
+        :meth:`write` be used.
     :ivar timeout: seconds that a statement may take, including the time that it waits to be sent.
     :ivar max_retries: retries of a query after the connection was lost.
     :ivar max_waiting: maximum number of callers that wait for one kind of statement to be sent.
     :ivar report: called after each group, with whether the database was unavailable.
+    :ivar query: runs a query in a thread.
+    :ivar interact: runs work that writes in a thread.
     """
 
     reactor: IReactor
@@ -73,11 +75,14 @@ class Statements:
     max_retries: int
     max_waiting: int
     report: Callable[[bool], None]
+    query: RunQuery
+    interact: RunWrite
     threads: ThreadPool = attrs.field(init=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
     _fetches: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
+    _creations: dict[Creation, Batcher[Values, bool]] = attrs.field(factory=dict, init=False)
 
     @threads.default
     def _make_threads(self) -> ThreadPool:
@@ -102,8 +107,7 @@ class Statements:
             return fail(bad_value())
         batcher = self._lookups.get(lookup)
         if batcher is None:
-            connector, statement = self._make_connector(f"{tables} reads"), CompiledStatement.of(lookup.statement())
-            reader = PipelineReader(self.reactor, connector, statement, self.max_retries)
+            reader = self._make_reader(lookup.statement(self.engine.dialect.name), tables)
 
             def send(requests: Sequence[_Request], seconds: float) -> Deferred[Rows]:
                 keys = [key for key, _ in requests]
@@ -112,6 +116,12 @@ class Statements:
 
             batcher = self._lookups[lookup] = self._batcher(send, CancelledError)
         return batcher.request((key, now))
+
+    def _make_reader(self, statement: AnySelect, tables: str) -> PipelineReader | ThreadReader:
+        if not self.enabled:
+            return ThreadReader(self.query, statement, tables)
+        connector = self._make_connector(f"{tables} reads")
+        return PipelineReader(self.reactor, connector, CompiledStatement.of(statement), self.max_retries)
 
     def fetch(
         self, statement: CompiledStatement, values: dict[str, Any], *, tables: str
@@ -152,6 +162,8 @@ class Statements:
             _renew,
             abandoned,
             size,
+            # SQLite does not wait for anything that two threads could overlap.
+            depth=1 if self.engine.dialect.name == "sqlite" else 2,
         )
 
     def write(
@@ -177,6 +189,29 @@ class Statements:
                 PipelineWriter(self.reactor, connectors).write, CancelledInCommit
             )
         return batcher.request(Write(statement, values))
+
+    async def create(self, creation: Creation, values: Values, *, tables: str) -> bool:
+        """Create an object, unless something about it is unusual. Concurrent calls share a transaction.
+
+        :param values: the parameters of the creation, by name.
+        :param tables: the group of tables that the creation uses; see :class:`~barbtx.model.admission.Lane`.
+        :return: whether the object was created. If not, nothing was changed, and a transaction with separate statements
+            would report why.
+        :raises BadRequest: the database cannot store a value.
+        :raises DatabaseUnavailable: the database is down or too slow, or too many callers wait.
+        """
+        if self.enabled:
+            try:
+                return bool(await self.write(creation.statement(), values, tables=tables))
+            except NotWritten:
+                return False
+        if not self.gate.admits():
+            raise closed()
+        batcher = self._creations.get(creation)
+        if batcher is None:
+            creator = ThreadCreator(self.interact, creation, tables)
+            batcher = self._creations[creation] = self._batcher(creator.create, CancelledInCommit)
+        return await batcher.request(values)
 
     def _make_connector(self, name: str, timeout: float | None = None) -> Connector:
         connector = self._connectors.get(name)

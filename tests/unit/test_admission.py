@@ -145,3 +145,35 @@ def test_what_nobody_waits_for_never_begins() -> None:
     desk.withdraw(second)
     desk.leave(first)
     assert desk.begun == [first, third]
+
+
+def test_writes_that_join_another_take_turns_and_leave_the_shares_alone() -> None:
+    desk = Desk(12, writers=1)
+    lanes = {
+        "much": Lane("secrets", Workload.WRITE, "much"),
+        "little": Lane("secrets", Workload.WRITE, "little"),
+        "orders": Lane("orders", Workload.WRITE, "much"),
+    }
+    first = desk.enter(lanes["much"])
+    entered = {desk.enter(lanes["much"]): "much" for _ in range(50)}
+    entered |= {desk.enter(lanes["little"]): "little", desk.enter(lanes["orders"]): "orders"}
+    assert desk.begun == [first]
+    desk.admission.join(6)
+    joined = desk.begun[1:]
+    assert sorted(entered[name] for name in joined) == ["little", "much", "much", "much", "much", "orders"]
+    assert {entered[name] for name in joined[:3]} == set(lanes)
+    assert desk.admission.running == 7 and desk.admission.waiting == 46
+    # Those that joined count towards no limit, and the next write begins when the first one leaves.
+    for name in joined:
+        desk.leave(name)
+    assert len(desk.begun) == 7
+    desk.leave(first)
+    assert len(desk.begun) == 8 and desk.admission.running == 1
+
+
+def test_only_writes_join_others() -> None:
+    desk = Desk(2, writers=1)
+    desk.enter(Lane("secrets", Workload.WRITE))
+    lists = [desk.enter(Lane("orders", Workload.LIST)) for _ in range(3)]
+    desk.admission.join(10)
+    assert [name for name in lists if desk.places[name].joined] == []

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from twisted.internet.defer import Deferred
 
 from barbtx.model.compiled import CompiledStatement
+from barbtx.model.creation import Creation, Values
 from barbtx.model.database import Database
 from barbtx.model.lookups import NamedRow
 from barbtx.model.writers import NotWritten
@@ -54,7 +55,19 @@ class Repository:
         """
         until = self.database.reactor.seconds() + self.database.timeout
         if not await self._execute(statement, values):
-            await self._interact(general, timeout=max(until - self.database.reactor.seconds(), _LEAST_SECONDS))
+            await self._interact_until(until, general)
+
+    async def _create_or(self, creation: Creation, values: Values, general: Callable[[Session], None]) -> None:
+        """Create an object together with those of other callers, or in a transaction of its own if it is unusual.
+
+        :param general: does the same, or raises the error. It gets what is left of the timeout.
+        """
+        until = self.database.reactor.seconds() + self.database.timeout
+        if not await self.database.statements.create(creation, values, tables=self.tables):
+            await self._interact_until(until, general)
+
+    def _interact_until(self, until: float, work: Callable[[Session], T]) -> Deferred[T]:
+        return self._interact(work, timeout=max(until - self.database.reactor.seconds(), _LEAST_SECONDS))
 
     def _interact(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import FromClause, delete, select
+from sqlalchemy import FromClause, bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from barbtx.model import models
@@ -38,8 +38,7 @@ def find_order(session: Session, order_id: str, project_id: str) -> Order | None
 
     :param project_id: external id.
     """
-    query = _select().where(_O.id == order_id, models.Project.external_id == project_id)
-    return order_in(session.execute(query).first())
+    return order_in(session.execute(_OF_PROJECT, {"order_id": order_id, "project_id": project_id}).first())
 
 
 def order_in(row: NamedRow | None) -> Order | None:
@@ -49,7 +48,7 @@ def order_in(row: NamedRow | None) -> Order | None:
 
 def read_order(session: Session, order_id: str) -> Order:
     """An order that exists, of any project."""
-    return Order(**fields(session.execute(_select().where(_O.id == order_id)).one(), ORDER_COLUMNS))
+    return Order(**fields(session.execute(_OF_ANY_PROJECT, {"order_id": order_id}).one(), ORDER_COLUMNS))
 
 
 def delete_orders(session: Session, ids: Sequence[str]) -> None:
@@ -67,6 +66,10 @@ def _select() -> AnySelect:
 def _orders_of(keys: FromClause) -> AnySelect:
     return _select().where(_O.id == keys.c.order_id, models.Project.external_id == keys.c.project_id)
 
+
+# They are made once, because making them takes longer than executing them.
+_OF_ANY_PROJECT = _select().where(_O.id == bindparam("order_id"))
+_OF_PROJECT = _OF_ANY_PROJECT.where(models.Project.external_id == bindparam("project_id"))
 
 #: The lookup of an order of a project; :func:`order_in` reads its rows.
 ORDER_LOOKUP = Lookup(("order_id", "project_id"), _orders_of)

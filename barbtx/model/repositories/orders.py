@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from barbtx.errors import NotFound
 from barbtx.model import models
+from barbtx.model.database_time import database_time
 from barbtx.model.records import (
     PENDING,
     Order,
@@ -21,7 +22,7 @@ from barbtx.model.records import (
     Task,
 )
 from barbtx.model.repositories import order_tasks
-from barbtx.model.repositories.creations import order_creation, order_values
+from barbtx.model.repositories.creations import order_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count
 from barbtx.model.repositories.order_claims import Claim
@@ -38,6 +39,7 @@ from barbtx.model.repositories.order_work import OrderWork
 from barbtx.model.repositories.projects import find_project, project_key
 from barbtx.model.repositories.quotas import count_of, enforce_quota
 from barbtx.model.repositories.rows import fields
+from barbtx.model.repositories.shared_creations import ORDER_CREATION
 from barbtx.times import utcnow
 
 __all__ = ["Claim", "LeaseLost", "OrderRepo", "WrongLane"]
@@ -99,20 +101,18 @@ class OrderRepo(OrderWork):
                 insert_passphrase(session, order_id, passphrase)
             order_tasks.insert_task(session, project, type_, task, self._now(session), retry_after)
 
-        if idempotency is not None or passphrase is not None or not self._has_statements:
+        if idempotency is not None or passphrase is not None or self.task_time is not database_time:
             return self._interact(work)
         values = order_values(order_id, project_id, type_, meta, creator_id, task, retry_after, now, self.quota)
-        return Deferred.fromCoroutine(self._execute_or(order_creation(), values, work))
+        return Deferred.fromCoroutine(self._create_or(ORDER_CREATION, values, work))
 
     def get(self, order_id: str, project_id: str) -> Deferred[Order | None]:
         """An order of a project, or None.
 
         :param project_id: external id.
         """
-        if self.database.statements.enabled:
-            found = self.database.statements.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables)
-            return found.addCallback(order_in)
-        return self._interact(lambda session: find_order(session, order_id, project_id), write=False)
+        found = self.database.statements.find(ORDER_LOOKUP, (order_id, project_id), tables=self.tables)
+        return found.addCallback(order_in)
 
     def ended_of(self, ids: Sequence[str]) -> Deferred[Sequence[str]]:
         """The ids of those of some orders that are no longer PENDING, or no longer exist."""

@@ -6,14 +6,16 @@ import contextlib
 import datetime
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from barbtx.errors import ProjectClosed
 from barbtx.model import models
+from barbtx.model.lookups import AnySelect
 from barbtx.model.models import Project, ProjectRemoval
 from barbtx.model.transaction import ConcurrentChange
 
@@ -56,11 +58,7 @@ def project_key(
     """
 
     def find() -> str | None:
-        row = session.execute(
-            select(Project.id, ProjectRemoval.project_id.label("removal"))
-            .outerjoin(ProjectRemoval, and_(ProjectRemoval.project_id == Project.external_id, closes(now)))
-            .where(Project.external_id == external_id)
-        ).first()
+        row = session.execute(_with_removal(), {"external_id": external_id, "now": now}).first()
         if row is None:
             return None
         if row.removal is not None:
@@ -75,6 +73,17 @@ def project_key(
         return _insert(session, external_id, now)
 
     return find_or_create(session, find, create, race_hook)
+
+
+@lru_cache
+def _with_removal() -> AnySelect:
+    """The query of a project and of the removal that closes it. Making it takes longer than executing it."""
+    now = bindparam("now", type_=ProjectRemoval.kept_until.type)
+    return (
+        select(Project.id, ProjectRemoval.project_id.label("removal"))
+        .outerjoin(ProjectRemoval, and_(ProjectRemoval.project_id == Project.external_id, closes(now)))
+        .where(Project.external_id == bindparam("external_id"))
+    )
 
 
 def find_project(session: Session, external_id: str) -> str | None:

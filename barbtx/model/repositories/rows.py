@@ -7,13 +7,13 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import CursorResult, Label
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import CursorResult, Label, Table
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 from sqlalchemy.sql.dml import UpdateBase
 
 from barbtx.model.lookups import AnySelect, NamedRow
 
-__all__ = ["AnySelect", "Column", "affected_rows", "fields"]
+__all__ = ["AnySelect", "Column", "affected_rows", "fields", "table_of"]
 
 #: A column of a model, or one with a label.
 Column: TypeAlias = InstrumentedAttribute[Any] | Label[Any]
@@ -36,6 +36,11 @@ def _reader(columns: tuple[Column, ...], prefix: str) -> tuple[list[str], Callab
     """The fields of columns, and a function that returns the values of these columns in a row."""
     keys = [column.key for column in columns]
     return [key.removeprefix(prefix) for key in keys], attrgetter(*keys)
+
+
+def table_of(model: type[DeclarativeBase]) -> Table:
+    """The table of a model, for statements that do without the ORM."""
+    return cast(Table, model.__table__)
 
 
 def affected_rows(session: Session, statement: UpdateBase) -> int:

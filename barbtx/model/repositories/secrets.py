@@ -25,7 +25,7 @@ from barbtx.model.repositories.consumers import (
     embedded_consumers,
     has_consumers,
 )
-from barbtx.model.repositories.creations import secret_creation, secret_values
+from barbtx.model.repositories.creations import secret_values
 from barbtx.model.repositories.idempotency import IdempotencyRecord, remember_key
 from barbtx.model.repositories.listing import Condition, apply_conditions, count, ordering
 from barbtx.model.repositories.projects import find_project, project_key, require_open
@@ -45,9 +45,12 @@ from barbtx.model.repositories.secret_queries import (
     secret_lookup,
     unexpired,
 )
+from barbtx.model.repositories.shared_creations import SECRET_CREATION
 from barbtx.times import utcnow
 
 _S = models.Secret
+# Ciphertexts of more bytes are not stored together with those of other callers, who would have to wait for them.
+_LARGE = 65_536
 _TEXT = FreeText()
 
 #: The columns that lists of secrets can be filtered and sorted by, by the API's names.
@@ -104,9 +107,9 @@ class SecretRepo(Repository):
             enforce_quota(session, project, "secrets", self.quota, partial(count_unexpired, now=now))
             insert_secret(session, project, new, now)
 
-        if idempotency is not None or not self.database.statements.enabled:
+        if idempotency is not None or _is_large(new.payload):
             return self._interact(work)
-        return Deferred.fromCoroutine(self._execute_or(secret_creation(), secret_values(new, now, self.quota), work))
+        return Deferred.fromCoroutine(self._create_or(SECRET_CREATION, secret_values(new, now, self.quota), work))
 
     def get(
         self, secret_id: str, user_id: str | None = None, *, with_payload: bool = False, with_consumers: bool = False
@@ -117,7 +120,7 @@ class SecretRepo(Repository):
         :param with_consumers: whether to read its consumers.
         """
         now = utcnow(self.clock)
-        if self.database.statements.enabled and not with_consumers:
+        if not with_consumers:
             key = secret_id, _TEXT.process_bind_param(user_id, None)
             found = self.database.statements.find(
                 secret_lookup(with_payload=with_payload), key, now, tables=self.tables
@@ -238,3 +241,7 @@ class SecretRepo(Repository):
             return delete_secrets(session, [secret_id])
 
         return self._interact(work)
+
+
+def _is_large(payload: StoredPayload | None) -> bool:
+    return payload is not None and payload.datum is not None and len(payload.datum.cypher_text) > _LARGE

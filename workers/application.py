@@ -15,6 +15,7 @@ from barbtx.signals import Signals
 from barbtx.status_report import StatusReport
 from barbtx.tasks.count_folding import CountFolding
 from workers.keystone_notifications import make_notification_consumer
+from workers.niceness import Niceness
 from workers.orders import OrderConsumers
 from workers.project_remover import make_project_remover
 
@@ -49,6 +50,7 @@ def make_worker(reactor: IReactor, runtime: Runtime) -> Service:
         gauges["notifications"] = notifications.gauges
         working += [remover, notifications]
     return Stack.of(
+        Niceness(conf.queue.niceness),
         process_exit,
         Signals(reactor, runtime.reload(), StatusReport(reactor, conf, gauges)),
         DatabaseService(runtime.database, conf.thread_shutdown_seconds),

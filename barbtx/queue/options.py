@@ -85,6 +85,14 @@ OPTIONS = {
             help="Maximum number of tasks in flight per process that generate key pairs. Each of them uses one "
             "processor core for up to several seconds.",
         ),
+        cfg.IntOpt(
+            "niceness",
+            default=5,
+            min=0,
+            max=19,
+            help="Added to the niceness of worker processes, so that API processes on a busy machine answer first. Orders "
+            "wait in the queue; requests do not.",
+        ),
         cfg.FloatOpt(
             "local_wait_seconds",
             default=5.0,

@@ -322,6 +322,13 @@ def process(request: pytest.FixtureRequest, deployment: Deployment) -> Process:
     return deployment.worker()
 
 
+def test_threads_of_workers_are_nicer_than_those_of_api_processes(process: Process) -> None:
+    threads = Path(f"/proc/{process.process.pid}/task").glob("*/stat")
+    # The nineteenth field; the second one, in parentheses, may contain spaces. See proc(5).
+    niceness = {int(stat.read_text().rpartition(")")[2].split()[16]) for stat in threads}
+    assert niceness == {psutil.Process().nice() + (5 if "barbtx-worker" in process.process.args else 0)}
+
+
 def after(process: Process, number: int, said: str) -> str:
     """Send a signal and wait for a line; what was logged since."""
     seen = len(process.read_log())

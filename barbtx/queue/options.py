@@ -90,8 +90,7 @@ OPTIONS = {
             default=5,
             min=0,
             max=19,
-            help="Added to the niceness of worker processes, so that API processes on a busy machine answer first. Orders "
-            "wait in the queue; requests do not.",
+            help="Added to the niceness of worker processes, so that API processes on a busy machine answer first.",
         ),
         cfg.FloatOpt(
             "local_wait_seconds",

@@ -125,8 +125,9 @@ class Channel(_Methods):
             frames += self._content_frames(method.klass, content or Content(b""))
         # All frames are packed before any is sent: after half of a message the connection could not be used.
         self.client.transport.write(b"".join([pack(Frame(self.id, payload)) for payload in frames]))
-        nowait = any(field.name == "nowait" and value for field, value in zip(method.fields, args, strict=True))
-        if nowait or not method.responses:
+        if not method.responses or any(
+            field.name == "nowait" and value for field, value in zip(method.fields, args, strict=True)
+        ):
             return succeed(None)
         reply: Deferred[Any] = Deferred()
         self._replies.append((method, reply))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from io import BytesIO
+from typing import Any
 
 from txamqp.codec import EOF
 from txamqp.connection import Body, Frame, Header, Heartbeat, Method
@@ -81,7 +83,9 @@ def pack(frame: Frame) -> bytes:
     """
     payload = frame.payload
     if isinstance(payload, Method):
-        kind, data = _METHOD, _encode_method(payload)
+        # All messages for a queue have the same method before their content.
+        encode = _encode_repeated_method if payload.method.content else _encode_method
+        kind, data = _METHOD, encode(payload.method, tuple(payload.args))
     elif isinstance(payload, Header):
         kind, data = _HEADER, _encode_header(payload)
     elif isinstance(payload, Body):
@@ -91,15 +95,18 @@ def pack(frame: Frame) -> bytes:
     return _PREFIX.pack(kind, frame.channel, len(data)) + data + bytes([_END])
 
 
-def _encode_method(payload: Method) -> bytes:
+def _encode_method(method: Any, args: tuple[object, ...]) -> bytes:
     stream = BytesIO()
     codec = Codec(stream)
-    codec.encode_short(payload.method.klass.id)
-    codec.encode_short(payload.method.id)
-    for field, value in zip(payload.method.fields, payload.args, strict=True):
+    codec.encode_short(method.klass.id)
+    codec.encode_short(method.id)
+    for field, value in zip(method.fields, args, strict=True):
         codec.encode(field.type, value)
     codec.flush()
     return stream.getvalue()
+
+
+_encode_repeated_method = lru_cache(maxsize=100)(_encode_method)
 
 
 def _encode_header(header: Header) -> bytes:
@@ -108,17 +115,23 @@ def _encode_header(header: Header) -> bytes:
     codec.encode_short(header.klass.id)
     codec.encode_short(0)
     codec.encode_longlong(header.size)
-    fields = list(header.klass.fields)
-    unknown = header.properties.keys() - {field.name for field in fields}
-    if unknown:
-        raise ValueError(f"no such message properties: {sorted(unknown)}")
-    flags = sum(1 << (15 - index) for index, field in enumerate(fields) if field.name in header.properties)
+    flags, properties = _layout(header.klass, tuple(header.properties))
     codec.encode_short(flags)
-    for field in fields:
-        if field.name in header.properties:
-            codec.encode(field.type, header.properties[field.name])
+    for name, type_ in properties:
+        codec.encode(type_, header.properties[name])
     codec.flush()
     return stream.getvalue()
+
+
+@lru_cache(maxsize=100)
+def _layout(klass: Any, names: tuple[str, ...]) -> tuple[int, list[tuple[str, str]]]:
+    """Return the flags of a header with these properties, and their names and types in the order of the frame."""
+    fields = list(klass.fields)
+    unknown = set(names) - {field.name for field in fields}
+    if unknown:
+        raise ValueError(f"no such message properties: {sorted(unknown)}")
+    flags = sum(1 << (15 - index) for index, field in enumerate(fields) if field.name in names)
+    return flags, [(field.name, field.type) for field in fields if field.name in names]
 
 
 def _decode_header(spec: Spec, codec: Codec) -> Header:

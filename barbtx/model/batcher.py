@@ -82,6 +82,7 @@ class Batcher(Generic[K, R]):
     :ivar abandoned: makes the exception for the cancellation of a request that was sent.
     :ivar size: maximum number of requests in a group.
     :ivar depth: maximum number of groups in flight.
+    :ivar least: seconds that a request must have left to be sent again after another one of its group has failed.
     """
 
     reactor: IReactorTime
@@ -94,6 +95,7 @@ class Batcher(Generic[K, R]):
     abandoned: Callable[[], Exception] = CancelledError
     size: int = 64
     depth: int = 2
+    least: float = 0.0
     _projects: OrderedDict[str | None, deque[_Item[K, R]]] = attrs.field(factory=OrderedDict, init=False)
     _waiting: int = attrs.field(default=0, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
@@ -160,11 +162,13 @@ class Batcher(Generic[K, R]):
         self._in_flight += 1
         for item in group:
             item.sent = True
-        seconds = min(item.since for item in group) + self.timeout - self.reactor.seconds()
         keys = [item.key for item in group]
-        maybeDeferred(self.send, keys, max(seconds, _LEAST_SECONDS)).addCallbacks(
+        maybeDeferred(self.send, keys, max(self._seconds_left(group), _LEAST_SECONDS)).addCallbacks(
             self._answer, self._fail, callbackArgs=(group,), errbackArgs=(group,)
         )
+
+    def _seconds_left(self, group: Sequence[_Item[K, R]]) -> float:
+        return min(item.since for item in group) + self.timeout - self.reactor.seconds()
 
     def _answer(self, answers: Sequence[R], group: Sequence[_Item[K, R]]) -> None:
         self._end()
@@ -179,8 +183,13 @@ class Batcher(Generic[K, R]):
         failed, again = list(group), list[list[_Item[K, R]]]()
         if isinstance(error, RequestFailed):
             failed = [group[error.index]]
-            again = [[item for item in group if item is not failed[0]]]
+            others = [item for item in group if item is not failed[0]]
             error = error.reason
+            if self._seconds_left(group) < self.least:
+                for item in others:
+                    item.fail(lambda: self.refusal("timed out waiting for other transactions"))
+            else:
+                again = [others]
         elif len(group) > 1 and not isinstance(error, self.common):
             failed, again = [], [[item] for item in group]
         for item in failed:

@@ -24,8 +24,10 @@ from barbtx.model.pipeline import Pipeline
 from barbtx.reactor import IReactor
 
 # Each statement finds its rows by an index, and its plan is made once. The planner must not choose another way because
-# a table was empty then, or because the statistics are of a time when it was.
+# a table was empty then, or because the statistics are of a time when it was. Nothing is to be retried for the sake of
+# a stricter isolation, which is the default of some databases.
 _PLANNING = {
+    "default_transaction_isolation": "read committed",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -40,8 +42,8 @@ _backoff = backoffPolicy(initialDelay=0.02, maxDelay=0.5, factor=2.0)
 def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], datetime.datetime]:
     """Make a connection as an engine does, outside of its pool. The call blocks.
 
-    :param timeout: seconds that callers wait for a statement.
-
+    :param timeout: seconds after which the server ends a statement, or its wait for a lock. Callers must wait longer,
+        so that they know of their writes that they have changed nothing.
     :return: the connection, and the time by the server's clock.
     :raises psycopg.Error: the server cannot be reached, or refuses the connection.
     """
@@ -51,8 +53,7 @@ def connect(engine: Engine, timeout: float) -> tuple[psycopg.Connection[Any], da
     assert isinstance(connection, psycopg.Connection)
     try:
         connection.autocommit = True
-        # Sooner than the timeouts of callers, so that their writes are known to have changed nothing.
-        milliseconds = str(int(timeout * 500))
+        milliseconds = str(int(timeout * 1000))
         settings = dict.fromkeys(("lock_timeout", "statement_timeout"), milliseconds) | _PLANNING
         calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
         connection.execute(f"SELECT {calls}", [text for setting in settings.items() for text in setting])
@@ -123,7 +124,8 @@ class Connector:
             # The server was demoted; the primary is another one now.
             pipeline.abort()
         if self._failure is not None and self.reactor.seconds() < self._retry_at:
-            raise cast(Exception, self._failure.value)
+            # The traceback would grow with each caller, and keep what their frames refer to.
+            raise cast(Exception, self._failure.value).with_traceback(None)
         waiting: Deferred[Pipeline] = Deferred()
         self._waiting.append(waiting)
         if not self._connecting:
@@ -152,7 +154,7 @@ class Connector:
         self._failures += 1
         self._failure = failure
         self._retry_at = self.reactor.seconds() + _backoff(self._failures)
-        self._end(lambda waiting: waiting.errback(failure.value))
+        self._end(lambda waiting: waiting.errback(cast(Exception, failure.value).with_traceback(None)))
 
     def _end(self, report: Callable[[Deferred[Pipeline]], None]) -> None:
         self._connecting = False

@@ -73,10 +73,14 @@ class _Group:
     results: list[pq.abc.PGresult] = attrs.field(factory=list)
 
     def error(self) -> psycopg.Error | None:
-        """The error of the first statement that failed; the ones after it were not tried."""
+        """The error of the first statement that failed; the ones after it were not tried.
+
+        An error of the commit is a further result, and has no number.
+        """
         for number, result in enumerate(self.results):
             if result.status not in _SUCCESS:
-                return _numbered(psycopg.errors.error_from_result(result), number)
+                error = psycopg.errors.error_from_result(result)
+                return _numbered(error, number) if number < len(self.statements) else error
         return None
 
 
@@ -241,11 +245,10 @@ class Pipeline:
                 del self._prepared[group.prepares]
                 self._refused[group.prepares] = error
         elif error is not None:
-            for number, statement in enumerate(group.statements):
-                if (refused := self._refused.pop(statement, None)) is not None:
-                    error = _numbered(refused, number)
-                    break
-            group.answered.errback(error)
+            refused = [self._refused.pop(statement, None) for statement in group.statements]
+            group.answered.errback(
+                next((_numbered(known, number) for number, known in enumerate(refused) if known is not None), error)
+            )
         else:
             try:
                 rows = [self._rows(*pair) for pair in zip(group.statements, group.results, strict=True)]

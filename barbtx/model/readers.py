@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import psycopg
@@ -16,7 +16,7 @@ from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, classify
 from barbtx.model.database_failures import DriverError, bad_value, error_for
 from barbtx.model.lookups import Key, NamedRow, in_order, write_keys
-from barbtx.model.pipeline import Execution
+from barbtx.model.pipeline import Execution, failed_statement
 from barbtx.reactor import IReactor
 
 Rows: TypeAlias = Sequence[NamedRow | None]
@@ -25,7 +25,14 @@ Results: TypeAlias = Sequence[Sequence[NamedRow]]
 
 
 class TooSlow(Exception):
-    """A query took too long or waited too long for a lock. It was ended, so that others need not wait for it."""
+    """A query took too long or waited too long for a lock. Its group was ended, so that others need not wait for it.
+
+    :ivar own: whether it was this query, and not another one of its group.
+    """
+
+    def __init__(self, own: bool) -> None:
+        super().__init__(own)
+        self.own = own
 
 
 @attrs.frozen
@@ -67,17 +74,18 @@ class PipelineFetcher:
     connector: Connector
     max_retries: int
 
-    def fetch(self, queries: Sequence[Execution], seconds: float) -> Deferred[Results]:
+    def fetch(self, queries: Sequence[Execution], seconds: float) -> Deferred[Sequence[Sequence[NamedRow] | TooSlow]]:
         """Execute queries. If one fails, all fail.
 
         :param seconds: timeout, including the time to connect.
-        :return: fires with the rows of each query.
-        :raises TooSlow: (asynchronously) a query took longer than the timeouts of the connection.
+        :return: fires with the rows of each query; with an exception for each if one took longer than the timeouts of
+            the connection.
         :raises BadRequest: (asynchronously) the database does not accept a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow.
         """
         results = _read(self.reactor, self.connector, queries, self.max_retries, seconds)
-        return results.addErrback(_find_slow).addErrback(_translate)
+        answers: Deferred[Any] = results.addErrback(_find_slow, len(queries)).addErrback(_translate)
+        return answers
 
 
 def _read(
@@ -108,9 +116,11 @@ async def _send(connector: Connector, queries: Sequence[Execution], max_retries:
                 raise
 
 
-def _find_slow(failure: Failure) -> Failure:
-    if isinstance(failure.value, (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)):
-        raise TooSlow from None
+def _find_slow(failure: Failure, count: int) -> Failure | list[TooSlow]:
+    error = failure.value
+    if isinstance(error, (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)):
+        slow = failed_statement(error)
+        return [TooSlow(own=number == slow) for number in range(count)]
     return failure
 
 

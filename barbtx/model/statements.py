@@ -26,7 +26,7 @@ from barbtx.model.creation import Creation, RunWrite, ThreadCreator, Values
 from barbtx.model.database_failures import CancelledInCommit, DatabaseUnavailable, bad_value, closed, unavailable
 from barbtx.model.lookups import AnySelect, Key, Lookup, NamedRow
 from barbtx.model.pipeline import Execution
-from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows
+from barbtx.model.readers import PipelineFetcher, PipelineReader, Rows, TooSlow
 from barbtx.model.thread_reader import RunQuery, ThreadReader
 from barbtx.model.writers import NotWritten, PipelineWriter, StaleServer, Write
 from barbtx.reactor import IReactor
@@ -42,15 +42,23 @@ _Request: TypeAlias = tuple[Key, datetime.datetime | None]
 _WRITERS = 2
 # Threads that make connections: for each group of tables one for lookups and those for writes, and one for lists.
 _CONNECTING = 2 * (1 + _WRITERS) + 1
-# Queries in a group, and the timeout in seconds that their connection derives its own from: one that is slow delays
-# those of its group and of the next.
+# Queries in a group, and the seconds that one of them may take: it delays those of its group and of the next.
 _FETCHES = 8
-_FETCH_SECONDS = 0.5
+_FETCH_SECONDS = 0.25
+# The part of the timeout after which the server ends a statement. After a write, there is time for the others of its
+# group, and for the general way.
+_READ_PART, _WRITE_PART = 0.5, 0.25
 
 
 def _renew(error: Exception) -> Exception:
     """Return the exception for one of the callers whose statements share a group, and log it."""
     return error.renewed() if isinstance(error, DatabaseUnavailable) else copy.copy(error)
+
+
+def _rows(answer: Sequence[NamedRow] | TooSlow) -> Sequence[NamedRow]:
+    if isinstance(answer, TooSlow):
+        raise answer
+    return answer
 
 
 @attrs.frozen
@@ -80,7 +88,7 @@ class Statements:
     threads: ThreadPool = attrs.field(init=False)
     _connectors: dict[str, Connector] = attrs.field(factory=dict, init=False)
     _lookups: dict[Lookup, Batcher[_Request, NamedRow | None]] = attrs.field(factory=dict, init=False)
-    _fetches: dict[str, Batcher[Execution, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
+    _fetches: dict[str, Batcher[Execution, Sequence[NamedRow] | TooSlow]] = attrs.field(factory=dict, init=False)
     _writes: dict[str, Batcher[Write, Sequence[NamedRow]]] = attrs.field(factory=dict, init=False)
     _creations: dict[Creation, Batcher[Values, bool]] = attrs.field(factory=dict, init=False)
 
@@ -120,7 +128,7 @@ class Statements:
     def _make_reader(self, statement: AnySelect, tables: str) -> PipelineReader | ThreadReader:
         if not self.enabled:
             return ThreadReader(self.query, statement, tables)
-        connector = self._make_connector(f"{tables} reads")
+        connector = self._make_connector(f"{tables} reads", self.timeout * _READ_PART)
         return PipelineReader(self.reactor, connector, CompiledStatement.of(statement), self.max_retries)
 
     def fetch(
@@ -131,7 +139,8 @@ class Statements:
         :param values: the query's parameters by name.
         :param tables: the group of tables that the query uses; see :class:`~barbtx.model.admission.Lane`.
         :return: fires with the rows.
-        :raises TooSlow: (asynchronously) the query was ended because it was slow. It may succeed in a transaction.
+        :raises TooSlow: (asynchronously) the query was slow, or another one of its group. It may succeed in a
+            transaction.
         :raises BadRequest: (asynchronously) the database does not accept a value.
         :raises DatabaseUnavailable: (asynchronously) the database is down or too slow, or too many callers wait.
         """
@@ -141,10 +150,11 @@ class Statements:
             return fail(bad_value())
         batcher = self._fetches.get(tables)
         if batcher is None:
-            connector = self._make_connector(f"{tables} fetches", min(self.timeout, _FETCH_SECONDS))
+            seconds = min(self.timeout * _READ_PART, _FETCH_SECONDS)
+            connector = self._make_connector(f"{tables} fetches", seconds)
             fetcher = PipelineFetcher(self.reactor, connector, self.max_retries)
             batcher = self._fetches[tables] = self._batcher(fetcher.fetch, CancelledError, _FETCHES)
-        return batcher.request(Execution(statement, statement.parameters(values)))
+        return batcher.request(Execution(statement, statement.parameters(values))).addCallback(_rows)
 
     def _batcher(
         self,
@@ -164,6 +174,7 @@ class Statements:
             size,
             # SQLite does not wait for anything that two threads could overlap.
             depth=1 if self.engine.dialect.name == "sqlite" else 2,
+            least=self.timeout * _WRITE_PART,
         )
 
     def write(
@@ -184,7 +195,8 @@ class Statements:
             return fail(closed())
         batcher = self._writes.get(tables)
         if batcher is None:
-            connectors = [self._make_connector(f"{tables} writes {number}") for number in range(_WRITERS)]
+            seconds = self.timeout * _WRITE_PART
+            connectors = [self._make_connector(f"{tables} writes {number}", seconds) for number in range(_WRITERS)]
             batcher = self._writes[tables] = self._batcher(
                 PipelineWriter(self.reactor, connectors).write, CancelledInCommit
             )
@@ -213,11 +225,11 @@ class Statements:
             batcher = self._creations[creation] = self._batcher(creator.create, CancelledInCommit)
         return await batcher.request(values)
 
-    def _make_connector(self, name: str, timeout: float | None = None) -> Connector:
+    def _make_connector(self, name: str, seconds: float) -> Connector:
         connector = self._connectors.get(name)
         if connector is None:
             connector = self._connectors[name] = Connector(
-                self.reactor, self.threads, partial(connect, self.engine, timeout or self.timeout)
+                self.reactor, self.threads, partial(connect, self.engine, seconds)
             )
         return connector
 

@@ -19,7 +19,7 @@ from barbtx.model.connector import Connector, driver_error
 from barbtx.model.database_errors import STALE, ErrorKind, classify
 from barbtx.model.database_failures import DatabaseUnavailable, error_for
 from barbtx.model.database_time import DATABASE_TIME
-from barbtx.model.pipeline import Execution, PipelineLost, PipelineNotUsed, failed_statement
+from barbtx.model.pipeline import Execution, Pipeline, PipelineLost, PipelineNotUsed, failed_statement
 from barbtx.reactor import IReactor
 
 #: For each statement of a group, the rows that it returned.
@@ -83,10 +83,25 @@ class PipelineWriter:
         written: Deferred[Results] = Deferred.fromCoroutine(self._write(group, seconds))
         return written.addTimeout(seconds, self.reactor).addErrback(_translate)
 
+    async def _pipeline(self) -> Pipeline:
+        """Return the pipeline with the fewest groups in flight; a connected one if that one cannot be connected.
+
+        :raises Exception: none can be connected.
+        """
+        free, *others = sorted(self.connectors, key=lambda connector: (connector.in_flight, not connector.connected))
+        try:
+            return await free.pipeline()
+        except CancelledError:
+            raise
+        except Exception:
+            for connector in others:
+                if connector.connected:
+                    return await connector.pipeline()
+            raise
+
     async def _write(self, group: Sequence[Write], seconds: float) -> Results:
         begin = self.reactor.seconds()
-        connector = min(self.connectors, key=lambda connector: (not connector.connected, connector.in_flight > 1))
-        pipeline = await connector.pipeline()
+        pipeline = await self._pipeline()
         seconds -= self.reactor.seconds() - begin
         deadline = {"deadline": pipeline.time() + datetime.timedelta(seconds=seconds)}
         executions = [Execution(_clock(), _clock().parameters({}))]

@@ -280,6 +280,57 @@ async def test_a_creation_that_waits_too_long_for_a_lock_is_refused_and_changes_
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_creation_that_the_commit_refuses_takes_no_other_with_it(world: World) -> None:
+    world.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.name = 'refused' THEN RAISE serialization_failure; END IF; RETURN NULL; END $$; "
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON secrets DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    names = {3: "refused"}
+    creations = [world.secrets.create(new(number, name=names.get(number))) for number in range(10)]
+    outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
+    failed = outcomes.pop(3)
+    assert isinstance(failed.value, DatabaseUnavailable) and not failed.value.outcome_unknown
+    assert outcomes == [None] * 9
+    assert await stored(world) == [new(number).id for number in range(10) if number != 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_creation_that_waits_does_not_hold_up_the_next_group(world: World) -> None:
+    with world.connect() as locker, locker.transaction():
+        locker.execute(
+            "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
+            "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
+            (new(3).id,),
+        )
+        waiting = Deferred.fromCoroutine(outcome(world.secrets.create(new(3))))
+        while not world.run("SELECT pid FROM pg_locks WHERE NOT granted"):
+            await pause(0.01)
+        await world.secrets.create(new(4))
+        assert not waiting.called
+    await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_creations_that_wait_for_locks_leave_nothing_unknown(world: World) -> None:
+    with world.connect() as locker, locker.transaction():
+        for number in (1, 3, 5):
+            locker.execute(
+                "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
+                "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
+                (new(number).id,),
+            )
+        creations = [world.secrets.create(new(number)) for number in range(10)]
+        outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
+    failed = {number: each.value for number, each in enumerate(outcomes) if each is not None}
+    assert {1, 3, 5} <= failed.keys()
+    assert all(isinstance(each, DatabaseUnavailable) and not each.outcome_unknown for each in failed.values())
+    known = [new(number).id for number in range(10) if number not in failed or number in (1, 3, 5)]
+    assert await stored(world) == known
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_creation_that_waits_for_a_lock_fails_alone(world: World) -> None:
     with world.connect() as locker, locker.transaction():
         locker.execute(

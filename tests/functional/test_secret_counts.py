@@ -378,7 +378,7 @@ class Counts:
 
 
 def test_changes_are_folded_soon_while_there_are_any_and_seldom_otherwise() -> None:
-    clock, counts = Clock(), Counts(1000, 1000, 3, DatabaseUnavailable(), 5)
+    clock, counts = Clock(), Counts(1000, 1000, 3, DatabaseUnavailable("down"), 5)
     service = CountFolding(clock, counts, lambda: 1.0)
     service.startService()
     # Two full batches and a third; then one that fails, and one that is not full.

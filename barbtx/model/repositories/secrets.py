@@ -183,9 +183,12 @@ class SecretRepo(Repository):
         if statement is None or self._slow.has(project_id, seconds()):
             return self._interact(work, write=False, listing=True)
 
-        def too_slow(failure: Failure) -> Deferred[Page[Secret]]:
-            failure.trap(TooSlow)
-            self._slow.note(project_id, seconds())
+        def too_slow(failure: Failure) -> Deferred[Page[Secret]] | Failure:
+            slow = failure.value
+            if not isinstance(slow, TooSlow):
+                return failure
+            if slow.own:
+                self._slow.note(project_id, seconds())
             return self._interact(work, write=False, listing=True)
 
         values = {"project": project_id, "now": now, "limit": limit, "offset": offset}

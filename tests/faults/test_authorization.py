@@ -17,6 +17,7 @@ from barbtx.api.routes import V1_ROUTES
 from barbtx.identity.policy import list_rules
 from tests.conftest import unique
 from tests.support.exploring import explore
+from tests.support.logs import logged
 from tests.support.service import Api, Deployment, Reply
 
 ROLES = ("admin", "member", "reader", "creator", "observer", "audit", "key-manager:service-admin", "nobody")
@@ -319,7 +320,9 @@ async def test_a_refused_request_is_not_in_the_log(api: Api) -> None:
         ("admin,member", body | {"expiration": "yesterday"}, 400),
         ("admin,member", body | {"payload_content_type": "no/such"}, 400),
     ):
-        assert (await api.post("/v1/secrets", document, roles=roles)).status == status
+        reply = await api.post("/v1/secrets", document, roles=roles)
+        assert reply.status == status
+        await logged(api.process, reply.headers["x-openstack-request-id"])
     assert marker not in api.process.read_log()
 
 

@@ -148,7 +148,7 @@ async def test_a_message_of_an_older_release_finds_its_lane(deployment: Deployme
     await messages(deployment, rabbitmq, (message,))
     worker = deployment.worker()
     assert (await api.finished(ref))["status"] == "ACTIVE"
-    assert "to the end of" in worker.read_log()
+    await logged(worker, "to the end of")
 
 
 @pytest_twisted.ensureDeferred

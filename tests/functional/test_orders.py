@@ -7,6 +7,7 @@ import pytest_twisted
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from twisted.internet.defer import Deferred, gatherResults
 
+from tests.support.logs import logged
 from tests.support.service import Api
 
 
@@ -94,7 +95,9 @@ async def test_an_ordered_pair_comes_in_a_container_and_its_passphrase_in_a_secr
     private = load_pem_private_key(payloads["private_key"], passphrase.encode())
     assert private.public_key() == load_pem_public_key(payloads["public_key"])
     assert payloads["private_key_passphrase"].decode() == passphrase
-    assert passphrase not in str((await api.get("/v1/orders")).json)
+    reply = await api.get("/v1/orders")
+    assert passphrase not in str(reply.json)
+    await logged(api.process, reply.headers["x-openstack-request-id"])
     assert passphrase not in api.process.read_log()
 
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
+from tests.support.logs import logged
 from tests.support.service import Api
 
 
@@ -122,6 +123,7 @@ async def test_an_error_never_repeats_the_payload(api: Api) -> None:
     ):
         reply = await api.post("/v1/secrets", document)
         assert reply.status in (400, 413) and marker.encode() not in reply.content
+    await logged(api.process, reply.headers["x-openstack-request-id"])
     assert marker not in api.process.read_log()
 
 

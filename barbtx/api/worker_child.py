@@ -24,7 +24,19 @@ from twisted.python.failure import Failure
 from barbtx.api.worker import Channel
 from barbtx.invocation import Invocation
 from barbtx.reactor import IReactor
-from barbtx.worker_process import CHANNEL, CHECK_FIRST, LISTENING, RELOAD, RELOADED, REPORT, SOCKET, VARIABLE
+from barbtx.worker_process import (
+    CHANNEL,
+    CHECK_FIRST,
+    CLOSED,
+    LISTENING,
+    OPEN,
+    OPENING,
+    RELOAD,
+    RELOADED,
+    REPORT,
+    SOCKET,
+    VARIABLE,
+)
 
 log = Logger()
 
@@ -89,7 +101,8 @@ class Child(ProcessProtocol):
     :param grace: seconds after which a process that was asked to stop is killed.
     :ivar pid: its process id.
     :ivar since: the reactor's time when it was started.
-    :ivar listening: whether it accepts connections.
+    :ivar open: whether it is about to listen or accepts connections.
+    :ivar listening: whether it has accepted connections and runs.
     :ivar stopping: whether it was asked to stop.
     :ivar running: whether it has not ended.
     :ivar outcome: how it has ended.
@@ -98,7 +111,7 @@ class Child(ProcessProtocol):
     def __init__(self, reactor: IReactor, number: int, write: Callable[[str], None], grace: float) -> None:
         self.pid = 0
         self.since = reactor.seconds()
-        self.listening = self.stopping = False
+        self.open = self.listening = self.stopping = False
         self.running = True
         self.outcome = ""
         self._reactor = reactor
@@ -168,6 +181,10 @@ class Child(ProcessProtocol):
         """Return a Deferred that fires with True when the process listens, or with False when it has ended."""
         return succeed(True) if self.listening else self._wait(_Event.LISTENING)
 
+    def wait_for_close(self) -> Deferred[bool]:
+        """Return a Deferred that fires when the process has stopped listening, with False when it has ended before."""
+        return self._wait(_Event.CLOSED)
+
     def wait_for_end(self) -> Deferred[bool]:
         """Return a Deferred that fires when the process has ended."""
         return self._wait(_Event.ENDED)
@@ -196,7 +213,7 @@ class Child(ProcessProtocol):
             self._killing.cancel()
         self._lines.end()
         self._errors.end()
-        self.running = self.listening = False
+        self.running = self.open = self.listening = False
         status = reason.value
         self.outcome = (
             f"was killed by signal {status.signal}"
@@ -207,9 +224,15 @@ class Child(ProcessProtocol):
             self._fire(event, event is _Event.ENDED)
 
     def _received(self, word: bytes) -> None:
-        if word == LISTENING:
+        if word == OPENING:
+            self.open = True
+            self._channel.sendLine(OPEN)
+        elif word == LISTENING:
             self.listening = True
             self._fire(_Event.LISTENING, True)
+        elif word == CLOSED:
+            self.open = False
+            self._fire(_Event.CLOSED, True)
         elif word == RELOADED:
             self._fire(_Event.RELOADED, True)
 
@@ -239,6 +262,7 @@ class Child(ProcessProtocol):
 class _Event(enum.Enum):
     LISTENING = enum.auto()
     RELOADED = enum.auto()
+    CLOSED = enum.auto()
     ENDED = enum.auto()
 
 

@@ -27,17 +27,28 @@ class FakeChild:
     pid = 1
     outcome = "ended with exit status 1"
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, bound: socket.socket) -> None:
         self.since = now
-        self.stopping = self.killed = False
+        self._bound = bound
+        self.open = self.stopping = self.killed = False
         self.reloads: list[Deferred[bool]] = []
         self._started: Deferred[bool] = Deferred()
+        self._closes: Deferred[bool] = Deferred()
         self._ends: list[Deferred[bool]] = []
 
     def listen(self) -> None:
+        self.open = True
+        self._bound.listen()
         self._started.callback(True)
 
+    def close(self) -> None:
+        self.open = False
+        self._closes.callback(True)
+
     def end(self) -> None:
+        self.open = False
+        if not self._closes.called:
+            self._closes.callback(False)
         if not self._started.called:
             self._started.callback(False)
         ends, self._ends = self._ends, []
@@ -58,6 +69,9 @@ class FakeChild:
     def wait_for_start(self) -> Deferred[bool]:
         return self._started
 
+    def wait_for_close(self) -> Deferred[bool]:
+        return self._closes
+
     def wait_for_end(self) -> Deferred[bool]:
         self._ends.append(Deferred())
         return self._ends[-1]
@@ -69,14 +83,23 @@ class Slots:
     def __init__(self, bound: socket.socket) -> None:
         self.clock = Clock()
         self.children: list[FakeChild] = []
+        self._address = bound.getsockname()
         self.slot = Slot(self.clock, 1, bound, self._start, 100.0)  # type: ignore[arg-type]
 
     def _start(self, number: int, bound: socket.socket) -> Any:
-        self.children.append(FakeChild(self.clock.seconds()))
+        self.children.append(FakeChild(self.clock.seconds(), bound))
         return self.children[-1]
 
     def run(self, work: Any) -> Deferred[Any]:
         return Deferred.fromCoroutine(work)
+
+    def accepts(self) -> bool:
+        """Whether the system assigns connections to the socket."""
+        try:
+            socket.create_connection(self._address).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def serve(self) -> FakeChild:
         """Start the first process."""
@@ -151,6 +174,51 @@ def test_a_process_that_ends_while_the_next_one_cannot_start_is_restarted(made: 
     assert len(made.children) == 3
     made.children[-1].listen()
     assert made.slot.child is made.children[-1]
+
+
+def test_a_process_that_stops_by_itself_gets_no_connections_before_it_has_ended(made: Slots) -> None:
+    stopping = made.serve()
+    assert made.accepts()
+    stopping.close()
+    assert made.slot.child is stopping and not made.accepts()
+    stopping.end()
+    made.clock.advance(0)
+    assert not made.accepts()
+    made.children[-1].listen()
+    assert made.accepts()
+
+
+@pytest.mark.parametrize("end", ["close", "end"])
+def test_connections_do_not_wait_for_a_replacement_that_may_never_listen(made: Slots, end: str) -> None:
+    old = made.serve()
+    made.run(made.slot.replace())
+    getattr(old, end)()
+    assert not made.accepts()
+    made.children[-1].listen()
+    assert made.accepts()
+
+
+@pytest.mark.parametrize("end", ["close", "end"])
+def test_a_process_that_listens_or_is_about_to_is_not_disturbed_by_the_end_of_another(made: Slots, end: str) -> None:
+    old = made.serve()
+    made.run(made.slot.replace())
+    new = made.children[-1]
+    new.open = True
+    getattr(old, end)()
+    assert made.accepts()
+    # Unless it ends without having listened.
+    new.end()
+    assert not made.accepts()
+
+
+def test_a_process_that_is_replaced_leaves_its_connections_to_the_next_one(made: Slots) -> None:
+    old = made.serve()
+    made.run(made.slot.replace())
+    made.children[-1].listen()
+    old.close()
+    assert made.accepts()
+    old.end()
+    assert made.accepts()
 
 
 def test_a_reload_waits_for_a_process_that_is_starting_and_not_for_ever(made: Slots) -> None:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from barbtx.api.worker import Channel
 from barbtx.invocation import Invocation
 from barbtx.reactor import IReactor
+from barbtx.signals import blocked
 from barbtx.worker_process import (
     CHANNEL,
     CHECK_FIRST,
@@ -146,7 +147,8 @@ class Child(ProcessProtocol):
         if check_first:
             variables[CHECK_FIRST] = "1"
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        # While the process imports its modules, the default handlers of these signals would end it.
+        with ours, theirs, blocked():
             reactor.spawnProcess(
                 child,
                 sys.executable,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
 from barbtx.api.listener import ApiListener
 from barbtx.api.order_watch import OrderWatch
-from barbtx.api.worker_child import Command, _Lines
+from barbtx.api.worker_child import Child, Command, _Lines
 from barbtx.api.worker_slot import Slot
 from barbtx.api.worker_sockets import bind, refuse_connections
 from barbtx.config import load
@@ -265,6 +267,32 @@ def test_sockets_share_a_port_and_the_queue_of_one_that_nobody_serves_is_left_ou
         refuse_connections(second)
         with socket.create_connection(address):
             first.accept()[0].close()
+
+
+async def ended(script: str) -> tuple[str, str]:
+    """Run a script as a worker; how it has ended, and what it has printed."""
+    from twisted.internet import reactor
+
+    written: list[str] = []
+    (bound,) = bind("127.0.0.1", 0, 1)
+    with bound:
+        child = Child.start(reactor, 1, Command(("-c", script)), bound, written.append, 1.0, False)  # type: ignore[arg-type]
+        await child.wait_for_end()
+    return child.outcome, "".join(written)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_is_still_importing_survives_the_signals_that_are_meant_for_its_parent() -> None:
+    script = """
+import os, signal
+for number in (signal.SIGHUP, signal.SIGUSR1):
+    os.kill(os.getpid(), number)
+from barbtx.signals import before_start
+before_start()
+print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+    assert await ended(script) == ("ended with exit status 0", "set()\n")
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_lines_are_passed_on_complete() -> None:

@@ -43,8 +43,10 @@ log = Logger()
 
 #: Options that the parent uses itself, so that all processes keep those of its startup.
 FIXED = (
+    "[DEFAULT] graceful_shutdown_timeout",
     "[DEFAULT] log_format",
     "[DEFAULT] log_level",
+    "[DEFAULT] start_check_seconds",
     "[api] bind_host",
     "[api] bind_port",
     "[api] workers",

@@ -244,9 +244,10 @@ async def test_what_cannot_be_reloaded_changes_nothing(deployment: Deployment) -
     await logged(process, "the configuration was refused, and the previous one stays in effect", 2)
     # The policy is another part.
     await logged(process, "the policy was reloaded and is in effect", 2)
-    config.write_text("[DEFAULT]\nlog_format = json\n")
+    config.write_text("[DEFAULT]\nlog_format = json\ngraceful_shutdown_timeout = 30\nstart_check_seconds = 20\n")
     process.process.send_signal(signal.SIGHUP)
-    await logged(process, "changed, but not in effect until a restart: [DEFAULT] log_format")
+    fixed = "[DEFAULT] graceful_shutdown_timeout, [DEFAULT] log_format, [DEFAULT] start_check_seconds"
+    await logged(process, f"changed, but not in effect until a restart: {fixed}")
     await logged(process, IN_FORCE, 2)
     assert set(workers(process)) == before
     assert {(await api.get("/v1/secrets")).status for _ in range(10)} == {200}

@@ -72,13 +72,17 @@ class Command:
 
     @classmethod
     def from_invocation(cls, invocation: Invocation, conf: cfg.ConfigOpts) -> Command:
-        """Make the command line from that of this process.
+        """Make the command line from that of this process, with absolute paths: twistd changes the directory later.
 
         :param conf: the configuration of this process.
         """
         twistd = invocation.twistd
+        script = sys.argv[0]
         # The interpreter's options and the script: all but the script's own arguments.
-        program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        program = [
+            os.path.abspath(part) if part == script and os.path.isfile(part) else part
+            for part in sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        ]
         options = ["--nodaemon", "--pidfile="]
         if twistd.get("reactor"):
             options.append(f"--reactor={twistd['reactor']}")
@@ -86,7 +90,6 @@ class Command:
             options.append(f"--logger={twistd['logger'].__module__}.{twistd['logger'].__qualname__}")
         if twistd.get("syslog"):
             options += ["--syslog", f"--prefix={twistd['prefix']}"]
-        # twistd may have changed the directory.
         options += ["barbtx", *(f"--config-file={os.path.abspath(path)}" for path in invocation.files)]
         options += [f"--set={setting}" for setting in invocation.settings]
         for name in FIXED:

@@ -323,6 +323,18 @@ def test_a_worker_gets_the_arguments_of_its_parent_and_what_the_parent_has_settl
     assert {"--set=api.workers=3", "--set=api.bind_host=localhost", "--set=DEFAULT.log_format=json"} < set(settled)
 
 
+def test_a_worker_finds_a_script_that_its_parent_was_given_by_a_relative_path(tmp_path, monkeypatch) -> None:
+    (tmp_path / "twistd").touch()
+    monkeypatch.setattr("sys.orig_argv", ["python", "./twistd", "--rundir=/", "barbtx"])
+    monkeypatch.setattr("sys.argv", ["./twistd", "--rundir=/", "barbtx"])
+    monkeypatch.chdir(tmp_path)
+    assert Command.from_invocation(Invocation([], [], {}, print), load()).arguments[0] == f"{tmp_path}/twistd"
+    # With -m, the interpreter finds the script itself.
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "twisted", "barbtx"])
+    monkeypatch.setattr("sys.argv", ["/lib/twisted/__main__.py", "barbtx"])
+    assert Command.from_invocation(Invocation([], [], {}, print), load()).arguments[:2] == ("-m", "twisted")
+
+
 @pytest.mark.parametrize(("workers", "limits"), [(1, (10, 7, 5, 6, 3, 0)), (4, (3, 2, 2, 2, 1, 0))])
 def test_the_limits_of_clients_are_divided(workers: int, limits: tuple[int, ...]) -> None:
     conf = load(

@@ -152,14 +152,15 @@ class Child(ProcessProtocol):
         if check_first:
             variables[CHECK_FIRST] = "1"
         ours, theirs = socket.socketpair()
-        # While the process imports its modules, the default handlers of these signals would end it.
-        with ours, theirs, blocked():
+        # While the process imports its modules, the default handlers of these signals would end it. If the standard input of
+        # this process is closed, another of its files has descriptor 0.
+        with ours, theirs, open(os.devnull, "rb") as nothing, blocked():
             reactor.spawnProcess(
                 child,
                 sys.executable,
                 [sys.executable, *command.arguments],
                 {**os.environ, **variables},
-                childFDs={0: 0, 1: "r", 2: "r", SOCKET: bound.fileno(), CHANNEL: theirs.fileno()},
+                childFDs={0: nothing.fileno(), 1: "r", 2: "r", SOCKET: bound.fileno(), CHANNEL: theirs.fileno()},
             )
             child._channel.adopt(reactor, ours.detach())
         return child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -293,6 +294,21 @@ print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 """
     assert await ended(script) == ("ended with exit status 0", "set()\n")
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_has_no_input() -> None:
+    script = "import os; print(os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)))"
+    # Descriptor 0 of this process, as if another file had got it after standard input was closed.
+    before = os.dup(0)
+    own = os.open(__file__, os.O_RDONLY)
+    os.dup2(own, 0)
+    try:
+        assert await ended(script) == ("ended with exit status 0", "True\n")
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(own)
 
 
 def test_lines_are_passed_on_complete() -> None:

@@ -13,8 +13,8 @@ import attrs
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.protocol import Factory, ServerFactory, connectionDone
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -70,12 +70,15 @@ class _BoundSocket:
 
     reactor: IReactor
 
-    def listen(self, factory: Factory) -> Deferred[IListeningPort]:
-        """Listen, with a factory of protocols."""
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Begin to listen."""
         with socket.socket(fileno=os.dup(SOCKET)) as bound:
             bound.listen(BACKLOG)
             family = bound.family
-        return AdoptedStreamServerEndpoint(self.reactor, SOCKET, family).listen(factory)
+        port: Deferred[IListeningPort] = AdoptedStreamServerEndpoint(self.reactor, SOCKET, family).listen(
+            protocolFactory
+        )
+        return port
 
 
 class Worker(Service):
@@ -117,7 +120,7 @@ class Worker(Service):
         self._reactor.callWhenRunning(self._channel.adopt, self._reactor, CHANNEL)
 
     async def endpoint(self) -> IStreamServerEndpoint:
-        """Return the endpoint of the socket that the parent has bound, when the parent expects this process to listen."""
+        """Return the endpoint of the socket that the parent has bound, as soon as the parent knows that it is used."""
         self._channel.sendLine(OPENING)
         await self._may_listen
         return _BoundSocket(self._reactor)

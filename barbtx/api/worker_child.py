@@ -107,8 +107,8 @@ class Child(ProcessProtocol):
     :param grace: seconds after which a process that was asked to stop is killed.
     :ivar pid: its process id.
     :ivar since: the reactor's time when it was started.
-    :ivar open: whether it is about to listen or accepts connections.
-    :ivar listening: whether it has accepted connections and runs.
+    :ivar open: whether it is about to accept connections or does.
+    :ivar listening: whether it has begun to accept connections, and has not ended.
     :ivar stopping: whether it was asked to stop.
     :ivar running: whether it has not ended.
     :ivar outcome: how it has ended.
@@ -152,8 +152,8 @@ class Child(ProcessProtocol):
         if check_first:
             variables[CHECK_FIRST] = "1"
         ours, theirs = socket.socketpair()
-        # While the process imports its modules, the default handlers of these signals would end it. If the standard input of
-        # this process is closed, another of its files has descriptor 0.
+        # While the process imports its modules, the default handlers of these signals would end it. If the standard
+        # input of this process is closed, another of its files has descriptor 0.
         with ours, theirs, open(os.devnull, "rb") as nothing, blocked():
             reactor.spawnProcess(
                 child,

@@ -139,7 +139,7 @@ class Slot:
         child.kill()
 
     def _refuse_unless_open(self) -> None:
-        """Let the other processes get the connections until one listens here. One that does, or will, is not disturbed."""
+        """Let the other processes get all connections, unless one listens on this socket or is about to."""
         if not any(child.open for child in self._children):
             refuse_connections(self._socket)
 

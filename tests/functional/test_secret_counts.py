@@ -248,7 +248,11 @@ async def test_an_upgrade_counts_what_is_there(database_url: str) -> None:
 def test_an_upgrade_counts_what_was_written_while_it_waited(postgresql: PostgreSQL) -> None:
     url = postgresql.new_database(unique())
     assert manage(["db", "upgrade", "-d", url, "-v", "0008"]) == 0
-    with psycopg.connect(url, autocommit=True) as observer, psycopg.connect(url) as writer, ThreadPoolExecutor() as threads:
+    with (
+        psycopg.connect(url, autocommit=True) as observer,
+        psycopg.connect(url) as writer,
+        ThreadPoolExecutor() as threads,
+    ):
         name = observer.info.dbname
         observer.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
         observer.execute("INSERT INTO projects VALUES ('p', 'external p', now())")

@@ -151,11 +151,19 @@ def test_a_connection_that_ends_begins_no_further_request(end: str) -> None:
     assert made.echo.rendered == 1
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each line of the access log, whether the client had disconnected."""
+    lines: list[bool] = []
+    monkeypatch.setattr(
+        "barbtx.api.http.log_request", lambda request, seconds, disconnected: lines.append(disconnected)
+    )
+    return lines
+
+
 @pytest.mark.parametrize("held_by", ["transport", "pipelined request"])
 @pytest.mark.parametrize("end", ["disconnect", "write timeout"])
-def test_a_finished_request_that_the_channel_keeps_is_logged_once(held_by: str, end: str, monkeypatch) -> None:
-    logged: list[bool] = []
-    monkeypatch.setattr("barbtx.api.http.log_request", lambda request, seconds, disconnected: logged.append(disconnected))
+def test_a_finished_request_that_the_channel_keeps_is_logged_once(held_by: str, end: str, logged: list[bool]) -> None:
     made = Connected()
     made.channel.dataReceived(get("/hold") + (get("/big/1") if held_by == "pipelined request" else b""))
     if held_by == "transport" or end == "write timeout":
@@ -169,9 +177,7 @@ def test_a_finished_request_that_the_channel_keeps_is_logged_once(held_by: str, 
     assert logged == [False] and made.site.gauges()["requests"] == 0
 
 
-def test_an_unfinished_request_is_logged_when_the_client_disconnects(monkeypatch) -> None:
-    logged: list[bool] = []
-    monkeypatch.setattr("barbtx.api.http.log_request", lambda request, seconds, disconnected: logged.append(disconnected))
+def test_an_unfinished_request_is_logged_when_the_client_disconnects(logged: list[bool]) -> None:
     made = Connected()
     made.channel.dataReceived(get("/hold"))
     made.channel.connectionLost(Failure(ConnectionDone()))

@@ -16,7 +16,7 @@ def run() -> None:
     attributes = context.config.attributes
     engine = make_engine(attributes["url"], 1, 30.0, bound_statements=False)
     if engine.dialect.name == "postgresql":
-        # A statement that follows a wait for a lock must see what was committed meanwhile, whatever the server's default.
+        # A statement after a wait for a lock must see what was committed meanwhile, whatever the server's default is.
         engine = engine.execution_options(isolation_level="READ COMMITTED")
     try:
         with engine.connect() as connection:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from twisted.application.service import Service
@@ -19,12 +20,24 @@ _OTHERS = (signal.SIGHUP, signal.SIGUSR1)
 def before_start() -> None:
     """Install handlers for the time before the reactor runs: SIGTERM and SIGINT exit with status 0; others do nothing.
 
-    By default SIGHUP and SIGUSR1 would terminate the process, and twistd would rotate its log file on SIGUSR1.
+    By default SIGHUP and SIGUSR1 would terminate the process, and twistd would rotate its log file on SIGUSR1. They are
+    unblocked, since the parent of several API processes starts each with these signals blocked.
     """
     for number in _STOP:
         signal.signal(number, lambda *_: sys.exit(0))
     for number in _OTHERS:
         signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OTHERS)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Block SIGHUP and SIGUSR1. A process that is started meanwhile does not get them before :func:`before_start`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals(Service):

@@ -17,8 +17,15 @@ SOCKET = 3
 #: that the parent has ended.
 CHANNEL = 4
 
+#: A worker sends this when it is about to listen, and does so when the parent has answered: from then on the parent
+#: does not refuse connections on the socket.
+OPENING, OPEN = b"opening", b"open"
+
 #: A worker sends this when it accepts connections.
 LISTENING = b"listening"
+
+#: A worker sends this when it has stopped listening.
+CLOSED = b"closed"
 
 #: The parent requests a reload, and the worker confirms that it has ended.
 RELOAD, RELOADED = b"reload", b"reloaded"

@@ -157,8 +157,11 @@ class Request(RequestBase):
             self.site.end(self, is_disconnected=False)
 
     def connectionLost(self, reason: Failure) -> None:
-        """End the request, and cancel what :meth:`respond_later` waits for, because the client has disconnected."""
-        if self._is_processed:
+        """End the request, and cancel what :meth:`respond_later` waits for, because the client has disconnected.
+
+        A finished request has ended before; the channel keeps it until the next one may start.
+        """
+        if self._is_processed and not self.finished:
             self.site.end(self, is_disconnected=True)
         super().connectionLost(reason)
         running, self._running = self._running, None

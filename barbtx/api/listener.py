@@ -41,6 +41,9 @@ class Opening(Protocol):
     def listening(self, port: IListeningPort) -> None:
         """Report that the process listens."""
 
+    def closed(self) -> None:
+        """Report that it no longer does."""
+
 
 @attrs.frozen
 class OwnPort:
@@ -61,6 +64,9 @@ class OwnPort:
         bound = port.getHost()
         assert isinstance(bound, IPv4Address | IPv6Address)
         log_listening(self.host, bound.port)
+
+    def closed(self) -> None:
+        """Do nothing: the system refuses connections to a port that no process has."""
 
 
 class ApiListener(Service):
@@ -130,6 +136,7 @@ class ApiListener(Service):
             # connection arrives in between.
             self.site.clock.callLater(0, _accept_waiting, self._port)
             await maybeDeferred(self._port.stopListening)
+            self._opening.closed()
         self._release()
         await self.site.drain(self._conf.shutdown_seconds)
 

@@ -9,20 +9,22 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+import attrs
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from barbtx.api.descriptor_limit import BACKLOG
 from barbtx.lifecycle import Stack, stop_reactor
 from barbtx.reactor import IReactor
 from barbtx.signals import Signals
-from barbtx.worker_process import CHANNEL, LISTENING, RELOAD, RELOADED, REPORT, SOCKET, number
+from barbtx.worker_process import CHANNEL, CLOSED, LISTENING, OPEN, OPENING, RELOAD, RELOADED, REPORT, SOCKET, number
 
 log = Logger()
 
@@ -61,6 +63,24 @@ class Channel(LineOnlyReceiver):
         self._lost()
 
 
+@implementer(IStreamServerEndpoint)
+@attrs.frozen
+class _BoundSocket:
+    """Listens on the socket that the parent has bound."""
+
+    reactor: IReactor
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Begin to listen."""
+        with socket.socket(fileno=os.dup(SOCKET)) as bound:
+            bound.listen(BACKLOG)
+            family = bound.family
+        port: Deferred[IListeningPort] = AdoptedStreamServerEndpoint(self.reactor, SOCKET, family).listen(
+            protocolFactory
+        )
+        return port
+
+
 class Worker(Service):
     """What distinguishes a worker from an API process without a parent: its port, and who controls it.
 
@@ -73,6 +93,7 @@ class Worker(Service):
         self._channel = Channel(self._received, self._lost)
         self._reload: Callable[[], Deferred[None]]
         self._report: Callable[[], object]
+        self._may_listen: Deferred[None] = Deferred()
 
     @classmethod
     def of_this_process(cls, reactor: IReactor) -> Worker | None:
@@ -99,20 +120,24 @@ class Worker(Service):
         self._reactor.callWhenRunning(self._channel.adopt, self._reactor, CHANNEL)
 
     async def endpoint(self) -> IStreamServerEndpoint:
-        """Return the endpoint of the socket that the parent has bound."""
-        with socket.socket(fileno=os.dup(SOCKET)) as bound:
-            bound.listen(BACKLOG)
-            family = bound.family
-        endpoint: IStreamServerEndpoint = AdoptedStreamServerEndpoint(self._reactor, SOCKET, family)
-        return endpoint
+        """Return the endpoint of the socket that the parent has bound, as soon as the parent knows that it is used."""
+        self._channel.sendLine(OPENING)
+        await self._may_listen
+        return _BoundSocket(self._reactor)
 
     def listening(self, port: IListeningPort) -> None:
         """Tell the parent."""
         log.info("API process {number} accepts connections", number=number())
         self._channel.sendLine(LISTENING)
 
+    def closed(self) -> None:
+        """Tell the parent, which still has the socket: it refuses connections unless another process listens on it."""
+        self._channel.sendLine(CLOSED)
+
     def _received(self, word: bytes) -> None:
-        if word == RELOAD:
+        if word == OPEN:
+            self._may_listen.callback(None)
+        elif word == RELOAD:
             self._reload().addBoth(lambda _: self._channel.sendLine(RELOADED))
         elif word == REPORT:
             self._report()

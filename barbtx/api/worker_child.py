@@ -24,14 +24,29 @@ from twisted.python.failure import Failure
 from barbtx.api.worker import Channel
 from barbtx.invocation import Invocation
 from barbtx.reactor import IReactor
-from barbtx.worker_process import CHANNEL, CHECK_FIRST, LISTENING, RELOAD, RELOADED, REPORT, SOCKET, VARIABLE
+from barbtx.signals import blocked
+from barbtx.worker_process import (
+    CHANNEL,
+    CHECK_FIRST,
+    CLOSED,
+    LISTENING,
+    OPEN,
+    OPENING,
+    RELOAD,
+    RELOADED,
+    REPORT,
+    SOCKET,
+    VARIABLE,
+)
 
 log = Logger()
 
 #: Options that the parent uses itself, so that all processes keep those of its startup.
 FIXED = (
+    "[DEFAULT] graceful_shutdown_timeout",
     "[DEFAULT] log_format",
     "[DEFAULT] log_level",
+    "[DEFAULT] start_check_seconds",
     "[api] bind_host",
     "[api] bind_port",
     "[api] workers",
@@ -57,13 +72,17 @@ class Command:
 
     @classmethod
     def from_invocation(cls, invocation: Invocation, conf: cfg.ConfigOpts) -> Command:
-        """Make the command line from that of this process.
+        """Make the command line from that of this process, with absolute paths: twistd changes the directory later.
 
         :param conf: the configuration of this process.
         """
         twistd = invocation.twistd
+        script = sys.argv[0]
         # The interpreter's options and the script: all but the script's own arguments.
-        program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        program = [
+            os.path.abspath(part) if part == script and os.path.isfile(part) else part
+            for part in sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        ]
         options = ["--nodaemon", "--pidfile="]
         if twistd.get("reactor"):
             options.append(f"--reactor={twistd['reactor']}")
@@ -71,7 +90,6 @@ class Command:
             options.append(f"--logger={twistd['logger'].__module__}.{twistd['logger'].__qualname__}")
         if twistd.get("syslog"):
             options += ["--syslog", f"--prefix={twistd['prefix']}"]
-        # twistd may have changed the directory.
         options += ["barbtx", *(f"--config-file={os.path.abspath(path)}" for path in invocation.files)]
         options += [f"--set={setting}" for setting in invocation.settings]
         for name in FIXED:
@@ -89,7 +107,8 @@ class Child(ProcessProtocol):
     :param grace: seconds after which a process that was asked to stop is killed.
     :ivar pid: its process id.
     :ivar since: the reactor's time when it was started.
-    :ivar listening: whether it accepts connections.
+    :ivar open: whether it is about to accept connections or does.
+    :ivar listening: whether it has begun to accept connections, and has not ended.
     :ivar stopping: whether it was asked to stop.
     :ivar running: whether it has not ended.
     :ivar outcome: how it has ended.
@@ -98,7 +117,7 @@ class Child(ProcessProtocol):
     def __init__(self, reactor: IReactor, number: int, write: Callable[[str], None], grace: float) -> None:
         self.pid = 0
         self.since = reactor.seconds()
-        self.listening = self.stopping = False
+        self.open = self.listening = self.stopping = False
         self.running = True
         self.outcome = ""
         self._reactor = reactor
@@ -133,13 +152,15 @@ class Child(ProcessProtocol):
         if check_first:
             variables[CHECK_FIRST] = "1"
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        # While the process imports its modules, the default handlers of these signals would end it. If the standard
+        # input of this process is closed, another of its files has descriptor 0.
+        with ours, theirs, open(os.devnull, "rb") as nothing, blocked():
             reactor.spawnProcess(
                 child,
                 sys.executable,
                 [sys.executable, *command.arguments],
                 {**os.environ, **variables},
-                childFDs={0: 0, 1: "r", 2: "r", SOCKET: bound.fileno(), CHANNEL: theirs.fileno()},
+                childFDs={0: nothing.fileno(), 1: "r", 2: "r", SOCKET: bound.fileno(), CHANNEL: theirs.fileno()},
             )
             child._channel.adopt(reactor, ours.detach())
         return child
@@ -167,6 +188,10 @@ class Child(ProcessProtocol):
     def wait_for_start(self) -> Deferred[bool]:
         """Return a Deferred that fires with True when the process listens, or with False when it has ended."""
         return succeed(True) if self.listening else self._wait(_Event.LISTENING)
+
+    def wait_for_close(self) -> Deferred[bool]:
+        """Return a Deferred that fires when the process has stopped listening, with False when it has ended before."""
+        return self._wait(_Event.CLOSED)
 
     def wait_for_end(self) -> Deferred[bool]:
         """Return a Deferred that fires when the process has ended."""
@@ -196,7 +221,7 @@ class Child(ProcessProtocol):
             self._killing.cancel()
         self._lines.end()
         self._errors.end()
-        self.running = self.listening = False
+        self.running = self.open = self.listening = False
         status = reason.value
         self.outcome = (
             f"was killed by signal {status.signal}"
@@ -207,9 +232,15 @@ class Child(ProcessProtocol):
             self._fire(event, event is _Event.ENDED)
 
     def _received(self, word: bytes) -> None:
-        if word == LISTENING:
+        if word == OPENING:
+            self.open = True
+            self._channel.sendLine(OPEN)
+        elif word == LISTENING:
             self.listening = True
             self._fire(_Event.LISTENING, True)
+        elif word == CLOSED:
+            self.open = False
+            self._fire(_Event.CLOSED, True)
         elif word == RELOADED:
             self._fire(_Event.RELOADED, True)
 
@@ -239,6 +270,7 @@ class Child(ProcessProtocol):
 class _Event(enum.Enum):
     LISTENING = enum.auto()
     RELOADED = enum.auto()
+    CLOSED = enum.auto()
     ENDED = enum.auto()
 
 

@@ -58,7 +58,6 @@ class Slot:
         self._start = start
         self._start_seconds = start_seconds
         self._children: set[Child] = set()
-        self._starting: Child | None = None
         self._lock = DeferredLock()
         self._failures = 0
         self._restarting: IDelayedCall | None = None
@@ -120,11 +119,10 @@ class Slot:
             log.error("API process {number} cannot be started: {reason}", number=self.number, reason=str(problem))
             return False
         self._children.add(new)
+        new.wait_for_close().addCallback(lambda _: self._refuse_unless_open())
         new.wait_for_end().addCallback(lambda _: self._ended(new))
         too_late = self._reactor.callLater(self._start_seconds, self._kill, new)
-        self._starting = new
         listens = await new.wait_for_start()
-        self._starting = None
         if too_late.active():
             too_late.cancel()
         if listens and not self._stopped:
@@ -139,6 +137,11 @@ class Slot:
             "API process {number} does not listen after {seconds} s", number=self.number, seconds=self._start_seconds
         )
         child.kill()
+
+    def _refuse_unless_open(self) -> None:
+        """Let the other processes get all connections, unless one listens on this socket or is about to."""
+        if not any(child.open for child in self._children):
+            refuse_connections(self._socket)
 
     def _ended(self, child: Child) -> None:
         self._children.discard(child)
@@ -156,16 +159,11 @@ class Slot:
         self.child = None
         if self._reactor.seconds() - child.since > _STABLE_SECONDS:
             self._failures = 0
-        # The other processes get the connections until this one is replaced. One that is about to listen must not be
-        # interrupted.
-        if self._starting is None:
-            refuse_connections(self._socket)
         self._restart_later()
 
     def _keep(self) -> None:
         """Have a process started unless one serves."""
         if self.child is None and not (self._restarting is not None and self._restarting.active()):
-            refuse_connections(self._socket)
             self._restart_later()
 
     def _restart_later(self) -> None:

@@ -22,7 +22,7 @@ from tests.conftest import unique
 from tests.support.documents import DOCUMENTS, Block, blocks, code_names, commands, exists
 from tests.support.programs import require
 from tests.support.servers import PostgreSQL
-from tests.support.service import ROOT, Deployment
+from tests.support.service import ROOT, Deployment, manage
 
 TOURS = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
 BACKUP = ROOT / "docs" / "howto" / "backup.md"
@@ -160,20 +160,33 @@ class Shell:
                 assert self._ids.setdefault(name, real) == real, command
 
 
+@pytest.mark.parametrize("only_data", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_database_is_backed_up_and_restored_as_the_guide_shows(postgresql: PostgreSQL, tmp_path: Path) -> None:
+async def test_a_database_is_backed_up_and_restored_as_the_guide_shows(
+    postgresql: PostgreSQL, tmp_path: Path, only_data: bool
+) -> None:
     shown = [command.text for block in blocks("console", BACKUP) for command in commands(block)]
-    dump, restore = (command for command in shown if command.startswith(("pg_dump ", "pg_restore ")))
+    dump, restore = (
+        command
+        for command in shown
+        if command.startswith(("pg_dump ", "pg_restore ")) and ("--data-only" in command) == only_data
+    )
     database, restored = postgresql.new_database(unique()), postgresql.new_database(unique())
     deployment = Deployment(tmp_path, database)
     try:
         api = deployment.api()
         secret = await api.store("s3cr3t")
+        if only_data:
+            manage("db", "upgrade", "-d", restored)
         for command, url in ((dump, database), (restore, restored)):
             program, *arguments = shlex.split(command.replace("postgresql://barbtx@db.example/barbtx", url))
             subprocess.run([require(program), *arguments], cwd=tmp_path, check=True, timeout=120)
         deployment.stop()
+        if only_data:
+            (recount,) = (shlex.split(command)[3:] for command in shown if command.endswith(" db recount"))
+            manage(*recount, "-d", restored)
         api = deployment.api(**{"database.connection": restored})
+        assert (await api.get("/v1/secrets")).json["total"] == 1
         path = f"/v1/secrets/{secret.rpartition('/')[2]}/payload"
         assert (await api.get(path, headers={"Accept": "text/plain"})).content == b"s3cr3t"
     finally:

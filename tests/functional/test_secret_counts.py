@@ -33,7 +33,7 @@ from barbtx.model.repositories.secrets import SecretRepo
 from barbtx.tasks.count_folding import CountFolding
 from tests.conftest import unique
 from tests.functional.conftest import NOW
-from tests.support.servers import PostgreSQL
+from tests.support.servers import PATIENCE, PostgreSQL, wait_until
 
 DAY = datetime.timedelta(days=1)
 PROJECTS = ("p0", "p1", "p2")
@@ -243,6 +243,26 @@ async def test_an_upgrade_counts_what_is_there(database_url: str) -> None:
         assert await database.interact(lambda session: count_unexpired(session, "p", NOW)) == expected
     finally:
         database.stop()
+
+
+def test_an_upgrade_counts_what_was_written_while_it_waited(postgresql: PostgreSQL) -> None:
+    url = postgresql.new_database(unique())
+    assert manage(["db", "upgrade", "-d", url, "-v", "0008"]) == 0
+    with (
+        psycopg.connect(url, autocommit=True) as observer,
+        psycopg.connect(url) as writer,
+        ThreadPoolExecutor() as threads,
+    ):
+        name = observer.info.dbname
+        observer.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
+        observer.execute("INSERT INTO projects VALUES ('p', 'external p', now())")
+        writer.execute(_INSERT, (["p"], [None]))
+        upgrade = threads.submit(manage, ["db", "upgrade", "-d", url])
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        wait_until(lambda: observer.execute(waiting, (name,)).fetchone() == (1,), PATIENCE, "the upgrade does not wait")
+        writer.commit()
+        assert upgrade.result() == 0
+        assert observer.execute("SELECT project_id, secrets FROM secret_counts").fetchall() == [("p", 1)]
 
 
 @pytest_twisted.ensureDeferred

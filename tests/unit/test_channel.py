@@ -151,6 +151,39 @@ def test_a_connection_that_ends_begins_no_further_request(end: str) -> None:
     assert made.echo.rendered == 1
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each line of the access log, whether the client had disconnected."""
+    lines: list[bool] = []
+    monkeypatch.setattr(
+        "barbtx.api.http.log_request", lambda request, seconds, disconnected: lines.append(disconnected)
+    )
+    return lines
+
+
+@pytest.mark.parametrize("held_by", ["transport", "pipelined request"])
+@pytest.mark.parametrize("end", ["disconnect", "write timeout"])
+def test_a_finished_request_that_the_channel_keeps_is_logged_once(held_by: str, end: str, logged: list[bool]) -> None:
+    made = Connected()
+    made.channel.dataReceived(get("/hold") + (get("/big/1") if held_by == "pipelined request" else b""))
+    if held_by == "transport" or end == "write timeout":
+        made.transport.fill()
+    made.echo.hold[0].finish()
+    assert logged == [False] and made.channel.requests == made.echo.hold, "the channel does not keep it"
+    if end == "write timeout":
+        made.clock.advance(20)
+        assert made.transport.aborted
+    made.channel.connectionLost(Failure(ConnectionDone()))
+    assert logged == [False] and made.site.gauges()["requests"] == 0
+
+
+def test_an_unfinished_request_is_logged_when_the_client_disconnects(logged: list[bool]) -> None:
+    made = Connected()
+    made.channel.dataReceived(get("/hold"))
+    made.channel.connectionLost(Failure(ConnectionDone()))
+    assert logged == [True]
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_what_is_received_ahead_is_bounded(full: bool) -> None:
     made = Connected()

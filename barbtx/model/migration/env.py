@@ -15,6 +15,9 @@ def run() -> None:
     """Run the migrations of the current command in one transaction, while no other upgrade of the database runs."""
     attributes = context.config.attributes
     engine = make_engine(attributes["url"], 1, 30.0, bound_statements=False)
+    if engine.dialect.name == "postgresql":
+        # A statement after a wait for a lock must see what was committed meanwhile, whatever the server's default is.
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
     try:
         with engine.connect() as connection:
             # On SQLite this begins a write transaction, so that no other process writes between our reads and writes.

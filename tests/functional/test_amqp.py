@@ -358,9 +358,7 @@ async def test_work_without_messages_and_messages_share_the_configured_number(
         for _ in range(2):
             await within(found.get())
 
-    service = consumer(
-        broker, topology, _Tasks(), handle=lambda body: work(taken), process_next=lambda: work(found)
-    )
+    service = consumer(broker, topology, _Tasks(), handle=lambda body: work(taken), process_next=lambda: work(found))
     service.startService()
     await within(sender.send(MESSAGE))
     await within(taken.get())

@@ -188,8 +188,8 @@ class _Group:
         try:
             self.transactions.run(partial(self._attempt, shared), shared)
         except TransactionAbandoned:
-            # One was abandoned after it had run. Only other transactions can leave it out, and one for all that are left
-            # would let the quick ones wait a second time for the slow one that may be the reason.
+            # One was abandoned after it had run. Only other transactions can leave it out. If that were one for all that
+            # are left, the quick ones would wait a second time for the slow one that may be the reason.
             failed: Iterable[_GroupedWrite] = self._take(len(self.waiting))
         except DatabaseUnavailable as error:
             if error.outcome_unknown:

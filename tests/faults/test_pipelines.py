@@ -38,6 +38,7 @@ from barbtx.model.records import (
     Task,
     lane_of,
 )
+from barbtx.model.repositories.claim_statement import claim_statement, claim_values
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, WrongLane
 from barbtx.model.repositories.secrets import SecretRepo
@@ -517,6 +518,28 @@ async def test_a_claim_reads_as_few_rows_as_it_claims_although_statistics_are_mi
             "WHERE relname IN ('orders', 'order_retry_tasks')"
         )
     assert read[0][0] < 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_of_unknown_outcome_waits_for_the_transaction_that_may_have_taken_an_order(
+    world: World, orders: OrderRepo
+) -> None:
+    made = [await order(world, orders) for _ in range(2)]
+    claim, statement = Claim(), claim_statement(30)
+    claim.may_be_taken = True
+    values = claim_values(SYMMETRIC, "", [(claim.token, None)])
+    parameters = statement.parameters({**values, "deadline": datetime.datetime(2100, 1, 1)})
+    with world.connect() as connection:
+        with connection.transaction():
+            result = connection.pgconn.exec_params(
+                statement.text, [None if v is None else str(v).encode() for v in parameters]
+            )
+            assert not result.error_message
+            again = orders.claim_next(SYMMETRIC, "", 30, claim=claim)
+            while not world.run("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                await pause(0.02)
+        assert (await again).order.id == made[0]
+    assert world.run("SELECT count(*)::int FROM order_retry_tasks WHERE lease IS NOT NULL") == [(1,)]
 
 
 @pytest_twisted.ensureDeferred

@@ -188,7 +188,7 @@ class _Group:
         try:
             self.transactions.run(partial(self._attempt, shared), shared)
         except TransactionAbandoned:
-            # One was abandoned after it had run. Only other transactions can leave it out. If that were one for all that
+            # One was abandoned after it had run. Only other transactions can leave it out. If it were one for all that
             # are left, the quick ones would wait a second time for the slow one that may be the reason.
             failed: Iterable[_GroupedWrite] = self._take(len(self.waiting))
         except DatabaseUnavailable as error:

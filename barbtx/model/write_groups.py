@@ -1,8 +1,8 @@
 """Writes that share a transaction, and so a commit, on SQLite, which has one writer at a time.
 
 When the turn of a write comes, all that wait run in the same transaction, each in a savepoint. One that fails changes
-nothing and runs again in a transaction of its own, which decides its outcome. If the transaction as a whole fails, all
-of them do, unless its outcome is unknown.
+nothing and runs again in a transaction of its own, which decides its outcome. If the transaction as a whole fails, or
+if the caller of one that has run leaves, all of them do, unless its outcome is unknown.
 """
 
 from __future__ import annotations
@@ -188,14 +188,15 @@ class _Group:
         try:
             self.transactions.run(partial(self._attempt, shared), shared)
         except TransactionAbandoned:
-            # One was abandoned after it had run. Only another transaction can leave it out.
-            return
+            # One was abandoned after it had run. Only other transactions can leave it out. If it were one for all that
+            # are left, the quick ones would wait a second time for the slow one that may be the reason.
+            failed: Iterable[_GroupedWrite] = self._take(len(self.waiting))
         except DatabaseUnavailable as error:
             if error.outcome_unknown:
                 self._answer((write, write.fail(error.renewed)) for write, _ in shared.succeeded)
                 unknown = {write for write, _ in shared.succeeded}
                 self.waiting = deque(write for write in self.waiting if write not in unknown)
-            failed: Iterable[_GroupedWrite] = self._take(len(self.waiting))
+            failed = self._take(len(self.waiting))
         except Exception:
             failed = self._take(len(self.waiting))
         else:

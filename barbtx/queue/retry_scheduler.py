@@ -104,7 +104,7 @@ class RetryScheduler(Service):
         unsent, self._unsent = self._unsent, set()
         if unsent:
             try:
-                await self._orders.make_due(sorted(unsent), 0)
+                await self._orders.make_due(sorted(unsent), self._conf.republish_seconds)
             except ServiceUnavailable:
                 self._unsent |= unsent
                 raise

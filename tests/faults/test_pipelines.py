@@ -38,6 +38,7 @@ from barbtx.model.records import (
     Task,
     lane_of,
 )
+from barbtx.model.repositories.claim_statement import claim_statement, claim_values
 from barbtx.model.repositories.keks import KEKRepo
 from barbtx.model.repositories.orders import Claim, LeaseLost, OrderRepo, WrongLane
 from barbtx.model.repositories.secrets import SecretRepo
@@ -543,8 +544,15 @@ async def test_a_claim_reads_as_few_rows_as_it_claims_although_statistics_are_mi
         await order(world, orders)
     # The plan is made now.
     assert await orders.claim_next(SYMMETRIC, "", 30) is not None
-    for _ in range(200):
-        await order(world, orders)
+    # What this session reads to check foreign keys is reported before it is forgotten.
+    world.run(
+        "INSERT INTO orders SELECT (jsonb_populate_record(o, jsonb_build_object('id', gen_random_uuid()))).* "
+        "FROM (SELECT o FROM orders o LIMIT 1) AS one (o), generate_series(1, 200);"
+        "INSERT INTO order_retry_tasks SELECT (jsonb_populate_record(t, jsonb_build_object('order_id', o.id))).* "
+        "FROM (SELECT t FROM order_retry_tasks t WHERE waits_in IS NOT NULL LIMIT 1) AS one (t), orders o "
+        "WHERE NOT EXISTS (SELECT FROM order_retry_tasks k WHERE k.order_id = o.id);"
+        "SELECT pg_stat_force_next_flush()"
+    )
     world.run("SELECT pg_stat_reset()")
     leases = await gatherResults([orders.claim_next(SYMMETRIC, "", 30, _IDS[0], "p") for _ in range(10)])
     assert len({lease.order.id for lease in leases}) == 10
@@ -561,6 +569,28 @@ async def test_a_claim_reads_as_few_rows_as_it_claims_although_statistics_are_mi
             "WHERE relname IN ('orders', 'order_retry_tasks')"
         )
     assert read[0][0] < 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_of_unknown_outcome_waits_for_the_transaction_that_may_have_taken_an_order(
+    world: World, orders: OrderRepo
+) -> None:
+    made = [await order(world, orders) for _ in range(2)]
+    claim, statement = Claim(), claim_statement(30)
+    claim.may_be_taken = True
+    values = claim_values(SYMMETRIC, "", [(claim.token, None)])
+    parameters = statement.parameters({**values, "deadline": datetime.datetime(2100, 1, 1)})
+    with world.connect() as connection:
+        with connection.transaction():
+            result = connection.pgconn.exec_params(
+                statement.text, [None if v is None else str(v).encode() for v in parameters]
+            )
+            assert not result.error_message
+            again = orders.claim_next(SYMMETRIC, "", 30, claim=claim)
+            while not world.run("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                await pause(0.02)
+        assert (await again).order.id == made[0]
+    assert world.run("SELECT count(*)::int FROM order_retry_tasks WHERE lease IS NOT NULL") == [(1,)]
 
 
 @pytest_twisted.ensureDeferred

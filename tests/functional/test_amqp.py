@@ -329,6 +329,65 @@ async def test_no_more_tasks_are_in_hand_than_configured(
 
 
 @pytest_twisted.ensureDeferred
+async def test_work_without_messages_and_messages_share_the_configured_number(
+    sender: AMQPTransport, broker: Brokers, topology: Topology
+) -> None:
+    running: list[Deferred] = []
+    numbers: list[int] = []
+    found: DeferredQueue = DeferredQueue()
+    taken: DeferredQueue = DeferredQueue()
+
+    async def work(begun: DeferredQueue) -> bool:
+        gate: Deferred = Deferred()
+        running.append(gate)
+        numbers.append(len(running))
+        begun.put(None)
+        await gate
+        return True
+
+    def end_all() -> None:
+        for gate in list(running):
+            running.remove(gate)
+            gate.callback(None)
+
+    async def look() -> None:
+        # The first look finds something, so that as many as are allowed follow.
+        end_all()
+        await within(found.get())
+        end_all()
+        for _ in range(2):
+            await within(found.get())
+
+    service = consumer(broker, topology, _Tasks(), handle=lambda body: work(taken), process_next=lambda: work(found))
+    service.startService()
+    await within(sender.send(MESSAGE))
+    await within(taken.get())
+    await look()
+    for _ in range(4):
+        await within(sender.send(MESSAGE))
+    while service.gauges()["messages in flight"] != 2:
+        await deferLater(reactor(), 0.01, lambda: None)
+    assert len(running) == 2 and not taken.pending
+    for _ in range(4):
+        end_all()
+        await within(taken.get())
+    await look()
+    await within(sender.send(MESSAGE))
+    while not service.gauges()["messages in flight"]:
+        await deferLater(reactor(), 0.01, lambda: None)
+    # The message still waits, and is returned.
+    stopped = service.stopService()
+    end_all()
+    await within(stopped)
+    assert max(numbers) == 2 and not service.unfinished and not taken.pending
+    again = _Tasks()
+    service = consumer(broker, topology, again)
+    service.startService()
+    assert await within(again.taken.get()) == MESSAGE
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_bad_message_is_put_aside_and_the_next_one_taken(
     sender: AMQPTransport, client: Client, channel: Channel, broker: Brokers, topology: Topology
 ) -> None:

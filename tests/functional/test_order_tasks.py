@@ -18,6 +18,7 @@ from barbtx.model.database import Database
 from barbtx.model.database_time import database_time
 from barbtx.model.models import OrderRetryTask
 from barbtx.model.records import ASYMMETRIC, SYMMETRIC, GeneratedObjects, Lease, NewSecret
+from barbtx.model.repositories import order_tasks
 from barbtx.model.repositories.order_tasks import LeaseLost, WrongLane
 from barbtx.model.repositories.orders import OrderRepo
 from barbtx.model.repositories.secrets import SecretRepo
@@ -45,8 +46,8 @@ async def change(database: Database, statement: Update) -> None:
     await database.interact(work)
 
 
-async def due(orders: OrderRepo) -> set[str]:
-    return {task.order_id for task in await orders.take_due(10, 60)}
+async def due(orders: OrderRepo, *, permits: bool = False) -> set[str]:
+    return {task.order_id for task in await orders.take_due(10, 60, permits=permits)}
 
 
 @pytest.mark.parametrize("jump", [61, HOUR, 400 * 24 * HOUR])
@@ -71,7 +72,7 @@ async def test_what_a_clock_that_ran_ahead_has_written_holds_nothing_up(
         elif write == "release":
             await orders.release(lease)
         else:
-            await orders.make_due([order_id], 5)
+            await orders.make_due([order_id], 60)
         clock.rightNow -= jump
         assert await due(orders) == {order_id}, write
         assert await due(orders) == set(), write
@@ -121,13 +122,14 @@ async def test_tasks_live_by_the_databases_clock_and_not_by_the_nodes(database: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_could_not_be_published_is_due_again_soon_whatever_its_age(orders: OrderRepo, clock: Clock) -> None:
+async def test_what_could_not_be_published_is_due_again_at_once_whatever_its_age(
+    orders: OrderRepo, clock: Clock
+) -> None:
     order_id, taken = await new_order(orders), await new_order(orders)
     clock.advance(1000)
     assert await due(orders) == {order_id, taken}
     await orders.claim(taken, "p", 30)
-    await orders.make_due([order_id, taken, str(uuid.uuid4())], 5)
-    clock.advance(5)
+    await orders.make_due([order_id, taken, str(uuid.uuid4())], 60)
     assert await due(orders) == {order_id}
 
 
@@ -143,7 +145,7 @@ async def test_what_is_merely_queued_is_not_published_again_while_orders_of_its_
     await finish(orders, await orders.claim(done, "p", 30))
 
     async def permits() -> set[str]:
-        return {task.order_id for task in await orders.take_due(10, 60, permits=True)}
+        return await due(orders, permits=True)
 
     # The other lane makes no progress, and nobody has published the retry.
     assert await permits() == {retried, pair}
@@ -158,6 +160,22 @@ async def test_what_is_merely_queued_is_not_published_again_while_orders_of_its_
     await finish(orders, await orders.claim(await new_order(orders), "p", 30))
     # It waits for so long that something may be wrong with it.
     assert queued in await permits()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_has_no_message_is_published_at_once_although_orders_of_its_lane_are_done(
+    database: Database, orders: OrderRepo
+) -> None:
+    done, released, refused, closed, queued = [
+        await new_order(orders, project) for project in ("p", "p", "p", "closed", "p")
+    ]
+    await finish(orders, await orders.claim(done, "p", 30))
+    await orders.release(await orders.claim(released, "p", 30))
+    await orders.make_due([refused], 60)
+    await database.interact(lambda session: order_tasks.make_project_due(session, "closed"))
+    assert await due(orders, permits=True) == {released, refused, closed}
+    assert await due(orders, permits=True) == set()
+    assert (await orders.claim(queued, "p", 30)).attempt == 1
 
 
 async def finish(orders: OrderRepo, lease: Lease) -> None:

@@ -201,6 +201,23 @@ async def test_one_that_is_cancelled_after_it_ran_is_rolled_back_and_the_others_
 
 
 @pytest_twisted.ensureDeferred
+async def test_after_one_has_left_the_quick_ones_do_not_wait_for_a_slow_one_again(world: World) -> None:
+    runs = [Held(), Held()]
+    remaining = iter(runs)
+    quick, gone, slow, last = await world.group(
+        adding("quick"), adding("gone"), adding("slow", lambda _: next(remaining)()), adding("last")
+    )
+    await runs[0].reached
+    gone.cancel()
+    runs[0].drop()
+    await runs[1].reached
+    assert await quick == "quick" and world.names() == {"quick"}
+    runs[1].drop()
+    assert await outcomes([slow, last]) == ["slow", "last"]
+    assert isinstance((await outcomes([gone]))[0], CancelledError) and world.names() == {"quick", "slow", "last"}
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_leaves_during_the_commit_does_not_know_its_outcome(world: World) -> None:
     held = Held()
     event.listen(world.database.engine, "commit", lambda _: world.commits == 2 and held())

@@ -50,9 +50,10 @@ from barbtx.model.repositories.rows import fields
 
 _O, _T, _P, _R = models.Order, models.OrderRetryTask, models.Project, models.ProjectRemoval
 
+# A claim of unknown outcome takes the same lock before it is repeated (see order_claims), and so waits for this one.
 _ASKED = (
-    "SELECT n, k ->> 0 AS token, k ->> 1 AS order_id FROM json_array_elements(CAST(:claims AS json)) "
-    "WITH ORDINALITY AS t(k, n)"
+    "SELECT n, k ->> 0 AS token, k ->> 1 AS order_id, pg_advisory_xact_lock(hashtextextended(k ->> 0, 0)) AS locked "
+    "FROM json_array_elements(CAST(:claims AS json)) WITH ORDINALITY AS t(k, n)"
 )
 
 

@@ -6,7 +6,7 @@ import datetime
 import uuid
 
 import attrs
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from barbtx.errors import NotFound
@@ -97,6 +97,8 @@ def _take(session: Session, order_id: str, claim: Claim, now: datetime.datetime,
 def _confirm(session: Session, claim: Claim, now: datetime.datetime, seconds: float) -> Lease | None:
     """The lease that an earlier attempt has taken, if its transaction was committed after all."""
     if claim.may_be_taken:
+        # The transaction that may have taken it, by a claim statement, may still be committing.
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(claim.token, 0))))
         claim.taken = session.scalar(select(_T.order_id).where(_T.lease == claim.token))
     if claim.taken is None or not order_tasks.confirm_lease(session, claim.taken, claim.token, now, seconds):
         return None

@@ -33,6 +33,9 @@ LONGEST_WAIT = 3600.0
 # Tolerated difference between the clocks of a database server and of its successor, or of different machines.
 _CLOCK_TOLERANCE = datetime.timedelta(seconds=60)
 
+# When a task that needs a message at once is due: in the past by any clock, and overdue by any interval.
+_AT_ONCE = datetime.datetime(1970, 1, 1)
+
 
 class LeaseLost(Exception):
     """The order was deleted, or another worker has claimed it; nothing was stored."""
@@ -194,7 +197,7 @@ def release(session: Session, lease: Lease, now: datetime.datetime) -> None:
         lease,
         lease=None,
         leased_until=None,
-        retry_at=now,
+        retry_at=_AT_ONCE,
         retry_count=_T.retry_count - 1,
         written_at=now,
         waits_in=lane_of(lease.order.type),
@@ -266,12 +269,16 @@ def take_due(
     ]
 
 
-def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, seconds: float) -> None:
-    """Make tasks that could not be published due in some seconds, unless a worker has claimed them."""
+def make_due(session: Session, ids: Sequence[str], now: datetime.datetime, republish_after: float) -> None:
+    """Make tasks that could not be published due at once, unless a worker has claimed them.
+
+    :param republish_after: see :func:`take_due`.
+    """
+    # Those that are due for longer are taken first, so that a queue that refuses everything holds up no other for long.
     session.execute(
         update(_T)
         .where(_T.order_id.in_(ids), _T.waits_in.is_not(None))
-        .values(retry_at=later(now, seconds), written_at=now)
+        .values(retry_at=now - datetime.timedelta(seconds=republish_after), written_at=now)
     )
 
 
@@ -280,11 +287,10 @@ def make_project_due(session: Session, project_id: str) -> None:
 
     :param project_id: external id.
     """
-    # The time of creation is in the past by either clock that tasks may use.
     session.execute(
         update(_T)
         .where(_T.waits_in.is_not(None), _T.project_id == find_project(session, project_id))
-        .values(retry_at=_T.created_at)
+        .values(retry_at=_AT_ONCE)
     )
 
 

@@ -243,12 +243,12 @@ class OrderWork(Repository):
 
         return self._interact(work)
 
-    def make_due(self, ids: Sequence[str], seconds: float) -> Deferred[None]:
-        """Make tasks that :meth:`take_due` returned, but that could not be published, due again.
+    def make_due(self, ids: Sequence[str], republish_after: float) -> Deferred[None]:
+        """Make tasks that :meth:`take_due` returned, but that could not be published, due again at once.
 
-        :param seconds: time until they are due.
+        :param republish_after: see :meth:`take_due`.
         """
-        return self._interact(lambda session: order_tasks.make_due(session, ids, self._now(session), seconds))
+        return self._interact(lambda session: order_tasks.make_due(session, ids, self._now(session), republish_after))
 
 
 def _finish(session: Session, lease: Lease, now: datetime.datetime, **columns: object) -> None:

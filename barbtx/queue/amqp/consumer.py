@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -95,7 +95,8 @@ class Consumer(Service):
         letter queue; :class:`Requeue` sends a copy to the end of a queue; after any other exception the broker
         redelivers the message.
     :ivar heartbeat: heartbeat interval in seconds.
-    :ivar concurrency: maximum number of messages in flight, which is the prefetch count.
+    :ivar concurrency: maximum number of calls of ``handle`` and ``process_next`` that run at the same time, and the
+        prefetch count. What a lost connection delivered counts until it was handled.
     :ivar grace: seconds for which a stopping service waits for messages in flight. The others are redelivered.
     :ivar refuse: see :func:`~barbtx.queue.amqp.connection.client_service`.
     :ivar release: called when messages are still in flight after the grace period, to release their leases.
@@ -121,6 +122,9 @@ class Consumer(Service):
     _in_flight: int = attrs.field(default=0, init=False)
     _look: IDelayedCall | None = attrs.field(default=None, init=False)
     _processing_next: bool = attrs.field(default=False, init=False)
+    _slots: DeferredSemaphore = attrs.field(
+        default=attrs.Factory(lambda self: DeferredSemaphore(self.concurrency), takes_self=True), init=False
+    )
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startService(self) -> None:
@@ -192,7 +196,12 @@ class Consumer(Service):
             try:
                 if content.missing:
                     raise InvalidMessage(f"the body is longer than {MAX_BODY} bytes; the rest was discarded")
-                await self.handle(content.body)
+                async with self._slots:
+                    # Another delivery of it is handled, by this process or another one.
+                    if self._stopping or session.channel.closed:
+                        session.acknowledgements.requeue(tag)
+                        return
+                    await self.handle(content.body)
             except InvalidMessage as problem:
                 log.error(
                     "{name}: moving a message to {queue}: {reason}",
@@ -244,11 +253,15 @@ class Consumer(Service):
     async def _process_until_none_left(self, process_next: Callable[[], Awaitable[bool]]) -> None:
         """Process work without messages, until there is none or a message is delivered."""
 
+        async def process_one() -> bool:
+            async with self._slots:
+                return not self._stopping and not self._in_flight and await process_next()
+
         async def loop() -> None:
-            while not self._stopping and not self._in_flight and await process_next():
+            while await process_one():
                 pass
 
-        if await process_next():
+        if await process_one():
             # The messages of many orders may be lost.
             await gatherResults([Deferred.fromCoroutine(loop()) for _ in range(self.concurrency)], consumeErrors=True)
 

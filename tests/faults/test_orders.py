@@ -16,6 +16,7 @@ from txamqp.content import Content
 from barbtx.queue.amqp.connection import Brokers, client_service
 from barbtx.queue.transport import TaskMessage, encode
 from tests.support.cluster import QUICK, Cluster, Faults, in_thread, pause
+from tests.support.logs import logged
 from tests.support.programs import require
 from tests.support.servers import PATIENCE
 from tests.support.service import Api, with_wrapping_store
@@ -93,7 +94,7 @@ async def test_a_full_queue_and_a_blocked_broker_hold_orders_up_and_lose_none(tm
         await cluster.start(apis=1, workers=0)
         api: Api = cluster.apis[0]
         await cluster.place(40, pairs=0)
-        assert "rejected the message" in api.process.read_log()
+        await logged(api.process, "rejected the message")
         await in_thread(lambda: cluster.rabbitmq.control("set_vm_memory_high_watermark", "0.0000001"))
         while "has suspended publishing" not in api.process.read_log():
             await api.order()

@@ -233,6 +233,15 @@ def new(number: int, **fields: Any) -> NewSecret:
     return NewSecret(f"{number:08}-0000-4000-9000-000000000000", "p", **fields)
 
 
+def insert(locker: psycopg.Connection[Any], number: int) -> None:
+    """Insert a secret, so that its creation by others waits until the transaction ends."""
+    locker.execute(
+        "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
+        "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
+        (new(number).id,),
+    )
+
+
 async def stored(world: World) -> list[str]:
     return [row[0] for row in world.run("SELECT id FROM secrets WHERE id LIKE '%-9000-%' ORDER BY id")]
 
@@ -300,11 +309,7 @@ async def test_a_creation_that_the_commit_refuses_takes_no_other_with_it(world: 
 @pytest_twisted.ensureDeferred
 async def test_a_creation_that_waits_does_not_hold_up_the_next_group(world: World) -> None:
     with world.connect() as locker, locker.transaction():
-        locker.execute(
-            "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
-            "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
-            (new(3).id,),
-        )
+        insert(locker, 3)
         waiting = Deferred.fromCoroutine(outcome(world.secrets.create(new(3))))
         while not world.run("SELECT pid FROM pg_locks WHERE NOT granted"):
             await pause(0.01)
@@ -317,11 +322,7 @@ async def test_a_creation_that_waits_does_not_hold_up_the_next_group(world: Worl
 async def test_several_creations_that_wait_for_locks_leave_nothing_unknown(world: World) -> None:
     with world.connect() as locker, locker.transaction():
         for number in (1, 3, 5):
-            locker.execute(
-                "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
-                "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
-                (new(number).id,),
-            )
+            insert(locker, number)
         creations = [world.secrets.create(new(number)) for number in range(10)]
         outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
     failed = {number: each.value for number, each in enumerate(outcomes) if each is not None}
@@ -334,11 +335,7 @@ async def test_several_creations_that_wait_for_locks_leave_nothing_unknown(world
 @pytest_twisted.ensureDeferred
 async def test_a_creation_that_waits_for_a_lock_fails_alone(world: World) -> None:
     with world.connect() as locker, locker.transaction():
-        locker.execute(
-            "INSERT INTO secrets (id, project_id, secret_type, status, created_at, updated_at) "
-            "SELECT %s, id, 'opaque', 'ACTIVE', now(), now() FROM projects WHERE external_id = 'p'",
-            (new(3).id,),
-        )
+        insert(locker, 3)
         creations = [world.secrets.create(new(number)) for number in range(10)]
         outcomes = [result for _, result in await DeferredList(creations, consumeErrors=True)]
     failed = outcomes.pop(3)

@@ -37,15 +37,6 @@ class Repository:
     database: Database
     clock: Clock
 
-    async def _execute(self, statement: CompiledStatement, values: dict[str, Any]) -> Sequence[NamedRow]:
-        """Execute a statement through a pipeline; the result is empty if the database refuses it.
-
-        :raises DatabaseUnavailable: the database is down or too slow.
-        """
-        with contextlib.suppress(NotWritten):
-            return await self.database.statements.write(statement, values, tables=self.tables)
-        return ()
-
     async def _execute_or(
         self, statement: CompiledStatement, values: dict[str, Any], general: Callable[[Session], None]
     ) -> None:
@@ -54,7 +45,10 @@ class Repository:
         :param general: does the same, or raises the error. It gets what the statement has left of the timeout.
         """
         until = self.database.reactor.seconds() + self.database.timeout
-        if not await self._execute(statement, values):
+        rows: Sequence[NamedRow] = ()
+        with contextlib.suppress(NotWritten):
+            rows = await self.database.statements.write(statement, values, tables=self.tables)
+        if not rows:
             await self._interact_until(until, general)
 
     async def _create_or(self, creation: Creation, values: Values, general: Callable[[Session], None]) -> None:

@@ -36,7 +36,7 @@ from barbtx.model.database_time import DATABASE_TIME
 from barbtx.model.records import ACTIVE, PENDING, NewSecret, Task, lane_of
 from barbtx.model.repositories.order_tasks import LONGEST_WAIT
 from barbtx.model.repositories.projects import closes
-from barbtx.model.repositories.secret_queries import payload_values
+from barbtx.model.repositories.secret_queries import new_values
 
 _S, _D, _O, _T = models.Secret, models.EncryptedDatum, models.Order, models.OrderRetryTask
 _P, _Q, _R = models.Project, models.ProjectQuota, models.ProjectRemoval
@@ -156,19 +156,10 @@ def secret_values(new: NewSecret, now: datetime.datetime, quota: int = -1) -> di
 
     :param quota: secrets that a project without its own quota may have; negative is unlimited.
     """
-    payload = new.payload
-    datum = payload.datum if payload is not None else None
+    datum = new.payload.datum if new.payload is not None else None
     return {
-        "id": new.id,
+        **new_values(new),
         "project": new.project_id,
-        "name": new.name,
-        "secret_type": new.secret_type,
-        "expiration": new.expiration,
-        "algorithm": new.algorithm,
-        "bit_length": new.bit_length,
-        "mode": new.mode,
-        "creator_id": new.creator_id,
-        **(payload_values(payload) if payload is not None else {}),
         "kek_id": datum.kek.id if datum else None,
         "cypher_text": datum.cypher_text if datum else None,
         "kek_meta_extended": datum.kek_meta_extended if datum else None,

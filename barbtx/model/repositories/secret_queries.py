@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, bindparam, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -94,9 +95,16 @@ def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.
     :param project: primary key of its project.
     :raises KEKGone: the project key that encrypted the payload no longer exists.
     """
-    values = {
+    values = {"project_id": project, "status": ACTIVE, "created_at": now, "updated_at": now}
+    session.execute(INSERT_SECRETS, new_values(new) | values)
+    if new.payload:
+        insert_datum(session, new.id, new.payload)
+
+
+def new_values(new: NewSecret) -> dict[str, Any]:
+    """The values of the columns that a new secret itself determines."""
+    return {
         "id": new.id,
-        "project_id": project,
         "name": new.name,
         "secret_type": new.secret_type,
         "expiration": new.expiration,
@@ -104,13 +112,8 @@ def insert_secret(session: Session, project: str, new: NewSecret, now: datetime.
         "bit_length": new.bit_length,
         "mode": new.mode,
         "creator_id": new.creator_id,
-        "status": ACTIVE,
-        "created_at": now,
-        "updated_at": now,
+        **(payload_values(new.payload) if new.payload else {}),
     }
-    session.execute(INSERT_SECRETS, values | (payload_values(new.payload) if new.payload else {}))
-    if new.payload:
-        insert_datum(session, new.id, new.payload)
 
 
 def find_secret(

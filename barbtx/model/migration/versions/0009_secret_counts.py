@@ -12,7 +12,6 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-# PostgreSQL's least() ignores nulls. The last day that other programs can represent stands for "never".
 _MYSQL = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin", "mysql_engine": "InnoDB"}
 
 # PostgreSQL's least() ignores nulls. The last day that other programs can represent stands for "never".
